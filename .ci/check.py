@@ -1,0 +1,44 @@
+"Are the notebooks clean, and are the library and the README in step with them? Changes nothing; exit code 1 and one line for each fault."
+import copy, filecmp, os, shutil, subprocess, sys, tempfile
+from pathlib import Path
+sys.path.insert(0, str(Path(__file__).parent))
+import nbformat
+from execnb.nbio import read_nb
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
+import readme
+
+ROOT = Path(sys.argv[1] if len(sys.argv)>1 else Path(__file__).resolve().parents[1]).resolve()
+MAX_NOTEBOOK_KIB = 400
+
+def notebooks(): return sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
+
+def unclean():
+    "Notebooks that nbdev_clean would change, and those whose outputs have grown large"
+    os.chdir(ROOT); keys = get_config().get('allowed_cell_metadata_keys', '').split()
+    for p in notebooks():
+        nb = read_nb(p); before = copy.deepcopy(nb)
+        clean_nb(nb, allowed_cell_metadata_keys=keys)
+        if nb!=before: yield f'{p.relative_to(ROOT)} is not clean: run nbdev_clean'
+        if (size:=p.stat().st_size/1024)>MAX_NOTEBOOK_KIB: yield f'{p.relative_to(ROOT)} has {size:.0f} KiB; keep outputs below {MAX_NOTEBOOK_KIB}'
+
+def out_of_step():
+    "Modules that differ from what the notebooks export"
+    with tempfile.TemporaryDirectory() as d:
+        shutil.copytree(ROOT/'nbs', Path(d)/'nbs'); shutil.copy(ROOT/'settings.ini', d); shutil.copy(ROOT/'setup.py', d)
+        (Path(d)/'amsps').mkdir(); shutil.copy(ROOT/'amsps/__init__.py', Path(d)/'amsps')
+        env = dict(os.environ, PYTHONPATH=d)
+        r = subprocess.run([Path(sys.executable).parent/'nbdev_export'], cwd=d, env=env, capture_output=True, text=True)
+        if r.returncode: yield f'nbdev_export failed:\n{r.stderr[-2000:]}'; return
+        names = lambda root: {p.name for p in (root/'amsps').glob('*.py')}
+        for n in sorted(names(ROOT)|names(Path(d))):
+            a,b = ROOT/'amsps'/n,Path(d)/'amsps'/n
+            if not (a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False)): yield f'amsps/{n} is not what the notebooks export: run nbdev_export'
+
+def stale_readme():
+    if (ROOT/'README.md').read_text()!=readme.render(ROOT): yield 'README.md is not what nbs/index.ipynb gives: run make readme'
+
+if __name__=='__main__':
+    faults = [*unclean(), *out_of_step(), *stale_readme()]
+    print('\n'.join(faults) or f'{len(notebooks())} notebooks clean; library and README in step')
+    sys.exit(bool(faults))

@@ -1,0 +1,25 @@
+"The real Flickr8k, where it lies beside the project."
+import numpy as np
+from amsps.data import PairDataset, build_tokenizer, read_flickr8k, read_karpathy
+from amsps.runs import read_expert_pairs
+
+def test_official_layout(flickr8k):
+    a = read_flickr8k(flickr8k)
+    assert [a.splits.count(s) for s in ('train','dev','test')]==[6000,1000,1000]
+    assert len(a.captions)==40000 and a.skipped=={'captions of images that are in no split': 460}
+    assert len(read_expert_pairs(flickr8k/'ExpertAnnotations.txt', a)[0])==465
+
+def test_karpathy_agrees(flickr8k):
+    a,k = read_flickr8k(flickr8k),read_karpathy(flickr8k/'dataset_flickr8k.json', flickr8k/'Flicker8k_Dataset')
+    assert set(zip(a.image_ids, a.splits))==set(zip(k.image_ids, k.splits))
+    def pairs(x): return sorted((x.image_ids[i], c) for i,c in zip(x.caption_image, x.captions))
+    assert pairs(a)==pairs(k)
+
+def test_vocabulary_is_of_the_training_split(flickr8k):
+    a = read_flickr8k(flickr8k)
+    feats = np.zeros((8000,1,1), np.float16)
+    train,test = (PairDataset(a, feats, s) for s in ('train','test'))
+    tok = build_tokenizer(train.captions)
+    known = set(tok.get_vocab()); words = lambda cs: {w for c in cs for w in tok.backend_tokenizer.pre_tokenizer.pre_tokenize_str(c.lower()) for w in w[:1]}
+    assert known-{'[PAD]','[UNK]','[BOS]','[EOS]'} <= words(train.captions)
+    assert words(test.captions)-words(train.captions), 'the test split has words of its own'
