@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TYPES', 'check_parameters', 'NotebookFailure', 'run_notebook', 'config_parameters', 'run_grid']
 
-# %% ../nbs/11_grid.ipynb #770b0688
-import json, os, re, time
+# %% ../nbs/11_grid.ipynb #8d6209ea
+import json, os, re, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -34,7 +34,7 @@ def check_parameters(
         try: TypeAdapter(TYPES[expected]).validate_python(value, strict=True)
         except ValidationError: raise InputError(f"parameter `{name}` of {Path(notebook).name} is {expected}; got {value!r} ({type(value).__name__})") from None
 
-# %% ../nbs/11_grid.ipynb #89484fed
+# %% ../nbs/11_grid.ipynb #b59f6a02
 @dataclass(frozen=True)
 class NotebookFailure:
     "What went wrong in an executed notebook"
@@ -60,11 +60,12 @@ def run_notebook(
     check_parameters(notebook, parameters)
     output = Path(output); output.parent.mkdir(parents=True, exist_ok=True)
     os.environ['OMP_NUM_THREADS'] = str(threads)
-    ipc = Config(KernelManager=dict(transport='ipc'))
-    try: pm.execute_notebook(str(notebook), str(output), parameters, kernel_name='python3', progress_bar=False, config=ipc)
-    except PapermillExecutionError as e:
-        return NotebookFailure(output, e.cell_index, e.source, f'{e.ename}: {e.evalue}', _ANSI.sub('', '\n'.join(e.traceback)))
-    except Exception as e: return NotebookFailure(output, None, '', f'{type(e).__name__}: {e}', '')
+    with tempfile.TemporaryDirectory() as sockets:
+        ipc = Config(KernelManager=dict(transport='ipc', connection_file=f'{sockets}/kernel.json'))
+        try: pm.execute_notebook(str(notebook), str(output), parameters, kernel_name='python3', progress_bar=False, config=ipc, start_timeout=300)
+        except PapermillExecutionError as e:
+            return NotebookFailure(output, e.cell_index, e.source, f'{e.ename}: {e.evalue}', _ANSI.sub('', '\n'.join(e.traceback)))
+        except Exception as e: return NotebookFailure(output, None, '', f'{type(e).__name__}: {e}', '')
 
 # %% ../nbs/11_grid.ipynb #b0e09946
 def config_parameters(

@@ -110,7 +110,7 @@ def save_figure(
     fig.savefig(stem.with_suffix('.pdf'), bbox_inches='tight', metadata=dict(CreationDate=None))
     fig.savefig(stem.with_suffix('.png'), bbox_inches='tight', dpi=150)
 
-# %% ../nbs/12_report.ipynb #a0546112
+# %% ../nbs/12_report.ipynb #303cf940
 def similarity_figure(
     records:list[dict], # Runs; those of one loss are added up over seeds
 ): # matplotlib figure
@@ -121,8 +121,9 @@ def similarity_figure(
         runs = [r for r in records if r['config']['loss']==loss]
         _similarity_panel(ax, [r['similarities'] for r in runs])
         ax.set(title=f"{LOSSES[loss]} ({len(runs)} seed{'s'*(len(runs)>1)})", xlabel='cosine similarity')
-    axs[0,0].set_ylabel('density'); axs[0,-1].legend(frameon=False, fontsize=8)
+    axs[0,0].set_ylabel('density')
     sns.despine(fig); fig.tight_layout()
+    fig.legend(*axs[0,0].get_legend_handles_labels(), loc='upper center', bbox_to_anchor=(.5, .02), ncols=3, frameon=False, fontsize=9)
     return fig
 
 def _similarity_panel(ax, histograms):
@@ -132,7 +133,7 @@ def _similarity_panel(ax, histograms):
         counts = sum(np.array(h[kind]) for h in histograms if kind in h)
         if not np.sum(counts): continue
         density = counts/counts.sum()/np.diff(edges); top.append(np.flatnonzero(counts)[[0,-1]])
-        ax.stairs(density, edges, fill=True, alpha=.25, color=PALETTE[kind]); ax.stairs(density, edges, color=PALETTE[kind], label=f'{label} ({counts.sum():,})', lw=1.3)
+        ax.stairs(density, edges, fill=True, alpha=.25, color=PALETTE[kind]); ax.stairs(density, edges, color=PALETTE[kind], label=label, lw=1.3)
     ax.set_xlim(edges[min(t[0] for t in top)], edges[max(t[1] for t in top)+1])
 
 # %% ../nbs/12_report.ipynb #5c1b736d
@@ -148,7 +149,7 @@ def load_picture(
     folder = next((root/f for f in KARPATHY_FOLDERS if (root/f/image_id).is_file()), root)
     return load_image(folder/image_id)
 
-# %% ../nbs/12_report.ipynb #f9916b10
+# %% ../nbs/12_report.ipynb #8bfc143e
 def retrieval_figure(
     record:dict, # One run
     data_root:str='', # Folder of the dataset (not for scenes)
@@ -157,14 +158,15 @@ def retrieval_figure(
     "What the model retrieves, with the kind of each match"
     t2i,i2t = (record['examples'][d][:rows] for d in ('t2i','i2t'))
     width = max(len(e['found']) for e in t2i)
-    fig,axs = plt.subplots(len(t2i)+len(i2t), width, figsize=(1.75*width, 2.05*(len(t2i)+len(i2t))), squeeze=False)
-    picture = lambda i: load_picture(record['config'], i, data_root)
+    fig,axs = plt.subplots(len(t2i)+len(i2t), width, figsize=(1.75*width, 2.1*len(t2i)+1.6*len(i2t)), height_ratios=[1.]*len(t2i)+[.72]*len(i2t), squeeze=False)
+    def picture(i): return load_picture(record['config'], i, data_root)
     for ax in axs.flat: ax.axis('off')
     for line,e in zip(axs, t2i):
         line[0].text(0, 1.22, f'“{e["caption"]}”', transform=line[0].transAxes, fontsize=9, weight='bold')
         for ax,f in zip(line, e['found']): _framed(ax, picture(f['image']), f)
     for line,e in zip(axs[len(t2i):], i2t): _caption_list(line, picture(e['image']), e['found'])
-    fig.tight_layout(h_pad=1.4)
+    line[1].text(0, -.12, '● annotated   ◆ true, not annotated   ○ other', transform=line[1].transAxes, fontsize=8, color='.35')
+    fig.tight_layout(h_pad=1.2)
     return fig
 
 _WORD = dict(annotated='annotated', true='true, not annotated', other='other')
@@ -179,7 +181,6 @@ def _caption_list(line, image, found):
     for k,f in enumerate(found):
         line[1].text(0, .9-.19*k, f"{f['sim']:.2f}  {f['caption']}", transform=line[1].transAxes, fontsize=8, va='center', color='.15')
         line[1].text(-.03, .9-.19*k, dict(annotated='●', true='◆', other='○')[f['match']], transform=line[1].transAxes, fontsize=9, ha='right', va='center', color=FRAME[f['match']])
-    line[1].text(0, -.07, '● annotated   ◆ true, not annotated   ○ other', transform=line[1].transAxes, fontsize=7, color='.35')
 
 # %% ../nbs/12_report.ipynb #da65a767
 REPORT_NOTEBOOKS = ('table_main', 'figure_similarity', 'figure_retrieval')

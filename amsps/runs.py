@@ -27,7 +27,7 @@ from .model import AmspsConfig, AmspsModel
 from .metrics import recall_metrics, relevance_metrics, retrieval_ranks, sim_blocks
 from .training import embed, fit
 
-# %% ../nbs/10_runs.ipynb #ad11d679
+# %% ../nbs/10_runs.ipynb #947bc944
 class RunConfig(BaseModel):
     "Parameters of a training run"
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
@@ -42,7 +42,7 @@ class RunConfig(BaseModel):
     loss: Literal['mean_triplet','hardest_triplet','infonce'] = Field('hardest_triplet', description="Training loss")
     margin: float = Field(0.2, ge=0, le=2, description="Margin of triplet losses, cosine units")
     temperature: float = Field(0.07, gt=0, description="Temperature of InfoNCE")
-    warmup_epochs: int = Field(3, ge=0, description="Epochs with the mean triplet before the hardest")
+    warmup_epochs: int = Field(2, ge=0, description="Epochs with the mean triplet before the hardest")
     text_backbone: str = Field('', description="transformers text encoder, folder or hub name; empty is the Bi-GRU")
     freeze_text: bool = Field(False, description="Leave the transformers text encoder as it is")
     embed_size: int = Field(128, ge=2, description="Size of the joint space")
@@ -51,7 +51,7 @@ class RunConfig(BaseModel):
     pooling: Literal['attention','mean','max'] = Field('max', description="Pooling of regions and words")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on region features and word embeddings")
     min_count: int = Field(4, ge=1, description="Rarer words become [UNK] (Bi-GRU)")
-    epochs: int = Field(8, ge=1, description="Passes over the training pairs")
+    epochs: int = Field(6, ge=1, description="Passes over the training pairs")
     batch_size: int = Field(64, ge=2, description="Pairs a step")
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay of AdamW")
@@ -85,10 +85,10 @@ def namespace_config(
     "The run that a notebook's parameters describe; a name that papermill injected and no one knows is refused"
     return parse_config({k:v for k,v in namespace.items() if not k.startswith('_') and k not in ('In','Out') and isinstance(v, (bool,int,float,str,list,dict))})
 
-# %% ../nbs/10_runs.ipynb #cefce6d0
+# %% ../nbs/10_runs.ipynb #927dafb6
 PRESETS = dict(
     scenes=dict(),
-    flickr8k=dict(embed_size=256, word_size=300, region_hidden=0, pooling='attention', dropout=.2, batch_size=128, epochs=12, warmup_epochs=1))
+    flickr8k=dict(embed_size=256, word_size=300, region_hidden=0, pooling='attention', dropout=.2, batch_size=128, epochs=10, learning_rate=1e-3, warmup_epochs=3))
 PRESETS['karpathy'] = PRESETS['flickr8k']
 
 def main_grid(

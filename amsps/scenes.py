@@ -8,8 +8,9 @@ __all__ = ['BACKGROUNDS', 'COLOURS', 'CATEGORIES', 'ACTIONS', 'SIZES', 'ROWS', '
            'phrase', 'holds', 'relevance_matrix', 'describe_regions', 'scene_picture', 'SceneData', 'make_scenes',
            'save_pictures']
 
-# %% ../nbs/01_scenes.ipynb #d92e227d
+# %% ../nbs/01_scenes.ipynb #de47bc49
 from dataclasses import dataclass
+from functools import cache
 from itertools import permutations
 from pathlib import Path
 import numpy as np
@@ -168,29 +169,36 @@ def holds(
     return any(all(map(fits, facts.mentions, objs)) and (facts.relation is None or _relations(*objs)[facts.relation])
                for objs in permutations(scene.objects, len(facts.mentions)))
 
-# %% ../nbs/01_scenes.ipynb #70f9aab1
-_FIELDS = ('category','colour','size','action','row','column')
+# %% ../nbs/01_scenes.ipynb #bf5311ce
+_CODE = {v:i for i,v in enumerate([*CATEGORIES, *COLOURS, *SIZES, *dict.fromkeys(sum(ACTIONS.values(), ()))])} # attribute values as numbers
+
+def _number(v): return v if isinstance(v, int) else -1 if v is None else _CODE[v]
 
 def relevance_matrix(
     facts:list[Facts], # M captions
     scenes:list[Scene], # N scenes
 )->csr_array: # (N, M) bool, True where caption j is true of scene i
-    "`holds` for all pairs"
-    n = len(scenes)
-    value = {k:np.full((n,4), '', dtype='U8') for k in _FIELDS} # '' where a scene has fewer objects
+    "`holds` for all pairs; memory grows with the number of true ones"
+    value = {k:np.full((len(scenes),4), -2) for k in SceneObject.__dataclass_fields__} # -2 where a scene has fewer objects
     for i,s in enumerate(scenes):
-        for k in _FIELDS: value[k][i,:len(s.objects)] = [str(getattr(o, k)) for o in s.objects]
-    there,ground = value['category']!='',np.array([s.background for s in scenes])
-    row,col = (np.where(there, value[k], '0').astype(int) for k in ('row','column'))
-    distinct = ~np.eye(4, dtype=bool)
-    related = {None:np.ones((n,4,4), bool), 'left of':col[:,:,None]<col[:,None], 'right of':col[:,:,None]>col[:,None], 'above':row[:,:,None]<row[:,None], 'below':row[:,:,None]>row[:,None]}
-    def fits(m): return np.logical_and.reduce([there]+[value[k]==str(v) for k,v in vars(m).items() if v is not None])
-    def column(f):
-        a,*b = map(fits, f.mentions)
-        ok = (a[:,:,None] & b[0][:,None] & related[f.relation] & distinct).any((1,2)) if b else a.any(1)
-        return ok if f.background is None else ok & (ground==f.background)
-    distinct_facts = {f:column(f) for f in dict.fromkeys(facts)}
-    return csr_array(np.stack([distinct_facts[f] for f in facts], 1))
+        for k in value: value[k][i,:len(s.objects)] = [_number(getattr(o, k)) for o in s.objects]
+    ground = np.array([s.background for s in scenes])
+    @cache
+    def fits(m): return np.logical_and.reduce([value[k]==_number(v) for k,v in vars(m).items() if v is not None]) # (N, 4)
+    def related(name, rows):
+        x = value['column' if name in ('left of','right of') else 'row'][rows]
+        return x[:,:,None]<x[:,None] if name in ('left of','above') else x[:,:,None]>x[:,None]
+    @cache
+    def true_scenes(f):
+        each = [fits(m) for m in f.mentions]
+        rows = np.flatnonzero(np.logical_and.reduce([e.any(1) for e in each]+([] if f.background is None else [ground==f.background])))
+        if len(each)==1: return rows
+        pairs = each[0][rows][:,:,None] & each[1][rows][:,None] & ~np.eye(4, dtype=bool)
+        if f.relation: pairs &= related(f.relation, rows)
+        return rows[pairs.any((1,2))]
+    columns = [true_scenes(f) for f in facts]
+    j = np.repeat(np.arange(len(facts)), [len(c) for c in columns])
+    return csr_array((np.ones(len(j), bool), (np.concatenate(columns), j)), shape=(len(scenes), len(facts)))
 
 # %% ../nbs/01_scenes.ipynb #08952041
 GRID,FEATURE_SIZE = 6,178
