@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['app', 'main', 'reproduce', 'report', 'evaluate', 'extract']
 
-# %% ../nbs/13_cli.ipynb #6597a8eb
-import inspect, json, os, shutil, sys, warnings
+# %% ../nbs/13_cli.ipynb #491324a1
+import inspect, json, os, shutil, sys
 from pathlib import Path
 from typing import Annotated
 import typer
-from .data import InputError
+from .config import InputError
 
 # %% ../nbs/13_cli.ipynb #3dc6047c
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -32,10 +32,10 @@ def _quiet():
     from transformers.utils import logging
     logging.set_verbosity_error(); logging.disable_progress_bar()
 
-# %% ../nbs/13_cli.ipynb #397f1f4c
-def _config_options(dataset_presets=True):
+# %% ../nbs/13_cli.ipynb #042f01b2
+def _config_options():
     "Signature parameters for every field of RunConfig; None is `not given`"
-    from amsps.runs import RunConfig
+    from amsps.config import RunConfig
     base = dict(int=int, float=float, str=str, bool=bool)
     def option(name, f):
         kind = f.annotation if f.annotation in base.values() else str
@@ -49,7 +49,8 @@ def _train(**values):
     The defaults are the baseline on the generated scenes. With --dataset flickr8k the defaults are those of its table; give --data-root and --backbone then."""
     _quiet()
     from amsps.grid import run_grid
-    from amsps.runs import PRESETS, parse_config, read_record
+    from amsps.config import PRESETS, parse_config
+    from amsps.runs import read_record
     given = {k:v for k,v in values.items() if v is not None}
     config = parse_config(PRESETS.get(given.get('dataset', 'scenes'), {})|given)
     folders,failures = run_grid([config], jobs=1, say=typer.echo)
@@ -68,7 +69,7 @@ def _add_train():
     app.command('train')(_train)
 _add_train()
 
-# %% ../nbs/13_cli.ipynb #35e04032
+# %% ../nbs/13_cli.ipynb #bbe8c6ac
 @app.command()
 def reproduce(
     dataset:Annotated[str, typer.Option(help="scenes (generated, needs nothing), flickr8k or karpathy")]='scenes',
@@ -86,7 +87,8 @@ def reproduce(
     amsps reproduce --dataset flickr8k --data-root DIR --backbone PATH"""
     _quiet()
     from amsps.grid import run_grid
-    from amsps.runs import cache_root, main_grid, project_root
+    from amsps.config import main_grid
+    from amsps.runs import cache_root, project_root
     given = {k:v for k,v in dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir).items() if v}
     configs = main_grid(dataset, seeds, **given)
     folders,failures = run_grid(configs, jobs, typer.echo)
@@ -126,7 +128,7 @@ def report(
     from amsps.runs import project_root
     _fail(_report(records, output, project_root()/'data/cache/reports/custom', data_root))
 
-# %% ../nbs/13_cli.ipynb #e4037659
+# %% ../nbs/13_cli.ipynb #62de49c4
 @app.command()
 def evaluate(
     run:Annotated[Path, typer.Argument(help="Folder of a finished run, as `amsps train` prints it")],
@@ -137,7 +139,8 @@ def evaluate(
 ):
     "Evaluate a trained model on dev and test, and compare with its record."
     _quiet()
-    from amsps.runs import evaluate_run, load_data, load_run, parse_config
+    from amsps.config import parse_config
+    from amsps.runs import evaluate_run, load_data, load_run
     model,tokenizer,record = load_run(run)
     config = parse_config(record['config']|dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir))
     data = load_data(config)
@@ -148,7 +151,7 @@ def evaluate(
     elif metrics==record['metrics']: typer.echo('equal to the record')
     else: typer.echo(f"record {_metric_line(record['metrics']['test'])}")
 
-# %% ../nbs/13_cli.ipynb #a6a93618
+# %% ../nbs/13_cli.ipynb #6b6b1d1a
 @app.command()
 def extract(
     images:Annotated[Path, typer.Argument(help="Folder of images, or a dataset's root with --dataset")],
@@ -160,7 +163,8 @@ def extract(
 ):
     "Extract grid features into the cache; an interrupted extraction goes on where it stopped."
     _quiet()
-    from amsps.runs import RunConfig, cache_root, read_annotations
+    from amsps.config import RunConfig
+    from amsps.runs import cache_root, read_annotations
     from amsps.vision import extract_features
     if dataset=='folder': paths = _image_files(images)
     else: paths = read_annotations(RunConfig.model_construct(dataset=dataset, data_root=str(images))).image_paths

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TYPES', 'check_parameters', 'NotebookFailure', 'run_notebook', 'config_parameters', 'run_grid']
 
-# %% ../nbs/11_grid.ipynb #8d6209ea
+# %% ../nbs/11_grid.ipynb #86703f1f
 import json, os, re, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -15,8 +15,8 @@ import papermill as pm
 from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
-from .data import InputError
-from .runs import RunConfig, RunData, cache_root, load_data, project_root, read_record, run_dir
+from .config import InputError, RunConfig
+from .runs import load_data, project_root, read_record, run_dir
 
 # %% ../nbs/11_grid.ipynb #7cbda34b
 TYPES = dict(int=int, float=float, str=str, bool=bool, list=list, dict=dict)

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['POOLINGS', 'masked_mean', 'masked_max', 'AttentionPooling', 'AmspsConfig', 'AmspsOutput', 'AmspsModel']
 
-# %% ../nbs/05_model.ipynb #6f69cdc7
+# %% ../nbs/05_model.ipynb #7a3bf1ad
 from dataclasses import dataclass
 import torch, torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
-from .data import InputError
+from .config import InputError
 from .vision import RegionEncoder
 from .text import BiGRUEncoder, TransformersTextEncoder
 

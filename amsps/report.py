@@ -7,13 +7,13 @@ __all__ = ['COLUMNS', 'KINDS', 'PALETTE', 'FRAME', 'REPORT_NOTEBOOKS', 'CAPTIONS
            'summary_table', 'readable_table', 'paired_differences', 'write_table', 'save_figure', 'similarity_figure',
            'load_picture', 'retrieval_figure', 'write_html', 'report_inputs', 'report_is_current', 'make_report']
 
-# %% ../nbs/12_report.ipynb #16188bf9
+# %% ../nbs/12_report.ipynb #3ad7ea56
 import base64, hashlib, json
 from pathlib import Path
 import jinja2, matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns
 from PIL import Image
 from scipy import stats
-from .data import InputError, find_path
+from .config import InputError
 from .grid import NotebookFailure, run_notebook
 from .runs import KARPATHY_FOLDERS, code_digest, project_root
 from .scenes import scene_picture

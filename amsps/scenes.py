@@ -8,7 +8,7 @@ __all__ = ['BACKGROUNDS', 'COLOURS', 'CATEGORIES', 'ACTIONS', 'SIZES', 'ROWS', '
            'phrase', 'holds', 'relevance_matrix', 'describe_regions', 'scene_picture', 'SceneData', 'make_scenes',
            'save_pictures']
 
-# %% ../nbs/01_scenes.ipynb #de47bc49
+# %% ../nbs/01_scenes.ipynb #1cbb66fb
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy.sparse import csr_array
-from .data import Annotations, InputError
+from .config import InputError
+from .data import Annotations
 
 # %% ../nbs/01_scenes.ipynb #02f7eb58
 BACKGROUNDS = dict(grass=(96,160,72), sand=(214,190,130), snow=(232,236,242), water=(70,120,190), night=(34,32,58), road=(120,118,122), heather=(190,110,190))

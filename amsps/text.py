@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['BiGRUEncoder', 'load_text_backbone', 'TransformersTextEncoder']
 
-# %% ../nbs/03_text.ipynb #082ace33
+# %% ../nbs/03_text.ipynb #e22baf19
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
-from .data import InputError
+from .config import InputError
 
 # %% ../nbs/03_text.ipynb #e7cc78ad
 class BiGRUEncoder(nn.Module):

@@ -6,7 +6,7 @@
 __all__ = ['SCHEDULES', 'LOSSES', 'embed', 'evaluate_split', 'HardnessSchedule', 'build_loss', 'RetrievalTrainer', 'EpochLog',
            'fit', 'epoch_history']
 
-# %% ../nbs/09_training.ipynb #7fae6372
+# %% ../nbs/09_training.ipynb #19df4a80
 import json, time
 from pathlib import Path
 import numpy as np, torch
@@ -14,7 +14,8 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
-from .data import InputError, PairCollator, PairDataset
+from .config import InputError
+from .data import PairCollator, PairDataset
 from .losses import InfoNCELoss, TripletLoss
 from .metrics import recall_metrics, relevance_metrics, retrieval_ranks
 from .model import AmspsModel

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RegionEncoder', 'load_backbone', 'backbone_grid', 'pool_grid', 'load_image', 'extract_features']
 
-# %% ../nbs/02_vision.ipynb #02ceca53
+# %% ../nbs/02_vision.ipynb #d9bdcea0
 import hashlib, json, math, os
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
-from .data import InputError, load_features
+from .config import InputError
+from .data import load_features
 
 # %% ../nbs/02_vision.ipynb #2ad96a5a
 class RegionEncoder(nn.Module):

@@ -11,7 +11,7 @@ def refused(r, *said):
 
 PARAMETERS = [
     (['--epochs', 0], ['parameter `epochs`', 'greater than or equal to 1', 'got 0']),
-    (['--epochs', 'three'], ["'three' is not a valid"]),
+    (['--epochs', 'three'], ["Invalid value for '--epochs'", 'valid integer']),
     (['--loss', 'ahlr'], ['parameter `loss`', "'infonce'", "got 'ahlr'"]),
     (['--dropout', 1.0], ['parameter `dropout`', 'less than 1']),
     (['--marginn', 0.3], ['No such option', '--margin']),

@@ -2,7 +2,7 @@
 import json
 import nbformat, papermill as pm
 from amsps.grid import run_grid
-from amsps.runs import RunConfig, parse_config
+from amsps.config import RunConfig, parse_config
 from conftest import ROOT, TINY, amsps
 
 TRAIN = ROOT/'nbs/experiments/train.ipynb'
