@@ -151,7 +151,7 @@ def evaluate(
     elif metrics==record['metrics']: typer.echo('equal to the record')
     else: typer.echo(f"record {_metric_line(record['metrics']['test'])}")
 
-# %% ../nbs/13_cli.ipynb #6b6b1d1a
+# %% ../nbs/13_cli.ipynb #e66e3f68
 @app.command()
 def extract(
     images:Annotated[Path, typer.Argument(help="Folder of images, or a dataset's root with --dataset")],
@@ -166,8 +166,9 @@ def extract(
     from amsps.config import RunConfig
     from amsps.runs import cache_root, read_annotations
     from amsps.vision import extract_features
+    if dataset not in ('folder','flickr8k','karpathy'): raise InputError(f"unknown dataset {dataset!r}; choose from folder, flickr8k, karpathy")
     if dataset=='folder': paths = _image_files(images)
-    else: paths = read_annotations(RunConfig.model_construct(dataset=dataset, data_root=str(images))).image_paths
+    else: paths = read_annotations(dataset, images).image_paths
     x = extract_features(paths, backbone, cache_root(RunConfig(cache_dir=cache_dir))/'features', grid, batch_size)
     typer.echo(f'{x.shape[0]:,} images, {x.shape[1]} regions of {x.shape[2]}, {x.dtype}: {x.filename}')
 

@@ -47,8 +47,8 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of weights, order and dropout")
     threads: int = Field(1, ge=1, description="CPU threads; part of a run's name, since it changes the last bits")
 
-# %% ../nbs/00_config.ipynb #87dd7233
-LOCATIONS = ('data_root', 'backbone', 'cache_dir', 'text_backbone') # Where things lie; what they hold is in the fingerprint
+# %% ../nbs/00_config.ipynb #96e7abf1
+LOCATIONS = ('data_root', 'backbone', 'cache_dir', 'text_backbone') # Where things lie: no part of a run's name, which has digests of what they hold
 
 def parse_config(
     values:dict, # Parameter names and values
@@ -70,12 +70,12 @@ def namespace_config(
     namespace:dict, # A notebook's `globals()` after its parameters cell
 )->RunConfig:
     "The run that a notebook's parameters describe; a name that papermill injected and no one knows is refused"
-    return parse_config({k:v for k,v in namespace.items() if not k.startswith('_') and k not in ('In','Out') and isinstance(v, (bool,int,float,str,list,dict))})
+    return parse_config({k:v for k,v in namespace.items() if k in RunConfig.model_fields or not k.startswith('_') and k not in ('In','Out') and isinstance(v, (bool,int,float,str,list,dict))})
 
-# %% ../nbs/00_config.ipynb #927dafb6
+# %% ../nbs/00_config.ipynb #60a5cc8e
 PRESETS = dict(
     scenes=dict(),
-    flickr8k=dict(embed_size=256, word_size=300, region_hidden=0, pooling='attention', dropout=.2, batch_size=128, epochs=10, learning_rate=1e-3, warmup_epochs=3))
+    flickr8k=dict(embed_size=256, word_size=300, region_hidden=0, pooling='attention', dropout=.2, batch_size=128, epochs=8, learning_rate=1e-3, warmup_epochs=3))
 PRESETS['karpathy'] = PRESETS['flickr8k']
 
 def main_grid(

@@ -6,8 +6,8 @@
 __all__ = ['SPLITS', 'KARPATHY_SPLITS', 'word_pattern', 'Annotations', 'read_text', 'find_path', 'read_flickr8k', 'read_karpathy',
            'build_tokenizer', 'load_features', 'check_features', 'PairDataset', 'PairCollator']
 
-# %% ../nbs/00_data.ipynb #d76dd082
-import hashlib, json, re
+# %% ../nbs/00_data.ipynb #5cb1f19d
+import hashlib, json, re, zipfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +45,7 @@ class Annotations:
         parts = [f'{s} {self.splits.count(s):,} images / {(of_split==s).sum():,} captions' for s in SPLITS if s in self.splits]
         return '; '.join(parts + [f'skipped {n:,} {rule}' for rule,n in self.skipped.items()])
 
-# %% ../nbs/00_data.ipynb #6811eabf
+# %% ../nbs/00_data.ipynb #9d15a0c8
 def _first_duplicate(xs): return next((x for x,n in Counter(xs).items() if n>1), None)
 
 def _check_annotations(a):
@@ -56,6 +56,7 @@ def _check_annotations(a):
     for what,ids in (('image', a.image_ids), ('caption', a.caption_ids)):
         if (dup:=_first_duplicate(ids)) is not None: raise InputError(f"{what} id {dup!r} occurs twice; ids must be unique: rename or remove one")
     if (bad:=set(a.splits)-set(SPLITS)): raise InputError(f"unknown split {sorted(bad)[0]!r}; expected one of {', '.join(SPLITS)}")
+    if not np.issubdtype(a.caption_image.dtype, np.integer): raise InputError(f"`caption_image` must hold integers; found {a.caption_image.dtype}")
     if m and (a.caption_image.min()<0 or a.caption_image.max()>=n):
         raise InputError(f"`caption_image` must point at one of the {n} images (0..{n-1}); got {a.caption_image.min()}..{a.caption_image.max()}")
     if (bare:=np.flatnonzero(np.bincount(a.caption_image, minlength=n)==0)).size:
@@ -118,7 +119,7 @@ def _assemble(image_ids, splits, paths, caption_ids, caption_owner, captions, sk
     position = {n:i for i,n in enumerate(image_ids)}
     return Annotations(image_ids, splits, captions, caption_ids, np.array([position[o] for o in caption_owner], dtype=np.int64), paths, skipped)
 
-# %% ../nbs/00_data.ipynb #60a0a938
+# %% ../nbs/00_data.ipynb #5ca7fb12
 KARPATHY_SPLITS = dict(train='train', restval='train', val='dev', test='test')
 
 def read_karpathy(
@@ -134,16 +135,16 @@ def read_karpathy(
     for k,im in enumerate(data['images']):
         try:
             name,split = '/'.join(filter(None, (im.get('filepath'), im['filename']))),im['split']
-            sentences = [(f"{name}#{s.get('sentid', i)}", s['raw']) for i,s in enumerate(im['sentences'])]
+            sentences = [(f"{name}#{s.get('sentid', i)}", s['raw'].strip()) for i,s in enumerate(im['sentences'])]
         except (KeyError, TypeError, AttributeError) as e:
             raise InputError(f"{json_file}: images[{k}] lacks what a Karpathy entry has (filename, split, sentences[].raw): {e!r}") from None
-        if split not in KARPATHY_SPLITS: raise InputError(f"{json_file}: image {name!r} has split {split!r}; expected one of {', '.join(KARPATHY_SPLITS)}")
+        if not isinstance(split, str) or split not in KARPATHY_SPLITS: raise InputError(f"{json_file}: image {name!r} has split {split!r}; expected one of {', '.join(KARPATHY_SPLITS)}")
         names.append(name); splits.append(KARPATHY_SPLITS[split])
-        for cid,raw in sentences: ids.append(cid); owner.append(name); caps.append(raw.strip())
+        for cid,raw in sentences: ids.append(cid); owner.append(name); caps.append(raw)
     return _assemble(names, splits, [Path(image_root)/n for n in names], ids, owner, caps, {})
 
-# %% ../nbs/00_data.ipynb #812bdc89
-word_pattern = "[a-z0-9']+"
+# %% ../nbs/00_data.ipynb #7ee69152
+word_pattern = r"[\w']+"
 
 def build_tokenizer(
     captions:list[str], # Training captions
@@ -159,7 +160,7 @@ def build_tokenizer(
     tok.post_processor = processors.TemplateProcessing(single='[BOS] $A [EOS]', special_tokens=[('[BOS]',2), ('[EOS]',3)])
     return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='[PAD]', unk_token='[UNK]', bos_token='[BOS]', eos_token='[EOS]', model_max_length=128)
 
-# %% ../nbs/00_data.ipynb #0b9ae62a
+# %% ../nbs/00_data.ipynb #6c764bc3
 def load_features(
     path:Path, # `.npy` file
     n_images:int|None=None, # Expected N
@@ -168,11 +169,12 @@ def load_features(
     path = Path(path)
     try: x = np.load(path, mmap_mode='r', allow_pickle=False)
     except OSError as e: raise InputError(f"cannot read feature file {path}: {e.strerror or e}") from None
-    except (ValueError, EOFError) as e: raise InputError(f"{path} is not a complete .npy array without pickles ({e}); extract or download it again") from None
+    except (ValueError, EOFError, zipfile.BadZipFile) as e: raise InputError(f"{path} is not a complete .npy array without pickles ({e}); delete it and extract or download it again") from None
+    if not isinstance(x, np.ndarray): raise InputError(f"{path} is an archive of arrays; expected one array in .npy format: save it with `np.save`")
     check_features(x, str(path), n_images)
     return x
 
-# %% ../nbs/00_data.ipynb #e96e589b
+# %% ../nbs/00_data.ipynb #e3be90ad
 def check_features(
     x:np.ndarray, # Candidate array
     name:str, # Its name in messages
@@ -185,7 +187,7 @@ def check_features(
     if n_images is not None and len(x)!=n_images: raise InputError(f"{name}: {len(x)} images, but the annotations have {n_images}; features and annotations must list the same images in the same order")
     for i in range(0, len(x), block):
         bad = ~np.isfinite(x[i:i+block]).all((1,2))
-        if bad.any(): raise InputError(f"{name}: image {i+int(bad.argmax())} has NaN or infinite features; extract it again")
+        if bad.any(): raise InputError(f"{name}: image {i+int(bad.argmax())} has NaN or infinite features; delete the file and extract it again")
 
 # %% ../nbs/00_data.ipynb #232cfc65
 class PairDataset(torch.utils.data.Dataset):

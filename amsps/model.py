@@ -47,7 +47,7 @@ class AttentionPooling(nn.Module):
 
     def forward(self, x, mask): return (self.weights(x, mask)[...,None]*x).sum(1)
 
-# %% ../nbs/05_model.ipynb #80c7381f
+# %% ../nbs/05_model.ipynb #3a6425fb
 POOLINGS = ('attention', 'mean', 'max')
 
 class AmspsConfig(PreTrainedConfig):
@@ -70,6 +70,8 @@ class AmspsConfig(PreTrainedConfig):
         self.region_hidden,self.pooling,self.dropout = region_hidden,pooling,dropout
         self.text_config,self.freeze_text = text_config,freeze_text
         super().__init__(**kwargs)
+
+    def get_text_config(self, *args, **kwargs): return self # `text_config` is a plain dict; the Trainer asks for a config
 
 # %% ../nbs/05_model.ipynb #859a39ee
 @dataclass

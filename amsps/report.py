@@ -5,18 +5,17 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'KINDS', 'PALETTE', 'FRAME', 'REPORT_NOTEBOOKS', 'CAPTIONS', 'read_records', 'results_frame',
            'summary_table', 'readable_table', 'paired_differences', 'write_table', 'save_figure', 'similarity_figure',
-           'load_picture', 'retrieval_figure', 'write_html', 'report_inputs', 'report_is_current', 'make_report']
+           'example_lookup', 'retrieval_figure', 'write_html', 'report_inputs', 'report_is_current', 'make_report']
 
-# %% ../nbs/12_report.ipynb #3ad7ea56
+# %% ../nbs/12_report.ipynb #212fe834
 import base64, hashlib, json
 from pathlib import Path
 import jinja2, matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns
-from PIL import Image
 from scipy import stats
 from .config import InputError
 from .grid import NotebookFailure, run_notebook
-from .runs import KARPATHY_FOLDERS, code_digest, project_root
-from .scenes import scene_picture
+from .runs import code_digest, project_root, read_annotations
+from .scenes import scene_captions, scene_picture
 from .training import LOSSES
 from .vision import load_image
 
@@ -136,20 +135,21 @@ def _similarity_panel(ax, histograms):
         ax.stairs(density, edges, fill=True, alpha=.25, color=PALETTE[kind]); ax.stairs(density, edges, color=PALETTE[kind], label=label, lw=1.3)
     ax.set_xlim(edges[min(t[0] for t in top)], edges[max(t[1] for t in top)+1])
 
-# %% ../nbs/12_report.ipynb #5c1b736d
-def load_picture(
+# %% ../nbs/12_report.ipynb #8bc93096
+def example_lookup(
     config:dict, # Of a record
-    image_id:str, # One of its images
     data_root:str='', # Folder of the dataset (not for scenes)
-)->Image.Image:
-    "The picture behind an image id"
-    if config['dataset']=='scenes': return scene_picture(int(image_id.removeprefix('scene')))
-    root = Path(data_root) if data_root else None
-    if root is None: raise InputError(f"pictures of {config['dataset']} are needed: name its folder with `data_root`")
-    folder = next((root/f for f in KARPATHY_FOLDERS if (root/f/image_id).is_file()), root)
-    return load_image(folder/image_id)
+)->tuple: # picture(image_id), caption(caption_id)
+    "Functions that find the picture and the text behind a record's ids"
+    if config['dataset']=='scenes':
+        def number(name): return int(name.removeprefix('scene'))
+        return (lambda i: scene_picture(number(i))),(lambda c: scene_captions(number(c.split('#')[0]))[2][int(c.split('#')[1])])
+    if not data_root: raise InputError(f"pictures and captions of {config['dataset']} are needed: name its folder with `data_root`")
+    notes = read_annotations(config['dataset'], data_root)
+    path,text = dict(zip(notes.image_ids, notes.image_paths)),dict(zip(notes.caption_ids, notes.captions))
+    return (lambda i: load_image(path[i])),text.__getitem__
 
-# %% ../nbs/12_report.ipynb #8bfc143e
+# %% ../nbs/12_report.ipynb #896d7cb4
 def retrieval_figure(
     record:dict, # One run
     data_root:str='', # Folder of the dataset (not for scenes)
@@ -159,12 +159,12 @@ def retrieval_figure(
     t2i,i2t = (record['examples'][d][:rows] for d in ('t2i','i2t'))
     width = max(len(e['found']) for e in t2i)
     fig,axs = plt.subplots(len(t2i)+len(i2t), width, figsize=(1.75*width, 2.1*len(t2i)+1.6*len(i2t)), height_ratios=[1.]*len(t2i)+[.72]*len(i2t), squeeze=False)
-    def picture(i): return load_picture(record['config'], i, data_root)
+    picture,caption = example_lookup(record['config'], data_root)
     for ax in axs.flat: ax.axis('off')
     for line,e in zip(axs, t2i):
-        line[0].text(0, 1.22, f'“{e["caption"]}”', transform=line[0].transAxes, fontsize=9, weight='bold')
+        line[0].text(0, 1.22, f'“{caption(e["caption"])}”', transform=line[0].transAxes, fontsize=9, weight='bold')
         for ax,f in zip(line, e['found']): _framed(ax, picture(f['image']), f)
-    for line,e in zip(axs[len(t2i):], i2t): _caption_list(line, picture(e['image']), e['found'])
+    for line,e in zip(axs[len(t2i):], i2t): _caption_list(line, picture(e['image']), [f|dict(caption=caption(f['caption'])) for f in e['found']])
     line[1].text(0, -.12, '● annotated   ◆ true, not annotated   ○ other', transform=line[1].transAxes, fontsize=8, color='.35')
     fig.tight_layout(h_pad=1.2)
     return fig

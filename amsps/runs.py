@@ -7,25 +7,27 @@ __all__ = ['KARPATHY_FOLDERS', 'TRAINING_CODE', 'PACKAGES', 'BINS', 'project_roo
            'read_annotations', 'load_data', 'code_digest', 'run_name', 'environment', 'similarity_histograms',
            'retrieval_examples', 'build_model', 'run_dir', 'read_record', 'train_run', 'evaluate_run', 'load_run']
 
-# %% ../nbs/10_runs.ipynb #6c632180
+# %% ../nbs/10_runs.ipynb #852c38c6
 import ast, hashlib, importlib.metadata, json, os, platform, resource, shutil, subprocess, sys, time
 from dataclasses import dataclass
+from functools import cache
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np, torch
 from filelock import FileLock
+from safetensors import SafetensorError
 from scipy.sparse import csr_array
 from transformers import AutoTokenizer
 from .config import LOCATIONS, InputError, RunConfig, parse_config
 from .data import Annotations, PairDataset, build_tokenizer, find_path, load_features, read_flickr8k, read_karpathy, read_text
 from .scenes import SceneData, make_scenes
-from .vision import extract_features
+from .vision import digest_weights, extract_features
 from .text import load_text_backbone
 from .model import AmspsConfig, AmspsModel
 from .metrics import recall_metrics, relevance_metrics, retrieval_ranks, sim_blocks
-from .training import embed, fit
+from .training import embed, fit, write_atomically
 
-# %% ../nbs/10_runs.ipynb #9bba307a
+# %% ../nbs/10_runs.ipynb #fd5bd2c6
 def project_root()->Path: # Folder with `settings.ini` and `nbs/`
     "The clone that is worked in: above the current folder, or above the library"
     here = [Path.cwd(), *Path.cwd().parents]
@@ -40,6 +42,7 @@ def cache_root(
     path = Path(config.cache_dir) if config.cache_dir else project_root()/'data/cache'
     try: path.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise InputError(f"cannot create the cache folder {path}: {e.strerror}; choose another with `cache_dir`") from None
+    if not os.access(path, os.W_OK): raise InputError(f"the cache folder {path} is not writable; choose another with `cache_dir`")
     return path
 
 # %% ../nbs/10_runs.ipynb #02f240c0
@@ -55,7 +58,7 @@ class RunData:
 
     def split(self, name): return PairDataset(self.annotations, self.features, name)
 
-# %% ../nbs/10_runs.ipynb #73d86202
+# %% ../nbs/10_runs.ipynb #7e9f8c2b
 def read_expert_pairs(
     path:Path, # `ExpertAnnotations.txt`: image, caption id, three scores from 1 to 4
     annotations:Annotations, # Images and captions the file speaks of
@@ -64,17 +67,21 @@ def read_expert_pairs(
     image,caption = ({n:i for i,n in enumerate(ids)} for ids in (annotations.image_ids, annotations.caption_ids))
     pairs = []
     for k,line in enumerate(read_text(path).splitlines(), 1):
-        try: im,cap,*scores = line.split('\t'); scores = [int(s) for s in scores]; i,j = image[im],caption[cap]
+        try: im,cap,*scores = line.split('\t'); scores = [int(s) for s in scores]; i,j = image[im],caption[cap]; _,_,_ = scores
         except (ValueError, KeyError): raise InputError(f"{path}, line {k}: expected IMAGE<TAB>CAPTION_ID<TAB>three scores, of known images and captions; found {line[:80]!r}") from None
         if np.mean(scores)>=3 and annotations.caption_image[j]!=i: pairs.append((i,j))
     return tuple(np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
 
-# %% ../nbs/10_runs.ipynb #00755e74
+# %% ../nbs/10_runs.ipynb #b2d85292
 KARPATHY_FOLDERS = ('images', 'Flicker8k_Dataset', 'Flickr8k_Dataset', 'flickr30k-images', 'flickr30k_images')
 
-def read_annotations(config):
-    root = Path(config.data_root)
-    if config.dataset=='flickr8k': return read_flickr8k(root)
+def read_annotations(
+    dataset:str, # flickr8k or karpathy
+    data_root:Path, # Its folder
+)->Annotations:
+    "Annotations of a dataset on disk"
+    root = Path(data_root)
+    if dataset=='flickr8k': return read_flickr8k(root)
     found = sorted(root.glob('dataset*.json'))
     if len(found)!=1: raise InputError(f"{root} must hold one dataset*.json (Karpathy's layout); found {len(found)}")
     return read_karpathy(found[0], next((root/f for f in KARPATHY_FOLDERS if (root/f).is_dir()), root))
@@ -96,13 +103,14 @@ def load_data(
     "Read a run's data; extract grid features where they are not in the cache yet"
     cache = cache_root(config)
     if config.dataset=='scenes': return _load_scenes(config, cache)
-    notes = read_annotations(config)
+    notes = read_annotations(config.dataset, config.data_root)
     x = extract_features(notes.image_paths, config.backbone, cache/'features', config.grid)
     experts = Path(config.data_root)/'ExpertAnnotations.txt'
     hidden = read_expert_pairs(experts, notes) if config.dataset=='flickr8k' and experts.exists() else None
-    return RunData(notes, x, _digest(notes.fingerprint, Path(x.filename).parent.name), hidden=hidden)
+    known = [h.tolist() for h in hidden] if hidden is not None else []
+    return RunData(notes, x, _digest(notes.fingerprint, Path(x.filename).parent.name, known), hidden=hidden)
 
-# %% ../nbs/10_runs.ipynb #2bc8c091
+# %% ../nbs/10_runs.ipynb #90c283e8
 TRAINING_CODE = ('config', 'data', 'scenes', 'vision', 'text', 'model', 'losses', 'metrics', 'training', 'runs')
 
 def _digest(*parts): return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -117,18 +125,23 @@ def code_digest(
     modules:tuple[str,...]=TRAINING_CODE, # Names below `amsps`
 )->str: # Hex SHA-256
     "Digest of what modules do: their syntax without comments and docstrings"
-    folder = project_root()/'amsps'
+    folder = Path(__file__).parent if '__file__' in globals() else project_root()/'amsps'
     return _digest([ast.dump(_strip_docs(ast.parse((folder/f'{m}.py').read_text()))) for m in modules])
+
+@cache
+def _text_digest(name_or_path):
+    tokenizer,model = load_text_backbone(name_or_path)
+    return digest_weights(model, hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()))
 
 def run_name(
     config:RunConfig, data:RunData,
 )->str: # LOSS-sSEED-DIGEST
     "Name of a run"
     identity = {k:v for k,v in config.model_dump().items() if k not in LOCATIONS}
-    identity['text_backbone'] = Path(config.text_backbone).name
+    if config.text_backbone: identity['text_backbone'] = _text_digest(config.text_backbone)
     return f'{config.loss}-s{config.seed}-{_digest(identity, data.fingerprint, code_digest())[:10]}'
 
-# %% ../nbs/10_runs.ipynb #a0c9b763
+# %% ../nbs/10_runs.ipynb #fdd2bb32
 PACKAGES = ('amsps', 'torch', 'transformers', 'accelerate', 'tokenizers', 'numpy', 'scipy', 'pillow')
 
 def _git(*args):
@@ -141,9 +154,10 @@ def environment()->dict: # Strings and numbers
     def version(p):
         try: return importlib.metadata.version(p)
         except importlib.metadata.PackageNotFoundError: return 'not installed'
+    changes = _git('status', '--porcelain', '--', 'amsps', 'nbs')
     return dict(python=platform.python_version(), system=platform.system(), machine=platform.machine(), cpus=os.cpu_count(), threads=torch.get_num_threads(),
                 device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu', packages={p:version(p) for p in PACKAGES},
-                commit=_git('rev-parse', 'HEAD'), uncommitted=bool(_git('status', '--porcelain', '--', 'amsps', 'nbs')))
+                commit=_git('rev-parse', 'HEAD'), uncommitted=None if changes is None else bool(changes))
 
 # %% ../nbs/10_runs.ipynb #4446571c
 BINS = np.linspace(-1, 1, 101)
@@ -162,7 +176,7 @@ def similarity_histograms(
     out['unmatched'] = (everything-sum(out.values())).clip(0)
     return dict(bins=BINS.round(3).tolist()) | {k:v.tolist() for k,v in out.items()}
 
-# %% ../nbs/10_runs.ipynb #30d80246
+# %% ../nbs/10_runs.ipynb #a4f874a3
 def retrieval_examples(
     images, texts, dataset:PairDataset, hidden:tuple|None,
     n:int=4, top:int=5, # Queries in each direction, items a query
@@ -178,14 +192,14 @@ def retrieval_examples(
     for j in draw(hidden and hidden[1], len(texts)):
         s = images@texts[j]
         best = s.argsort(descending=True, stable=True)[:top].tolist()
-        t2i.append(dict(caption=dataset.captions[j], image=dataset.image_ids[owner[j]], found=[dict(image=dataset.image_ids[i], sim=round(s[i].item(), 3), match=kind(i, j)) for i in best]))
+        t2i.append(dict(caption=dataset.caption_ids[j], image=dataset.image_ids[owner[j]], found=[dict(image=dataset.image_ids[i], sim=round(s[i].item(), 3), match=kind(i, j)) for i in best]))
     for i in draw(hidden and hidden[0], len(images)):
         s = texts@images[i]
         best = s.argsort(descending=True, stable=True)[:top].tolist()
-        i2t.append(dict(image=dataset.image_ids[i], found=[dict(caption=dataset.captions[j], sim=round(s[j].item(), 3), match=kind(i, j)) for j in best]))
+        i2t.append(dict(image=dataset.image_ids[i], found=[dict(caption=dataset.caption_ids[j], sim=round(s[j].item(), 3), match=kind(i, j)) for j in best]))
     return dict(t2i=t2i, i2t=i2t)
 
-# %% ../nbs/10_runs.ipynb #416af33b
+# %% ../nbs/10_runs.ipynb #3b1b76af
 def build_model(
     config:RunConfig,
     data:RunData,
@@ -196,11 +210,11 @@ def build_model(
     common = dict(feature_size=data.features.shape[2], embed_size=config.embed_size, region_hidden=config.region_hidden, pooling=config.pooling, dropout=config.dropout)
     if config.text_backbone:
         tokenizer,text = load_text_backbone(config.text_backbone)
-        return AmspsModel(AmspsConfig(**common, text_config=text.config.to_dict(), freeze_text=config.freeze_text), text),tokenizer
+        return AmspsModel(AmspsConfig(**common, text_config={k:v for k,v in text.config.to_dict().items() if k!='_name_or_path'}, freeze_text=config.freeze_text), text),tokenizer
     tokenizer = build_tokenizer(train_set.captions, config.min_count)
     return AmspsModel(AmspsConfig(**common, vocab_size=len(tokenizer), word_size=config.word_size)),tokenizer
 
-# %% ../nbs/10_runs.ipynb #a03ed463
+# %% ../nbs/10_runs.ipynb #758ea0b4
 def run_dir(
     config:RunConfig, data:RunData,
 )->Path: # Folder of the complete run
@@ -210,7 +224,8 @@ def read_record(
     folder:Path, # A complete run
 )->dict|None: # None where there is no complete run
     f = Path(folder)/'record.json'
-    return json.loads(f.read_text()) if f.exists() else None
+    try: return json.loads(f.read_text()) if f.exists() else None
+    except (OSError, ValueError) as e: raise InputError(f"{f} cannot be read ({e}); remove the folder and run again") from None
 
 def train_run(
     config:RunConfig,
@@ -222,16 +237,17 @@ def train_run(
     with FileLock(final.with_name(final.name+'.lock')):
         if (record:=read_record(final)) is not None: return record
         partial = final.with_name(final.name+'.partial')
-        record = _train_into(partial, config, data, final.name)
-        (partial/'record.json').write_text(json.dumps(record, indent=1))
-        for c in partial.glob('checkpoint-*'): shutil.rmtree(c)
+        if not (partial/'record.json').exists(): # else it was killed just before its renaming
+            write_atomically(partial/'record.json', json.dumps(_train_into(partial, config, data, final.name), indent=1))
         os.replace(partial, final)
-    return record
+    for c in final.glob('checkpoint-*'): shutil.rmtree(c)
+    return read_record(final)
 
-# %% ../nbs/10_runs.ipynb #13add4e9
+# %% ../nbs/10_runs.ipynb #5c643df5
 def _train_into(folder, config, data, name):
-    start = time.monotonic()
+    start,resumed = time.monotonic(),(folder/'log.jsonl').exists()
     torch.set_num_threads(config.threads)
+    provenance = dict(code=code_digest(), environment=environment()) # of the code that runs now, not of what it has become when it ends
     train_set,dev_set = data.split('train'),data.split('dev')
     model,tokenizer = build_model(config, data, train_set)
     options = ('loss','margin','temperature','warmup_epochs','epochs','batch_size','learning_rate','weight_decay','schedule','patience','seed')
@@ -240,7 +256,7 @@ def _train_into(folder, config, data, name):
     metrics,test = evaluate_run(model, tokenizer, data)
     config_out = config.model_dump() | {k:Path(getattr(config, k)).name for k in ('backbone','text_backbone')}
     return dict(name=name, config={k:v for k,v in config_out.items() if k not in ('data_root','cache_dir')}, metrics=metrics, history=history,
-                data=dict(fingerprint=data.fingerprint, summary=data.annotations.summary(), features=list(data.features.shape)), code=code_digest(), environment=environment(), **test,
+                data=dict(fingerprint=data.fingerprint, summary=data.annotations.summary(), features=list(data.features.shape)), **provenance, **test, resumed=resumed,
                 wall_seconds=round(time.monotonic()-start, 1), peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform=='darwin' else 2**10)),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
@@ -266,7 +282,7 @@ def _localise(hidden, split, data):
     inside = (i>=0)&(j>=0)
     return i[inside],j[inside]
 
-# %% ../nbs/10_runs.ipynb #2decd144
+# %% ../nbs/10_runs.ipynb #da576eb4
 def load_run(
     folder:Path, # A complete run
 )->tuple: # Model in eval mode, tokeniser, record
@@ -274,4 +290,4 @@ def load_run(
     folder = Path(folder)
     if not (record:=read_record(folder)): raise InputError(f"{folder} is no finished run: it lacks record.json; `amsps train` prints the folder of a run when it ends")
     try: return AmspsModel.from_pretrained(folder/'model').eval(),AutoTokenizer.from_pretrained(folder/'model'),record
-    except (OSError, ValueError) as e: raise InputError(f"cannot load the model of {folder}: {str(e).splitlines()[0]}") from None
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise InputError(f"cannot load the model of {folder}: {str(e).splitlines()[0]}") from None

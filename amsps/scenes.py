@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BACKGROUNDS', 'COLOURS', 'CATEGORIES', 'ACTIONS', 'SIZES', 'ROWS', 'COLUMNS', 'RELATIONS', 'PIXELS', 'CELL', 'GRID',
            'FEATURE_SIZE', 'SceneObject', 'Scene', 'sample_scene', 'render', 'Mention', 'Facts', 'sample_facts',
-           'phrase', 'holds', 'relevance_matrix', 'describe_regions', 'scene_picture', 'SceneData', 'make_scenes',
-           'save_pictures']
+           'phrase', 'holds', 'relevance_matrix', 'describe_regions', 'scene_picture', 'scene_captions', 'SceneData',
+           'make_scenes', 'save_pictures']
 
 # %% ../nbs/01_scenes.ipynb #1cbb66fb
 from dataclasses import dataclass
@@ -121,15 +121,16 @@ class Facts:
 
     def __len__(self): return sum(v is not None for m in self.mentions for v in vars(m).values())+(self.relation is not None)+(self.background is not None)
 
-# %% ../nbs/01_scenes.ipynb #eb87f71f
+# %% ../nbs/01_scenes.ipynb #74d7056a
 def _relations(a, b): return {'left of':a.column<b.column, 'right of':a.column>b.column, 'above':a.row<b.row, 'below':a.row>b.row}
 
 def sample_facts(
     scene:Scene, # Described scene
     rng:np.random.Generator, # Source of chance
-    least:int=3, # Facts a caption has at least, as far as the scene has them
+    least:int=3, # Facts a caption has at least, 1..5: every scene has that many
 )->Facts:
     "A random subset of a scene's facts"
+    if not 1<=least<=5: raise InputError(f"`least` must be 1..5; got {least}")
     while True:
         seen = [scene.objects[i] for i in rng.permutation(len(scene.objects))[:1+(rng.random()<.4)]]
         def mention(o):
@@ -201,7 +202,7 @@ def relevance_matrix(
     j = np.repeat(np.arange(len(facts)), [len(c) for c in columns])
     return csr_array((np.ones(len(j), bool), (np.concatenate(columns), j)), shape=(len(scenes), len(facts)))
 
-# %% ../nbs/01_scenes.ipynb #08952041
+# %% ../nbs/01_scenes.ipynb #0a2563e5
 GRID,FEATURE_SIZE = 6,178
 
 def describe_regions(
@@ -211,19 +212,30 @@ def describe_regions(
     px = np.asarray(image, dtype=np.float32)/127.5-1
     def blocks(x): return x.reshape(12, 8, 12, 8, -1).mean((1,3)) # (12, 12, channels)
     gy,gx = np.gradient(px.mean(2))
-    direction = (np.arctan2(gy, gx)*4/np.pi).astype(int)%8
+    direction = np.floor(np.arctan2(gy, gx)*4/np.pi).astype(int)%8
     seen = np.concatenate([blocks(px), np.sqrt(blocks(np.hypot(gx, gy)[...,None]*(direction[...,None]==np.arange(8))))], -1)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(seen, ((1,1),(1,1),(0,0)), mode='edge'), (4,4), axis=(0,1))[::2,::2]
     place = np.stack(np.meshgrid(np.linspace(-1, 1, GRID), np.linspace(-1, 1, GRID)), -1)
     return np.concatenate([windows.reshape(GRID, GRID, -1), place], -1).reshape(GRID*GRID, FEATURE_SIZE).astype(np.float32)
 
-# %% ../nbs/01_scenes.ipynb #55cafbbf
+# %% ../nbs/01_scenes.ipynb #9e724deb
 def scene_picture(
     i:int, # Number of a scene
     seed:int=0, # Of the dataset
 )->Image.Image:
     "The picture of scene i of any dataset with this seed"
     return render(sample_scene(np.random.default_rng([seed, i, 0])), np.random.default_rng([seed, i, 1]))
+
+def scene_captions(
+    i:int, # Number of a scene
+    captions:int=5, # How many
+    seed:int=0, # Of the dataset
+)->tuple[Scene,list[Facts],list[str]]: # The scene, what its captions say, and their words
+    "Scene i of any dataset with this seed, and its captions"
+    rng = np.random.default_rng([seed, i, 0])
+    scene = sample_scene(rng)
+    facts = [sample_facts(scene, rng) for _ in range(captions)]
+    return scene,facts,[phrase(f, rng) for f in facts]
 
 @dataclass(frozen=True)
 class SceneData:
@@ -240,7 +252,7 @@ class SceneData:
         "The picture of image i"
         return scene_picture(i, self.seed)
 
-# %% ../nbs/01_scenes.ipynb #16c57c7a
+# %% ../nbs/01_scenes.ipynb #1952325a
 def make_scenes(
     train:int=2500, dev:int=300, test:int=500, # Images of each split
     captions:int=5, # An image
@@ -251,14 +263,12 @@ def make_scenes(
     "The embedded dataset"
     n = train+dev+test
     if min(train, dev, test, captions)<1: raise InputError(f"every split needs an image and every image a caption; got train={train}, dev={dev}, test={test}, captions={captions}")
-    rngs = [np.random.default_rng([seed, i, 0]) for i in range(n)]
-    scenes = [sample_scene(r) for r in rngs]
-    facts = [sample_facts(s, r) for s,r in zip(scenes, rngs) for _ in range(captions)]
-    texts = [phrase(f, rngs[j//captions]) for j,f in enumerate(facts)]
+    scenes,facts,texts = zip(*(scene_captions(i, captions, seed) for i in range(n)))
+    facts,texts = (sum(x, []) for x in (facts, texts))
     ids = [f'scene{i:05d}' for i in range(n)]
     notes = Annotations(ids, ['train']*train+['dev']*dev+['test']*test, texts, [f'{ids[j//captions]}#{j%captions}' for j in range(len(texts))], np.repeat(np.arange(n), captions))
     fresh = features is None
-    data = SceneData(scenes, notes, np.zeros((n, GRID*GRID, FEATURE_SIZE), np.float16) if fresh else features, relevance_matrix(facts, scenes), seed)
+    data = SceneData(list(scenes), notes, np.zeros((n, GRID*GRID, FEATURE_SIZE), np.float16) if fresh else features, relevance_matrix(facts, scenes), seed)
     for i in range(n if fresh else 0): data.features[i] = describe_regions(data.picture(i))+np.random.default_rng([seed, i, 2]).normal(0, noise, (GRID*GRID, FEATURE_SIZE))
     return data
 

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['BiGRUEncoder', 'load_text_backbone', 'TransformersTextEncoder']
 
-# %% ../nbs/03_text.ipynb #e22baf19
+# %% ../nbs/03_text.ipynb #32ef95f6
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -35,15 +36,15 @@ class BiGRUEncoder(nn.Module):
         h,_ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=input_ids.shape[1])
         return h.unflatten(2, (2,-1)).mean(2),attention_mask.bool()
 
-# %% ../nbs/03_text.ipynb #10bb9fa5
+# %% ../nbs/03_text.ipynb #acde1dc1
 def load_text_backbone(
     name_or_path:str, # Hub name or local folder
 )->tuple[PreTrainedTokenizerBase,PreTrainedModel]:
     "A pretrained text encoder and its tokeniser"
     level,bars = hf_logging.get_verbosity(),hf_logging.is_progress_bar_enabled()
     hf_logging.set_verbosity_error(); hf_logging.disable_progress_bar()
-    try: tokenizer,model = AutoTokenizer.from_pretrained(name_or_path),AutoModel.from_pretrained(name_or_path)
-    except (OSError, ValueError) as e:
+    try: tokenizer,model = AutoTokenizer.from_pretrained(name_or_path),AutoModel.from_pretrained(name_or_path, dtype=torch.float32)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise InputError(f"cannot load the text encoder {str(name_or_path)!r}: {str(e).splitlines()[0]} Name a folder written by `save_pretrained` (with its tokeniser) or a model of the hub") from None
     finally:
         hf_logging.set_verbosity(level)

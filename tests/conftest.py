@@ -18,6 +18,18 @@ def amsps(*args, timeout=300, **env):
     "Run the command line as a user does"
     return subprocess.run([Path(sys.executable).parent/'amsps', *map(str, args)], capture_output=True, text=True, timeout=timeout, env=os.environ|env, cwd=ROOT)
 
+@pytest.fixture
+def cli(capfd, monkeypatch):
+    "The same in this process, which saves the imports: what `amsps` prints and its exit code"
+    from amsps.cli import main
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['amsps', *map(str, args)]); monkeypatch.chdir(ROOT); capfd.readouterr()
+        try: main(); code = 0
+        except SystemExit as e: code = e.code or 0
+        out = capfd.readouterr()
+        return subprocess.CompletedProcess(args, code, out.out, out.err)
+    return run
+
 TINY = ['--scenes-train', 40, '--scenes-dev', 15, '--scenes-test', 20, '--embed-size', 16, '--word-size', 8, '--region-hidden', 0, '--epochs', 3]
 
 @pytest.fixture(scope='session')

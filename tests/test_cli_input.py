@@ -1,8 +1,6 @@
 "Mistakes on the command line: one message that says what to do, exit code 2, no traceback, nothing half-written."
-import json
 import numpy as np, pytest
-from PIL import Image
-from conftest import TINY, amsps
+from conftest import amsps
 
 def refused(r, *said):
     assert r.returncode==2, (r.returncode, r.stdout, r.stderr)
@@ -21,11 +19,13 @@ PARAMETERS = [
     (['--cache-dir', '/dev/null/cache'], ['cannot create the cache folder /dev/null/cache']),
 ]
 @pytest.mark.parametrize('args,said', PARAMETERS, ids=[' '.join(map(str, a)) for a,_ in PARAMETERS])
-def test_parameters(args, said): refused(amsps('train', *args), *said)
+def test_parameters(cli, args, said): refused(cli('train', *args), *said)
+
+def test_as_a_user_calls_it(): refused(amsps('train', '--margin', -1), 'amsps: parameter `margin`', 'got -1.0')
 
 def break_caption_of_missing_image(root): next((root/'Flicker8k_Dataset').glob('*.jpg')).unlink()
 def break_empty_caption(root):
-    f = root/'Flickr8k.token.txt'; f.write_text(f.read_text().replace('\ta', '\t .', 1).replace(f.read_text().splitlines()[0], f.read_text().splitlines()[0].split('\t')[0]+'\t', 1))
+    f = root/'Flickr8k.token.txt'; f.write_text('scene00000.jpg#9\t .\n'+f.read_text())
 def break_twice(root):
     f = root/'Flickr8k.token.txt'; f.write_text(f.read_text()+f.read_text().splitlines()[0]+'\n')
 def break_encoding(root):
@@ -37,27 +37,27 @@ def break_line(root):
     f = root/'Flickr8k.token.txt'; f.write_text('no tab here\n'+f.read_text())
 
 @pytest.mark.parametrize('break_it,said', [
-    (break_caption_of_missing_image, ['.jpg does not exist', '1 of 24 listed images']), (break_empty_caption, ["caption 'scene00000.jpg#0' is empty"]),
+    (break_caption_of_missing_image, ['.jpg does not exist', '1 of 24 listed images']), (break_empty_caption, ["caption 'scene00000.jpg#9' is empty"]),
     (break_twice, ["caption id 'scene00000.jpg#0' occurs twice"]), (break_encoding, ['Flickr8k.token.txt, line', 'not UTF-8']), (break_no_list, ['Flickr_8k.devImages.txt']),
     (break_image, ['scene00003.jpg cannot be decoded']), (break_line, ['line 1: expected IMAGE#N<TAB>caption'])], ids=lambda x: getattr(x, '__name__', None))
-def test_flickr8k(small_flickr8k, backbone, tmp_path, break_it, said):
+def test_flickr8k(cli, small_flickr8k, backbone, tmp_path, break_it, said):
     break_it(small_flickr8k)
-    refused(amsps('train', '--dataset', 'flickr8k', '--data-root', small_flickr8k, '--backbone', backbone, '--cache-dir', tmp_path/'cache'), *said)
+    refused(cli('train', '--dataset', 'flickr8k', '--data-root', small_flickr8k, '--backbone', backbone, '--cache-dir', tmp_path/'cache'), *said)
     assert not list(tmp_path.rglob('record.json')) and not list(tmp_path.rglob('features.npy'))
 
-def test_backbone(small_flickr8k, tmp_path):
-    refused(amsps('extract', small_flickr8k/'Flicker8k_Dataset', '--backbone', tmp_path, '--cache-dir', tmp_path/'cache'), 'cannot load the vision backbone', 'config.json')
+def test_backbone(cli, small_flickr8k, tmp_path):
+    refused(cli('extract', small_flickr8k/'Flicker8k_Dataset', '--backbone', tmp_path, '--cache-dir', tmp_path/'cache'), 'cannot load the vision backbone', 'config.json')
 
-def test_damaged_cache(small_flickr8k, backbone, tmp_path):
+def test_damaged_cache(cli, small_flickr8k, backbone, tmp_path):
     "A truncated array and one with NaN are refused by name"
     args = ('extract', small_flickr8k/'Flicker8k_Dataset', '--backbone', backbone, '--cache-dir', tmp_path/'cache', '--grid', 1)
-    assert amsps(*args).returncode==0
+    assert cli(*args).returncode==0
     f = next(tmp_path.rglob('features.npy'))
     whole = f.read_bytes()
-    f.write_bytes(whole[:-100]); refused(amsps(*args), 'features.npy is not a complete .npy array')
-    f.write_bytes(whole[:-2]+np.float16('nan').tobytes()); refused(amsps(*args), 'features.npy: image 23 has NaN')
+    f.write_bytes(whole[:-100]); refused(cli(*args), 'features.npy is not a complete .npy array')
+    f.write_bytes(whole[:-2]+np.float16('nan').tobytes()); refused(cli(*args), 'features.npy: image 23 has NaN')
 
-def test_records(tmp_path):
-    refused(amsps('report', tmp_path), 'there are no run records in')
-    (tmp_path/'a.json').write_text('{"name": "a"'); refused(amsps('report', tmp_path), 'a.json is not JSON')
-    refused(amsps('evaluate', tmp_path), 'is no finished run')
+def test_records(cli, tmp_path):
+    refused(cli('report', tmp_path), 'there are no run records in')
+    (tmp_path/'a.json').write_text('{"name": "a"'); refused(cli('report', tmp_path), 'a.json is not JSON')
+    refused(cli('evaluate', tmp_path), 'is no finished run')
