@@ -1,9 +1,9 @@
 "Are the notebooks clean, and are the library and the README in step with them? Changes nothing; exit code 1 and one line for each fault."
-import copy, filecmp, os, shutil, subprocess, sys, tempfile
+import copy, filecmp, json, os, shutil, subprocess, sys, tempfile
 from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 import nbformat
-from execnb.nbio import read_nb
+from execnb.nbio import dict2nb, nb2str
 from nbdev.clean import clean_nb
 from nbdev.config import get_config
 import readme
@@ -14,13 +14,15 @@ MAX_NOTEBOOK_KIB = 400
 def notebooks(): return sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 
 def unclean():
-    "Notebooks that nbdev_clean would change, and those whose outputs have grown large"
+    "Notebooks that nbdev_clean would change, whose outputs have grown large, or that show outputs where runs belong"
     os.chdir(ROOT); keys = get_config().get('allowed_cell_metadata_keys', '').split()
     for p in notebooks():
-        nb = read_nb(p); before = copy.deepcopy(nb)
-        clean_nb(nb, allowed_cell_metadata_keys=keys)
-        if nb!=before: yield f'{p.relative_to(ROOT)} is not clean: run nbdev_clean'
+        before = json.loads(p.read_text())
+        nb = dict2nb(copy.deepcopy(before))
+        clean_nb(nb, allowed_cell_metadata_keys=keys, clean_ids=False)
+        if json.loads(nb2str(nb))!=before: yield f'{p.relative_to(ROOT)} is not clean: run nbdev_clean'
         if (size:=p.stat().st_size/1024)>MAX_NOTEBOOK_KIB: yield f'{p.relative_to(ROOT)} has {size:.0f} KiB; keep outputs below {MAX_NOTEBOOK_KIB}'
+        if p.parent.name=='experiments' and any(c.get('outputs') for c in before['cells']): yield f'{p.relative_to(ROOT)} has outputs: executed copies stay in data/cache; clear them'
 
 def out_of_step():
     "Modules that differ from what the notebooks export"
@@ -36,7 +38,7 @@ def out_of_step():
             if not (a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False)): yield f'amsps/{n} is not what the notebooks export: run nbdev_export'
 
 def stale_readme():
-    if (ROOT/'README.md').read_text()!=readme.render(ROOT): yield 'README.md is not what nbs/index.ipynb gives: run make readme'
+    if not (ROOT/'README.md').exists() or (ROOT/'README.md').read_text()!=readme.render(ROOT): yield 'README.md is not what nbs/index.ipynb gives: run make readme'
 
 if __name__=='__main__':
     faults = [*unclean(), *out_of_step(), *stale_readme()]

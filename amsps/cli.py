@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from .config import InputError
 
-# %% ../nbs/13_cli.ipynb #3dc6047c
+# %% ../nbs/13_cli.ipynb #35b662f3
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Image-text matching with AMSPS: train, evaluate and reproduce the tables and figures. Start with `amsps reproduce`.")
 
@@ -21,7 +21,9 @@ def main():
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
     try: app()
     except InputError as e: print(f'amsps: {e}', file=sys.stderr); sys.exit(2)
-    except KeyboardInterrupt: print('amsps: interrupted; the same command goes on where this one stopped', file=sys.stderr); sys.exit(130)
+    except SystemExit as e:
+        if e.code==130: print('amsps: interrupted; the same command goes on where this one stopped', file=sys.stderr)
+        raise
 
 def _fail(failures):
     "Print notebook failures and leave with exit code 1"
@@ -69,7 +71,7 @@ def _add_train():
     app.command('train')(_train)
 _add_train()
 
-# %% ../nbs/13_cli.ipynb #bbe8c6ac
+# %% ../nbs/13_cli.ipynb #da9f080f
 @app.command()
 def reproduce(
     dataset:Annotated[str, typer.Option(help="scenes (generated, needs nothing), flickr8k or karpathy")]='scenes',
@@ -88,28 +90,39 @@ def reproduce(
     _quiet()
     from amsps.grid import run_grid
     from amsps.config import main_grid
+    from amsps.report import writable_folder
     from amsps.runs import cache_root, project_root
     given = {k:v for k,v in dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir).items() if v}
     configs = main_grid(dataset, seeds, **given)
+    out = writable_folder(output or project_root()/'figures'/dataset)
+    if keep_records: writable_folder(keep_records)
     folders,failures = run_grid(configs, jobs, typer.echo)
-    out = output or project_root()/'figures'/dataset
-    if folders:
-        collected = _collect(folders, cache_root(configs[0])/'reports'/dataset/'records')
-        if keep_records: _collect(folders, keep_records)
-        failures += _report(collected, out, cache_root(configs[0])/'reports'/dataset, data_root)
+    if keep_records and not failures: _keep(folders, keep_records)
+    if folders: failures += _collect_and_report(folders, out, cache_root(configs[0])/'reports'/dataset, data_root)
     _fail(failures)
 
-def _collect(folders, target):
-    "Copy the records of complete runs into an emptied folder"
-    target = Path(target); target.mkdir(parents=True, exist_ok=True)
-    for old in target.glob('*.json'): old.unlink()
+def _collect_and_report(folders, out, cache, data_root):
+    "Report on just these runs; one process at a time"
+    from filelock import FileLock
+    (cache/'records').mkdir(parents=True, exist_ok=True)
+    with FileLock(cache/'lock'):
+        for old in (cache/'records').glob('*.json'): old.unlink()
+        for f in folders: shutil.copyfile(f/'record.json', cache/'records'/f'{f.name}.json')
+        return _report(cache/'records', out, cache, data_root)
+
+def _keep(folders, target):
+    "Copy records; an older record of the same loss and seed makes place, nothing else is touched"
+    from amsps.report import read_records
+    def of(r): return r['config']['dataset'],r['config']['loss'],r['config']['seed']
+    new = {of(json.loads((f/'record.json').read_text())) for f in folders}
+    for r in read_records(target) if list(target.glob('*.json')) else []:
+        if of(r) in new: (target/f"{r['name']}.json").unlink(missing_ok=True)
     for f in folders: shutil.copyfile(f/'record.json', target/f'{f.name}.json')
-    return target
 
 def _report(records_dir, out, cache, data_root):
     from amsps.report import make_report, read_records, report_is_current
     records = read_records(records_dir)
-    if report_is_current(records, out): typer.echo('the report is up to date: nothing to do')
+    if report_is_current(records, out, data_root): typer.echo('the report is up to date: nothing to do')
     else:
         typer.echo('making tables and figures')
         failures = make_report(records_dir, out, cache, data_root)
@@ -117,18 +130,18 @@ def _report(records_dir, out, cache, data_root):
     typer.echo(f"\n{(Path(out)/'table_main.md').read_text()}\ntables and figures: {out}\nreport to read:     {Path(out)/'report.html'}")
     return []
 
-# %% ../nbs/13_cli.ipynb #c6a28afc
+# %% ../nbs/13_cli.ipynb #c121f8df
 @app.command()
 def report(
     records:Annotated[Path, typer.Argument(help="Folder of run records (NAME.json or NAME/record.json), for example data/results/flickr8k")],
     output:Annotated[Path, typer.Option(help="Tables, figures and report.html go here")]=Path('report'),
-    data_root:Annotated[str, typer.Option(help="Folder of the dataset, for the pictures of retrieved examples (not for scenes)")]='',
+    data_root:Annotated[str, typer.Option(help="Folder of the dataset, for the figure of retrieved examples, which is left out without it (not for scenes)")]='',
 ):
     "Make tables, figures and the HTML page from run records; trains nothing."
     from amsps.runs import project_root
     _fail(_report(records, output, project_root()/'data/cache/reports/custom', data_root))
 
-# %% ../nbs/13_cli.ipynb #62de49c4
+# %% ../nbs/13_cli.ipynb #b02d3af2
 @app.command()
 def evaluate(
     run:Annotated[Path, typer.Argument(help="Folder of a finished run, as `amsps train` prints it")],
@@ -139,10 +152,12 @@ def evaluate(
 ):
     "Evaluate a trained model on dev and test, and compare with its record."
     _quiet()
+    import torch
     from amsps.config import parse_config
     from amsps.runs import evaluate_run, load_data, load_run
     model,tokenizer,record = load_run(run)
     config = parse_config(record['config']|dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir))
+    torch.set_num_threads(config.threads)
     data = load_data(config)
     metrics,_ = evaluate_run(model, tokenizer, data)
     if as_json: typer.echo(json.dumps(metrics, indent=1)); return

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['TYPES', 'check_parameters', 'NotebookFailure', 'run_notebook', 'config_parameters', 'run_grid']
 
-# %% ../nbs/11_grid.ipynb #86703f1f
-import json, os, re, tempfile, time
+# %% ../nbs/11_grid.ipynb #eebce69f
+import json, multiprocessing, os, re, tempfile, threading, time
 from concurrent.futures import ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -67,7 +68,11 @@ def run_notebook(
             return NotebookFailure(output, e.cell_index, e.source, f'{e.ename}: {e.evalue}', _ANSI.sub('', '\n'.join(e.traceback)))
         except Exception as e: return NotebookFailure(output, None, '', f'{type(e).__name__}: {e}', '')
 
-# %% ../nbs/11_grid.ipynb #b0e09946
+# %% ../nbs/11_grid.ipynb #eb733798
+def _read(path):
+    try: return path.read_text()
+    except OSError: return ''
+
 def config_parameters(
     config:RunConfig, # Any run
 )->dict:
@@ -75,11 +80,14 @@ def config_parameters(
     return config.model_dump(exclude_defaults=True)
 
 class _Tail:
-    "Follow a run's log file"
-    def __init__(self, name, path): self.name,self.path,self.seen = name,path,0
+    "Follow the log of a run, whose folder is renamed when it is complete"
+    def __init__(self, folder):
+        self.name,self.seen = folder.name,0
+        self.paths = [folder.with_name(folder.name+'.partial')/'log.jsonl', folder/'log.jsonl']
+
     def lines(self):
-        if not self.path.exists(): return []
-        new = self.path.read_text().splitlines()[self.seen:]
+        text = next(filter(None, map(_read, self.paths)), '')
+        new = text[:text.rfind('\n')+1].splitlines()[self.seen:] # whole lines only
         self.seen += len(new)
         return [f"{self.name}  epoch {l['epoch']}/{l['epochs']}  loss {l['loss']:.3f}  dev rSum {l['dev_rsum']:.1f}  {l['seconds']:.0f} s" for l in map(json.loads, new)]
 
@@ -108,16 +116,25 @@ def _prepare(configs):
         folders[run_dir(c, loaded[key])] = c
     return folders
 
-# %% ../nbs/11_grid.ipynb #64016056
+# %% ../nbs/11_grid.ipynb #3a3115bf
+def _die_with_parent():
+    def watch(): multiprocessing.parent_process().join(); os._exit(1)
+    threading.Thread(target=watch, daemon=True).start()
+
+@contextmanager
+def _cancelling(pool):
+    try: yield
+    except BaseException: pool.shutdown(wait=True, cancel_futures=True); raise
+
 def _execute(missing, jobs, say, notebook):
     start,failures,done = time.monotonic(),[],0
-    tails = {f:_Tail(f.name, f.with_name(f.name+'.partial')/'log.jsonl') for f in missing}
+    tails = {f:_Tail(f) for f in missing}
     for t in tails.values(): t.lines() # what an interrupted run had logged before
-    with ProcessPoolExecutor(max_workers=min(jobs, len(missing)), mp_context=get_context('spawn')) as pool:
+    with ProcessPoolExecutor(max_workers=min(jobs, len(missing)), mp_context=get_context('spawn'), initializer=_die_with_parent) as pool, _cancelling(pool):
         running = {pool.submit(run_notebook, notebook, f.with_suffix('.ipynb'), config_parameters(c), c.threads):f for f,c in missing.items()}
         while running:
             finished,_ = wait(running, timeout=1, return_when='FIRST_COMPLETED')
-            for t in tails.values(): [say('  '+l) for l in t.lines()]
+            for line in (l for t in tails.values() for l in t.lines()): say('  '+line)
             for future in finished:
                 folder = running.pop(future); done += 1
                 failure = _outcome(future, folder)

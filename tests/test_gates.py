@@ -1,5 +1,5 @@
 "Each gate of `make test` can fail: a dirty notebook, a stale module, a hand edit, a stale README, a failing notebook."
-import json, shutil, subprocess, sys
+import shutil, subprocess, sys
 from pathlib import Path
 import nbformat, pytest
 from conftest import ROOT
@@ -18,8 +18,17 @@ def edit(path, change):
 def test_untouched(copy): r = check(copy); assert r.returncode==0, r.stdout+r.stderr
 
 def test_dirty_notebook(copy):
-    edit(copy/'nbs/06_losses.ipynb', lambda nb: nb.cells[1].update(execution_count=7))
+    edit(copy/'nbs/06_losses.ipynb', lambda nb: next(c for c in nb.cells if c.cell_type=='code').update(execution_count=7))
     r = check(copy); assert r.returncode==1 and 'nbs/06_losses.ipynb is not clean' in r.stdout, r.stdout+r.stderr
+
+def test_foreign_metadata(copy):
+    edit(copy/'nbs/06_losses.ipynb', lambda nb: nb.cells[1].metadata.update(collapsed=True))
+    r = check(copy); assert r.returncode==1 and 'nbs/06_losses.ipynb is not clean' in r.stdout
+
+def test_executed_experiment(copy):
+    def change(nb): next(c for c in nb.cells if c.cell_type=='code').outputs = [nbformat.v4.new_output('stream', text='x')]
+    edit(copy/'nbs/experiments/train.ipynb', change)
+    r = check(copy); assert r.returncode==1 and 'train.ipynb has outputs' in r.stdout
 
 def test_parameters_tag_is_kept(copy):
     nb = nbformat.read(copy/'nbs/experiments/train.ipynb', 4)

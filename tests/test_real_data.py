@@ -1,6 +1,5 @@
 "The real Flickr8k, where it lies beside the project."
-import numpy as np
-from amsps.data import PairDataset, build_tokenizer, read_flickr8k, read_karpathy
+from amsps.data import read_flickr8k, read_karpathy
 from amsps.runs import read_expert_pairs
 
 def test_official_layout(flickr8k):
@@ -14,12 +13,3 @@ def test_karpathy_agrees(flickr8k):
     assert set(zip(a.image_ids, a.splits))==set(zip(k.image_ids, k.splits))
     def pairs(x): return sorted((x.image_ids[i], c) for i,c in zip(x.caption_image, x.captions))
     assert pairs(a)==pairs(k)
-
-def test_vocabulary_is_of_the_training_split(flickr8k):
-    a = read_flickr8k(flickr8k)
-    feats = np.zeros((8000,1,1), np.float16)
-    train,test = (PairDataset(a, feats, s) for s in ('train','test'))
-    tok = build_tokenizer(train.captions)
-    known = set(tok.get_vocab()); words = lambda cs: {w for c in cs for w in tok.backend_tokenizer.pre_tokenizer.pre_tokenize_str(c.lower()) for w in w[:1]}
-    assert known-{'[PAD]','[UNK]','[BOS]','[EOS]'} <= words(train.captions)
-    assert words(test.captions)-words(train.captions), 'the test split has words of its own'
