@@ -166,7 +166,7 @@ def example_lookup(
     path,text = dict(zip(notes.image_ids, notes.image_paths)),dict(zip(notes.caption_ids, notes.captions))
     return (lambda i: load_image(path[i])),text.__getitem__
 
-# %% ../nbs/12_report.ipynb #896d7cb4
+# %% ../nbs/12_report.ipynb #b39f27d6
 def retrieval_figure(
     record:dict, # One run
     data_root:str='', # Folder of the dataset (not for scenes)
@@ -183,7 +183,7 @@ def retrieval_figure(
         for ax,f in zip(line, e['found']): _framed(ax, picture(f['image']), f)
     for line,e in zip(axs[len(t2i):], i2t): _caption_list(line, picture(e['image']), [f|dict(caption=caption(f['caption'])) for f in e['found']])
     line[1].text(0, -.12, '● annotated   ◆ true, not annotated   ○ other', transform=line[1].transAxes, fontsize=8, color='.35')
-    fig.tight_layout(h_pad=1.2)
+    fig.subplots_adjust(left=.01, right=.99, bottom=.03, top=.95, hspace=.36, wspace=.06)
     return fig
 
 _WORD = dict(annotated='annotated', true='true, not annotated', other='other')
