@@ -116,8 +116,10 @@ def _prepare(configs):
         folders[run_dir(c, loaded[key])] = c
     return folders
 
-# %% ../nbs/11_grid.ipynb #3a3115bf
-def _die_with_parent():
+# %% ../nbs/11_grid.ipynb #f44da843
+def _start_worker(log):
+    "What kernels say outside of cells goes to a log; a thread waits for the parent's end"
+    os.dup2(os.open(log, os.O_WRONLY|os.O_CREAT|os.O_APPEND), 2)
     def watch(): multiprocessing.parent_process().join(); os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
@@ -130,7 +132,9 @@ def _execute(missing, jobs, say, notebook):
     start,failures,done = time.monotonic(),[],0
     tails = {f:_Tail(f) for f in missing}
     for t in tails.values(): t.lines() # what an interrupted run had logged before
-    with ProcessPoolExecutor(max_workers=min(jobs, len(missing)), mp_context=get_context('spawn'), initializer=_die_with_parent) as pool, _cancelling(pool):
+    runs = next(iter(missing)).parent; runs.mkdir(parents=True, exist_ok=True)
+    workers = dict(max_workers=min(jobs, len(missing)), mp_context=get_context('spawn'), initializer=_start_worker, initargs=(str(runs/'kernels.log'),))
+    with ProcessPoolExecutor(**workers) as pool, _cancelling(pool):
         running = {pool.submit(run_notebook, notebook, f.with_suffix('.ipynb'), config_parameters(c), c.threads):f for f,c in missing.items()}
         while running:
             finished,_ = wait(running, timeout=1, return_when='FIRST_COMPLETED')
