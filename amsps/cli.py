@@ -71,15 +71,17 @@ def _add_train():
     app.command('train')(_train)
 _add_train()
 
-# %% ../nbs/13_cli.ipynb #da9f080f
+# %% ../nbs/13_cli.ipynb #f1a61213
 @app.command()
 def reproduce(
     dataset:Annotated[str, typer.Option(help="scenes (generated, needs nothing), flickr8k or karpathy")]='scenes',
     data_root:Annotated[str, typer.Option(help="Folder of the dataset (not for scenes)")]='',
     backbone:Annotated[str, typer.Option(help="transformers vision backbone, folder or hub name (not for scenes)")]='',
-    seeds:Annotated[int, typer.Option(min=1, help="Seeds 0..N-1 for every loss")]=3,
+    study:Annotated[str, typer.Option(help="main (the quick comparison), losses (seven of them) or ablation (each part of AHRL added and removed)")]='main',
+    text_backbone:Annotated[str, typer.Option(help="transformers text encoder, kept frozen, folder or hub name; empty is the preset's Bi-GRU")]='',
+    seeds:Annotated[int, typer.Option(min=1, help="Seeds 0..N-1 for every row")]=3,
     jobs:Annotated[int, typer.Option(min=1, help="Notebooks at a time")]=2,
-    output:Annotated[Path|None, typer.Option(help="Tables, figures and report.html go here  [default: figures/DATASET]", show_default=False)]=None,
+    output:Annotated[Path|None, typer.Option(help="Tables, figures and report.html go here  [default: figures/DATASET, or figures/DATASET-STUDY]", show_default=False)]=None,
     keep_records:Annotated[Path|None, typer.Option(help="Also copy the run records to this folder", show_default=False)]=None,
     cache_dir:Annotated[str, typer.Option(help="Features, checkpoints and runs  [default: data/cache]", show_default=False)]='',
 ):
@@ -89,16 +91,18 @@ def reproduce(
     amsps reproduce --dataset flickr8k --data-root DIR --backbone PATH"""
     _quiet()
     from amsps.grid import run_grid
-    from amsps.config import main_grid
+    from amsps.config import study_grid
     from amsps.report import writable_folder
     from amsps.runs import cache_root, project_root
     given = {k:v for k,v in dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir).items() if v}
-    configs = main_grid(dataset, seeds, **given)
-    out = writable_folder(output or project_root()/'figures'/dataset)
+    if text_backbone: given |= dict(text_backbone=text_backbone, freeze_text=True)
+    configs = study_grid(dataset, study, seeds, **given)
+    name = dataset if study=='main' else f'{dataset}-{study}'
+    out = writable_folder(output or project_root()/'figures'/name)
     if keep_records: writable_folder(keep_records)
     folders,failures = run_grid(configs, jobs, typer.echo)
     if keep_records and not failures: _keep(folders, keep_records)
-    if folders: failures += _collect_and_report(folders, out, cache_root(configs[0])/'reports'/dataset, data_root)
+    if folders: failures += _collect_and_report(folders, out, cache_root(configs[0])/'reports'/name, data_root)
     _fail(failures)
 
 def _collect_and_report(folders, out, cache, data_root):
@@ -111,9 +115,10 @@ def _collect_and_report(folders, out, cache, data_root):
         return _report(cache/'records', out, cache, data_root)
 
 def _keep(folders, target):
-    "Copy records; an older record of the same loss and seed makes place, nothing else is touched"
+    "Copy records; an older record of the same row and seed makes place, nothing else is touched"
+    from amsps.config import label_of
     from amsps.report import read_records
-    def of(r): return r['config']['dataset'],r['config']['loss'],r['config']['seed']
+    def of(r): return r['config']['dataset'],label_of(r['config']),r['config']['seed']
     new = {of(json.loads((f/'record.json').read_text())) for f in folders}
     for r in read_records(target) if list(target.glob('*.json')) else []:
         if of(r) in new: (target/f"{r['name']}.json").unlink(missing_ok=True)
@@ -166,13 +171,14 @@ def evaluate(
     elif metrics==record['metrics']: typer.echo('equal to the record')
     else: typer.echo(f"record {_metric_line(record['metrics']['test'])}")
 
-# %% ../nbs/13_cli.ipynb #e66e3f68
+# %% ../nbs/13_cli.ipynb #13275b5a
 @app.command()
 def extract(
     images:Annotated[Path, typer.Argument(help="Folder of images, or a dataset's root with --dataset")],
     backbone:Annotated[str, typer.Option(help="transformers vision backbone, folder or hub name")],
     dataset:Annotated[str, typer.Option(help="folder (every image in it, by name), flickr8k or karpathy")]='folder',
     grid:Annotated[int, typer.Option(min=1, help="Cells along a side; the mean is added")]=3,
+    image_size:Annotated[int, typer.Option(min=0, max=2048, help="Squeeze images to a square of this many pixels; 0 leaves it to the backbone's processor")]=0,
     batch_size:Annotated[int, typer.Option(min=1, help="Images a forward pass")]=32,
     cache_dir:Annotated[str, typer.Option(help="Features go here  [default: data/cache]", show_default=False)]='',
 ):
@@ -184,7 +190,7 @@ def extract(
     if dataset not in ('folder','flickr8k','karpathy'): raise InputError(f"unknown dataset {dataset!r}; choose from folder, flickr8k, karpathy")
     if dataset=='folder': paths = _image_files(images)
     else: paths = read_annotations(dataset, images).image_paths
-    x = extract_features(paths, backbone, cache_root(RunConfig(cache_dir=cache_dir))/'features', grid, batch_size)
+    x = extract_features(paths, backbone, cache_root(RunConfig(cache_dir=cache_dir))/'features', grid, image_size, batch_size)
     typer.echo(f'{x.shape[0]:,} images, {x.shape[1]} regions of {x.shape[2]}, {x.dtype}: {x.filename}')
 
 def _image_files(folder):

@@ -6,7 +6,7 @@
 __all__ = ['SPLITS', 'KARPATHY_SPLITS', 'word_pattern', 'Annotations', 'read_text', 'find_path', 'read_flickr8k', 'read_karpathy',
            'build_tokenizer', 'load_features', 'check_features', 'PairDataset', 'PairCollator']
 
-# %% ../nbs/00_data.ipynb #5cb1f19d
+# %% ../nbs/00_data.ipynb #0ce33cba
 import hashlib, json, re, zipfile
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np, torch
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from .config import InputError
 
@@ -189,17 +190,18 @@ def check_features(
         bad = ~np.isfinite(x[i:i+block]).all((1,2))
         if bad.any(): raise InputError(f"{name}: image {i+int(bad.argmax())} has NaN or infinite features; delete the file and extract it again")
 
-# %% ../nbs/00_data.ipynb #232cfc65
+# %% ../nbs/00_data.ipynb #4874be4d
 class PairDataset(torch.utils.data.Dataset):
-    "The (image, caption) pairs of one split; item j is caption j with the regions of its image"
+    "The (image, caption) pairs of one split; item j is the positions of caption j and of its image, `regions` and `text` give what stands there"
     def __init__(self,
         annotations:Annotations, # All splits
         features:np.ndarray, # (N, K, F) float16 or float32, in the order of `annotations.image_ids`
         split:str, # One of `SPLITS`
+        states=None, # `TextStates` of all M captions, where a frozen text encoder has made them
     ):
         if split not in SPLITS: raise InputError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
         if len(features)!=len(annotations.image_ids): raise InputError(f"{len(features)} images in the features, {len(annotations.image_ids)} in the annotations; both must list the same images in the same order")
-        self.features,self.split = features,split
+        self.features,self.split,self.states = features,split,states
         self.rows = np.flatnonzero(np.array(annotations.splits)==split) # (n,) positions in `features`
         if not len(self.rows): raise InputError(f"split {split!r} is empty; the data has {', '.join(sorted(set(annotations.splits)))}")
         local = np.full(len(features), -1); local[self.rows] = np.arange(len(self.rows))
@@ -210,25 +212,34 @@ class PairDataset(torch.utils.data.Dataset):
         self.caption_image = local[annotations.caption_image[chosen]] # (m,) position within the split
         self.image_ids = [annotations.image_ids[i] for i in self.rows]
 
-    def regions(self, image): # (K, F) float32, or (len(image), K, F) for an array of positions
-        "Region features of one or several images of the split"
-        return torch.from_numpy(np.asarray(self.features[self.rows[image]], dtype=np.float32))
+    def regions(self,
+        image:np.ndarray, # (B,) positions of images in the split
+    )->Tensor: # (B, K, F) float32
+        "Region features of images"
+        return torch.from_numpy(np.asarray(self.features[self.rows[np.asarray(image)]], dtype=np.float32))
+
+    def text(self,
+        tokenizer:PreTrainedTokenizerBase, # Any, right-padding
+        caption:np.ndarray, # (B,) positions of captions in the split
+    )->dict[str,Tensor]: # `input_ids`, `attention_mask` (B, L) int64; `states` (B, L, H) float32 where the dataset has them
+        "Captions as the model takes them"
+        x = tokenizer([self.captions[j] for j in caption], padding=True, truncation=True, return_tensors='pt')
+        out = dict(input_ids=x['input_ids'], attention_mask=x['attention_mask'])
+        return out if self.states is None else out | dict(states=self.states(self.columns[np.asarray(caption)], out['attention_mask'].sum(1)))
 
     def __len__(self): return len(self.captions)
-    def __getitem__(self, j):
-        i = int(self.caption_image[j])
-        return dict(regions=self.regions(i), caption=self.captions[j], image=i)
+    def __getitem__(self, j): return dict(image=int(self.caption_image[j]), caption=j)
 
-# %% ../nbs/00_data.ipynb #647e2a0f
+# %% ../nbs/00_data.ipynb #f8d0c0bd
 @dataclass
 class PairCollator:
     "Pairs -> a batch of tensors"
+    dataset: PairDataset
     tokenizer: PreTrainedTokenizerBase
 
     def __call__(self,
-        items:list[dict], # B items of a `PairDataset`
-    )->dict: # `regions` (B, K, F) float32, `input_ids` and `attention_mask` (B, L) int64, `image` (B,) int64
-        "Stack regions, tokenise and pad captions"
-        text = self.tokenizer([x['caption'] for x in items], padding=True, truncation=True, return_tensors='pt')
-        return dict(regions=torch.stack([x['regions'] for x in items]), input_ids=text['input_ids'], attention_mask=text['attention_mask'],
-                    image=torch.tensor([x['image'] for x in items]))
+        items:list[dict], # B items of the dataset
+    )->dict: # `regions` (B, K, F) float32, `input_ids` and `attention_mask` (B, L), and `image` and `caption` (B,) int64 positions
+        "Gather regions, tokenise and pad captions"
+        image,caption = (np.array([x[k] for x in items]) for k in ('image','caption'))
+        return dict(regions=self.dataset.regions(image), **self.dataset.text(self.tokenizer, caption), image=torch.from_numpy(image), caption=torch.from_numpy(caption))

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['KARPATHY_FOLDERS', 'TRAINING_CODE', 'PACKAGES', 'BINS', 'project_root', 'cache_root', 'RunData', 'read_expert_pairs',
            'read_annotations', 'load_data', 'code_digest', 'run_name', 'environment', 'similarity_histograms',
-           'retrieval_examples', 'build_model', 'run_dir', 'read_record', 'train_run', 'evaluate_run', 'load_run']
+           'retrieval_examples', 'build_model', 'build_loss', 'build_evidence', 'build_miner', 'run_dir', 'read_record',
+           'train_run', 'evaluate_run', 'load_run']
 
-# %% ../nbs/10_runs.ipynb #852c38c6
+# %% ../nbs/10_runs.ipynb #b85bc506
 import ast, hashlib, importlib.metadata, json, os, platform, resource, shutil, subprocess, sys, time
 from dataclasses import dataclass
 from functools import cache
@@ -22,10 +23,13 @@ from .config import LOCATIONS, InputError, RunConfig, parse_config
 from .data import Annotations, PairDataset, build_tokenizer, find_path, load_features, read_flickr8k, read_karpathy, read_text
 from .scenes import SceneData, make_scenes
 from .vision import digest_weights, extract_features
-from .text import load_text_backbone
+from .text import TextStates, extract_states, load_text_backbone
+from .consensus import build_graph, read_vectors, table_vectors
 from .model import AmspsConfig, AmspsModel
-from .metrics import recall_metrics, relevance_metrics, retrieval_ranks, sim_blocks
-from .training import embed, fit, write_atomically
+from .losses import AHRL, InfoNCELoss, family_loss
+from .metrics import pair_ranks, recall_metrics, relevance_metrics, retrieval_ranks, sim_blocks
+from .mining import CoverageEvidence, Evidence, SentenceEvidence
+from .training import Miner, embed, fit, write_atomically
 
 # %% ../nbs/10_runs.ipynb #fd5bd2c6
 def project_root()->Path: # Folder with `settings.ini` and `nbs/`
@@ -45,7 +49,7 @@ def cache_root(
     if not os.access(path, os.W_OK): raise InputError(f"the cache folder {path} is not writable; choose another with `cache_dir`")
     return path
 
-# %% ../nbs/10_runs.ipynb #02f240c0
+# %% ../nbs/10_runs.ipynb #6a44d548
 @dataclass
 class RunData:
     "Everything a run reads"
@@ -55,8 +59,12 @@ class RunData:
     relevance: csr_array|None=None  # (N, M) bool, exact (scenes)
     hidden: tuple[np.ndarray,np.ndarray]|None=None # Images and captions of known true pairs that nobody annotated
     scenes: SceneData|None=None
+    states: TextStates|None=None # Of a frozen text encoder
 
-    def split(self, name): return PairDataset(self.annotations, self.features, name)
+    def split(self, name): return PairDataset(self.annotations, self.features, name, self.states)
+
+    def split_relevance(self, split): # (n, m) of a split, or None
+        return None if self.relevance is None else csr_array(self.relevance[split.rows][:,split.columns])
 
 # %% ../nbs/10_runs.ipynb #7e9f8c2b
 def read_expert_pairs(
@@ -72,7 +80,7 @@ def read_expert_pairs(
         if np.mean(scores)>=3 and annotations.caption_image[j]!=i: pairs.append((i,j))
     return tuple(np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
 
-# %% ../nbs/10_runs.ipynb #b2d85292
+# %% ../nbs/10_runs.ipynb #45b41032
 KARPATHY_FOLDERS = ('images', 'Flicker8k_Dataset', 'Flickr8k_Dataset', 'flickr30k-images', 'flickr30k_images')
 
 def read_annotations(
@@ -102,16 +110,22 @@ def load_data(
 )->RunData:
     "Read a run's data; extract grid features where they are not in the cache yet"
     cache = cache_root(config)
-    if config.dataset=='scenes': return _load_scenes(config, cache)
+    data = _load_scenes(config, cache) if config.dataset=='scenes' else _load_photographs(config, cache)
+    if config.freeze_text:
+        tokenizer,text = load_text_backbone(config.text_backbone)
+        data.states = extract_states(data.annotations.captions, tokenizer, text, cache/'text', _text_digest(config.text_backbone))
+    return data
+
+def _load_photographs(config, cache):
     notes = read_annotations(config.dataset, config.data_root)
-    x = extract_features(notes.image_paths, config.backbone, cache/'features', config.grid)
+    x = extract_features(notes.image_paths, config.backbone, cache/'features', config.grid, config.image_size)
     experts = Path(config.data_root)/'ExpertAnnotations.txt'
     hidden = read_expert_pairs(experts, notes) if config.dataset=='flickr8k' and experts.exists() else None
     known = [h.tolist() for h in hidden] if hidden is not None else []
     return RunData(notes, x, _digest(notes.fingerprint, Path(x.filename).parent.name, known), hidden=hidden)
 
-# %% ../nbs/10_runs.ipynb #90c283e8
-TRAINING_CODE = ('config', 'data', 'scenes', 'vision', 'text', 'model', 'losses', 'metrics', 'training', 'runs')
+# %% ../nbs/10_runs.ipynb #3f2a415f
+TRAINING_CODE = ('config', 'data', 'scenes', 'vision', 'text', 'consensus', 'model', 'losses', 'mining', 'metrics', 'training', 'runs')
 
 def _digest(*parts): return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -133,12 +147,17 @@ def _text_digest(name_or_path):
     tokenizer,model = load_text_backbone(name_or_path)
     return digest_weights(model, hashlib.sha256(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode()))
 
+def _file_digest(path):
+    try: return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as e: raise InputError(f"cannot read {path}: {e.strerror}; check `concept_vectors`") from None
+
 def run_name(
     config:RunConfig, data:RunData,
 )->str: # LOSS-sSEED-DIGEST
     "Name of a run"
     identity = {k:v for k,v in config.model_dump().items() if k not in LOCATIONS}
     if config.text_backbone: identity['text_backbone'] = _text_digest(config.text_backbone)
+    if config.concept_vectors: identity['concept_vectors'] = _file_digest(config.concept_vectors)
     return f'{config.loss}-s{config.seed}-{_digest(identity, data.fingerprint, code_digest())[:10]}'
 
 # %% ../nbs/10_runs.ipynb #fdd2bb32
@@ -199,7 +218,7 @@ def retrieval_examples(
         i2t.append(dict(image=dataset.image_ids[i], found=[dict(caption=dataset.caption_ids[j], sim=round(s[j].item(), 3), match=kind(i, j)) for j in best]))
     return dict(t2i=t2i, i2t=i2t)
 
-# %% ../nbs/10_runs.ipynb #3b1b76af
+# %% ../nbs/10_runs.ipynb #24cc3ed2
 def build_model(
     config:RunConfig,
     data:RunData,
@@ -207,12 +226,48 @@ def build_model(
 )->tuple: # Model, tokeniser
     "Model and tokeniser of a run, seeded"
     torch.manual_seed(config.seed)
-    common = dict(feature_size=data.features.shape[2], embed_size=config.embed_size, region_hidden=config.region_hidden, pooling=config.pooling, dropout=config.dropout)
+    graph = build_graph(train_set.captions, config.n_concepts) if config.n_concepts else None
+    common = dict(feature_size=data.features.shape[2], embed_size=config.embed_size, region_hidden=config.region_hidden, pooling=config.pooling, dropout=config.dropout, fusion=config.fusion)
     if config.text_backbone:
         tokenizer,text = load_text_backbone(config.text_backbone)
-        return AmspsModel(AmspsConfig(**common, text_config={k:v for k,v in text.config.to_dict().items() if k!='_name_or_path'}, freeze_text=config.freeze_text), text),tokenizer
-    tokenizer = build_tokenizer(train_set.captions, config.min_count)
-    return AmspsModel(AmspsConfig(**common, vocab_size=len(tokenizer), word_size=config.word_size)),tokenizer
+        common |= dict(text_config={k:v for k,v in text.config.to_dict().items() if k!='_name_or_path'}, freeze_text=config.freeze_text)
+    else:
+        tokenizer,text = build_tokenizer(train_set.captions, config.min_count),None
+        common |= dict(vocab_size=len(tokenizer), word_size=config.word_size)
+    if graph is None: return AmspsModel(AmspsConfig(**common), text),tokenizer
+    vectors = read_vectors(config.concept_vectors, graph.words)[0] if config.concept_vectors else table_vectors(text, tokenizer, graph.words) if text else None
+    model = AmspsModel(AmspsConfig(**common, n_concepts=len(graph.words), concepts=graph.words, concept_size=300 if vectors is None else vectors.shape[1], learn_concepts=vectors is None), text)
+    model.consensus.set_graph(graph, tokenizer, vectors)
+    return model,tokenizer
+
+def build_loss(
+    config:RunConfig,
+)->torch.nn.Module:
+    "Loss of a run"
+    if config.loss=='infonce': return InfoNCELoss(config.temperature)
+    if config.loss!='ahrl': return family_loss(config.loss, margin=config.margin)
+    return AHRL(config.margin, config.selection, config.temperature, config.adaptive_margin, config.offline_weight, config.cross_weight, config.offline_margin, config.penalty,
+                filter_above=config.mine_above if config.filter_hidden else None, mining_weight=config.mining_weight, mining_margin=config.mining_margin)
+
+def build_evidence(
+    kind:str, # coverage, sentence or none
+    split:PairDataset, # `states` are needed for sentence
+)->Evidence|None:
+    "The second witness on a split's captions"
+    if kind=='none': return None
+    if kind=='coverage': return CoverageEvidence(split.captions, split.caption_image, len(split.image_ids))
+    s = split.states
+    means = np.stack([s.tokens[s.starts[j]:s.starts[j+1]].astype(np.float32).mean(0) for j in split.columns])
+    return SentenceEvidence(torch.from_numpy(means), split.caption_image, len(split.image_ids))
+
+def build_miner(
+    config:RunConfig, data:RunData, train_set:PairDataset, dev_set:PairDataset, output_dir:Path, needs:frozenset,
+)->Miner|None:
+    "Miner of a run; None for a loss that needs the batch only"
+    if not needs: return None
+    kind = 'none' if config.loss=='fne' else config.evidence # FNE judges by the model alone
+    evidence = build_evidence(kind, train_set)
+    return Miner(train_set, dev_set, output_dir, evidence, config.candidates, config.mine_above, config.refresh, config.active_from, data.split_relevance(train_set), config.seed, judge=bool(needs&{'hidden','mined'}))
 
 # %% ../nbs/10_runs.ipynb #758ea0b4
 def run_dir(
@@ -243,19 +298,21 @@ def train_run(
     for c in final.glob('checkpoint-*'): shutil.rmtree(c)
     return read_record(final)
 
-# %% ../nbs/10_runs.ipynb #5c643df5
+# %% ../nbs/10_runs.ipynb #75d03585
 def _train_into(folder, config, data, name):
     start,resumed = time.monotonic(),(folder/'log.jsonl').exists()
     torch.set_num_threads(config.threads)
     provenance = dict(code=code_digest(), environment=environment()) # of the code that runs now, not of what it has become when it ends
     train_set,dev_set = data.split('train'),data.split('dev')
     model,tokenizer = build_model(config, data, train_set)
-    options = ('loss','margin','temperature','warmup_epochs','epochs','batch_size','learning_rate','weight_decay','schedule','patience','seed')
-    history = fit(model, tokenizer, train_set, dev_set, folder, **{k:getattr(config, k) for k in options}, progress=False)
+    loss = build_loss(config)
+    miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
+    options = ('warmup_epochs','active_from','epochs','batch_size','learning_rate','weight_decay','schedule','patience','seed')
+    history = fit(model, tokenizer, train_set, dev_set, folder, loss, miner, **{k:getattr(config, k) for k in options}, progress=False)
     model.save_pretrained(folder/'model'); tokenizer.save_pretrained(folder/'model')
     metrics,test = evaluate_run(model, tokenizer, data)
-    config_out = config.model_dump() | {k:Path(getattr(config, k)).name for k in ('backbone','text_backbone')}
-    return dict(name=name, config={k:v for k,v in config_out.items() if k not in ('data_root','cache_dir')}, metrics=metrics, history=history,
+    config_out = config.model_dump() | {k:Path(getattr(config, k)).name for k in ('backbone','text_backbone','concept_vectors')}
+    return dict(name=name, config={k:v for k,v in config_out.items() if k not in ('data_root','cache_dir')}, metrics=metrics, history=history, mining=miner.history() if miner else [],
                 data=dict(fingerprint=data.fingerprint, summary=data.annotations.summary(), features=list(data.features.shape)), **provenance, **test, resumed=resumed,
                 wall_seconds=round(time.monotonic()-start, 1), peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform=='darwin' else 2**10)),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
@@ -269,8 +326,9 @@ def evaluate_run(
         split = data.split(name)
         images,texts = embed(model, tokenizer, split)
         metrics[name] = recall_metrics(*retrieval_ranks(images, texts, torch.from_numpy(split.caption_image)))
-        if data.relevance is not None: metrics[name] |= relevance_metrics(images, texts, csr_array(data.relevance[split.rows][:,split.columns]))
-    hidden = _localise(data.hidden, split, data)
+        if data.relevance is not None: metrics[name] |= relevance_metrics(images, texts, data.split_relevance(split))
+        hidden = _localise(data.hidden, split, data)
+        if hidden is not None and len(hidden[0]): metrics[name] |= {f'hidden_{k}_medr':float(np.median(v)) for k,v in zip(('i2t','t2i'), pair_ranks(images, texts, *hidden))}
     return metrics,dict(similarities=similarity_histograms(images, texts, split, hidden), examples=retrieval_examples(images, texts, split, hidden))
 
 def _localise(hidden, split, data):

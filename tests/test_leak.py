@@ -1,0 +1,71 @@
+"A caption's score with an image depends on that caption and that image, on nothing else."
+from dataclasses import replace
+import numpy as np, pytest, torch
+from amsps.config import parse_config
+from amsps.data import Annotations, PairDataset
+from amsps.runs import build_model, load_data
+from amsps.training import embed
+
+@pytest.fixture(scope='module')
+def world(tmp_path_factory):
+    config = parse_config(dict(cache_dir=str(tmp_path_factory.mktemp('leak')), scenes_train=60, scenes_dev=20, scenes_test=30, embed_size=32, word_size=16, n_concepts=40, pooling='attention'))
+    data = load_data(config)
+    model,tokenizer = build_model(config, data, data.split('train'))
+    return data,model.eval(),tokenizer
+
+def scores(data, model, tokenizer, notes):
+    "Score of each (image id, caption id) of the test split"
+    split = PairDataset(notes, data.features, 'test')
+    images,texts = embed(model, tokenizer, split, batch_size=7)
+    s = (images@texts.T).numpy()
+    return {(i,c):s[a,b] for a,i in enumerate(split.image_ids) for b,c in enumerate(split.caption_ids)}
+
+def same(a, b, captions=None):
+    pairs = [k for k in b if captions is None or k[1] in captions]
+    assert len(pairs)>100 and max(abs(a[k]-b[k]) for k in pairs)<1e-6
+
+def keep(notes, chosen, **kw):
+    return replace(notes, captions=[notes.captions[j] for j in chosen], caption_ids=[notes.caption_ids[j] for j in chosen], caption_image=notes.caption_image[chosen], **kw)
+
+def test_permuted_captions(world):
+    data,model,tokenizer = world; notes = data.annotations
+    order = np.random.default_rng(0).permutation(len(notes.captions))
+    same(scores(data, model, tokenizer, notes), scores(data, model, tokenizer, keep(notes, order)))
+
+def test_removed_captions(world):
+    "One caption an image is left: a model that read an image's other captions would score differently"
+    data,model,tokenizer = world; notes = data.annotations
+    first = np.unique(notes.caption_image, return_index=True)[1]
+    same(scores(data, model, tokenizer, notes), scores(data, model, tokenizer, keep(notes, first)))
+
+def test_changed_captions(world):
+    data,model,tokenizer = world; notes = data.annotations
+    changed = [c if j%5==0 else 'a small red dog sleeping in the snow' for j,c in enumerate(notes.captions)]
+    same(scores(data, model, tokenizer, notes), scores(data, model, tokenizer, replace(notes, captions=changed)), {c for j,c in enumerate(notes.caption_ids) if j%5==0})
+
+def test_withheld_map(world):
+    "Which caption belongs to which image is scrambled within the test split"
+    data,model,tokenizer = world; notes = data.annotations
+    test = np.flatnonzero(np.array(notes.splits)[notes.caption_image]=='test')
+    scrambled = notes.caption_image.copy(); scrambled[test] = np.random.default_rng(1).permutation(scrambled[test])
+    same(scores(data, model, tokenizer, notes), scores(data, model, tokenizer, replace(notes, caption_image=scrambled)))
+
+def test_the_graph_knows_training_captions_only(world):
+    data,model,tokenizer = world; notes = data.annotations
+    config = parse_config(dict(n_concepts=40, embed_size=32, word_size=16, pooling='attention'))
+    train = np.array(notes.splits)[notes.caption_image]=='train'
+    other = replace(data, annotations=replace(notes, captions=[c if t else 'nothing to see here' for c,t in zip(notes.captions, train)]))
+    again,_ = build_model(config, other, other.split('train'))
+    assert again.config.concepts==model.config.concepts
+    assert torch.equal(again.consensus.adjacency, model.consensus.adjacency) and torch.equal(again.consensus.token_concept, model.consensus.token_concept)
+
+def test_a_leak_would_be_seen(world):
+    "The test itself: a model that adds the mean of an image's captions to each of them fails it"
+    data,model,tokenizer = world; notes = data.annotations
+    def leaking(notes):
+        split = PairDataset(notes, data.features, 'test'); images,texts = embed(model, tokenizer, split)
+        mean = torch.zeros(len(images), texts.shape[1]).index_add_(0, torch.from_numpy(split.caption_image), texts)
+        s = (images@(texts+mean[split.caption_image]).T).numpy()
+        return {(i,c):s[a,b] for a,i in enumerate(split.image_ids) for b,c in enumerate(split.caption_ids)}
+    first = np.unique(notes.caption_image, return_index=True)[1]
+    with pytest.raises(AssertionError): same(leaking(notes), leaking(keep(notes, first)))
