@@ -96,13 +96,15 @@ def namespace_config(
     "The run that a notebook's parameters describe; a name that papermill injected and no one knows is refused"
     return parse_config({k:v for k,v in namespace.items() if k in RunConfig.model_fields or not k.startswith('_') and k not in ('In','Out') and isinstance(v, (bool,int,float,str,list,dict))})
 
-# %% ../nbs/00_config.ipynb #24e7473c
+# %% ../nbs/00_config.ipynb #61c2cf2d
 PRESETS = dict(
     scenes=dict(),
     flickr8k=dict(embed_size=256, word_size=300, region_hidden=0, pooling='attention', dropout=.2, batch_size=128, epochs=8, learning_rate=1e-3, warmup_epochs=3))
 PRESETS['karpathy'] = PRESETS['flickr8k']
-AHRL = dict(scenes=dict(), flickr8k=dict()) # What the full AHRL of a dataset is
-AMSPS = dict(scenes=dict(n_concepts=60), flickr8k=dict(n_concepts=300)) # ... and what AMSPS adds to it
+AHRL = dict(
+    scenes=dict(selection='smooth', margin=.1, adaptive_margin=.3, offline_weight=.05, cross_weight=.02, mining_weight=.5, mine_above=.25, active_from=1),
+    flickr8k=dict(selection='smooth', temperature=.05, margin=.1, adaptive_margin=.3, offline_weight=.05, cross_weight=.02, mining_weight=.2)) # What the full AHRL of a dataset is
+AMSPS = dict(scenes=dict(n_concepts=60, fusion=.85), flickr8k=dict(n_concepts=300)) # ... and what AMSPS adds to it
 for d in (AHRL, AMSPS): d['karpathy'] = d['flickr8k']
 
 _PARTS = ('adaptive margin', 'candidates', 'cross pairs', 'penalty', 'hidden positives')

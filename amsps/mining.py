@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['BLOCK_BYTES', 'known_pairs', 'text_groups', 'ordered_topk', 'Candidates', 'mine_candidates', 'Evidence',
            'CoverageEvidence', 'SentenceEvidence', 'MatchModel', 'fit_match_model', 'JointMatchModel',
-           'fit_joint_model', 'mine_hidden', 'unannotated_scores', 'judge', 'Draw', 'MinedSet', 'mining_log']
+           'fit_joint_model', 'mine_hidden', 'unannotated_scores', 'judge', 'witnesses', 'update_beliefs', 'above',
+           'without_rows', 'Draw', 'MinedSet', 'mining_log']
 
 # %% ../nbs/07_mining.ipynb #95870df8
 import re
@@ -92,43 +93,48 @@ def mine_candidates(
     def best(q, x, of): return torch.cat([ordered_topk(_hide(q[b]@x.T, of[b]), h) for b in _blocks(len(q), len(x), block)])
     return Candidates(best(images, texts, csr_array(known)), best(texts, images, csr_array(known.T)))
 
-# %% ../nbs/07_mining.ipynb #59e0462b
+# %% ../nbs/07_mining.ipynb #3d365467
 class Evidence(Protocol):
     "How well captions agree with what is written of images"
     def scores(self, images, captions=slice(None))->Tensor: ... # (b, m) float32 in 0..1: these captions (all by default) against these images, as positions or slices
     def own(self)->Tensor: ... # (M,) each caption against the other captions of its image
 
-def _terms(caption):
-    "Words and pairs of neighbouring words"
-    words = re.findall(word_pattern, caption.lower())
-    return set(words)|set(zip(words, words[1:]))
+def _words(caption): return set(re.findall(word_pattern, caption.lower()))
+def _word_pairs(caption): w = re.findall(word_pattern, caption.lower()); return set(zip(w, w[1:]))
 
-class CoverageEvidence:
-    "Share of a caption's words and word pairs (idf squared) that the captions of an image have"
-    def __init__(self,
-        captions:list[str], # M texts
-        owner:np.ndarray, # (M,) image of each
-        n:int, # Images
-    ):
-        words = [_terms(c) for c in captions]
-        count = Counter(w for ws in words for w in ws)
-        index = {w:k for k,w in enumerate(sorted(count, key=str))}
-        weight = {w:np.log((1+len(captions))/(1+c))**2 for w,c in count.items()}
-        self.weights = _sparse([{index[w]:weight[w]/max(sum(weight[v] for v in ws), 1e-9) for w in ws} for ws in words], len(index))
+class _TermCoverage:
+    "Share of a caption's terms (idf squared) that the captions of an image have; a caption without terms is covered"
+    def __init__(self, terms, owner, n): # terms: M sets
+        count = Counter(t for ts in terms for t in ts)
+        index = {t:k for k,t in enumerate(sorted(count))}
+        weight = {t:np.log((1+len(terms))/(1+c))**2+1e-9 for t,c in count.items()}
+        self.weights = _sparse([{index[t]:weight[t]/sum(weight[v] for v in ts) for t in ts} for ts in terms], max(len(index), 1))
+        self.bare = torch.tensor([float(not ts) for ts in terms])
         self.has = csr_array(csr_array((np.ones(len(owner)), (owner, np.arange(len(owner)))), shape=(n, len(owner)))@(self.weights!=0).astype(np.float32))
         self.owner = owner
 
     def scores(self, images, captions=slice(None)):
-        return torch.from_numpy(((self.has[images]>0).astype(np.float32)@self.weights[captions].T).toarray())
+        return torch.from_numpy(((self.has[images]>0).astype(np.float32)@self.weights[captions].T).toarray())+self.bare[captions]
 
     def own(self):
-        others = self.has[self.owner]-(self.weights!=0).astype(np.float32) # how many other captions of the image have the word
-        return torch.from_numpy(np.asarray(self.weights.multiply(others>.5).sum(1)).ravel()).float()
+        others = self.has[self.owner]-(self.weights!=0).astype(np.float32) # how many other captions of the image have the term
+        return torch.from_numpy(np.asarray(self.weights.multiply(others>.5).sum(1)).ravel()).float()+self.bare
 
 def _sparse(rows, width):
     j = [k for r in rows for k in r]
     i = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
-    return csr_array((np.array([v for r in rows for v in r.values()], np.float32), (i, j)), shape=(len(rows), width))
+    return csr_array((np.array([v for r in rows for v in r.values()], np.float32), (i, np.array(j, dtype=np.int64))), shape=(len(rows), width))
+
+class CoverageEvidence:
+    "Share of a caption's words, times share of its word pairs, that the captions of an image have (idf squared)"
+    def __init__(self,
+        captions:list[str], # M texts
+        owner:np.ndarray, # (M,) image of each
+        n:int, # Images
+    ): self.parts = [_TermCoverage([f(c) for c in captions], owner, n) for f in (_words, _word_pairs)]
+
+    def scores(self, images, captions=slice(None)): return (self.parts[0].scores(images, captions)*self.parts[1].scores(images, captions)).clamp(0, 1)
+    def own(self): return (self.parts[0].own()*self.parts[1].own()).clamp(0, 1)
 
 class SentenceEvidence:
     "Cosine of a caption's vector with the mean of the vectors of an image's captions"
@@ -147,7 +153,7 @@ class SentenceEvidence:
         others = torch.nn.functional.normalize(self.sums[self.owner]-self.vectors, dim=1)
         return (others*self.vectors).sum(1).clamp(0, 1)
 
-# %% ../nbs/07_mining.ipynb #8f52cc62
+# %% ../nbs/07_mining.ipynb #916f7545
 def _shares(where, bins, weights=None, more=0.): # histogram over bin numbers, sums to 1
     c = np.bincount(where, weights, minlength=bins)+more
     return c/c.sum()
@@ -168,7 +174,7 @@ class MatchModel:
 def fit_match_model(
     matched:np.ndarray, # (P,) scores of annotated pairs that nothing was fitted to
     unannotated:np.ndarray, # (Q,) scores of unannotated pairs, of which few match
-    bins:int=25, # Equally many annotated pairs in each
+    bins:int=60, # Equally many annotated pairs in each
     tail:float=.05, # Share of the annotated pairs that the smallest upper tail holds
 )->MatchModel:
     "Fit P(match | score)"
@@ -198,8 +204,9 @@ class JointMatchModel:
 def fit_joint_model(
     match:MatchModel, # By evidence alone
     sims:np.ndarray, evidence:np.ndarray, # (Q,) of unannotated training pairs
-    bins:int=20, # Of the similarity
+    bins:int=40, # Of the similarity
     sure:float=.8, # Confidence by evidence from which a pair tells how similar hidden matches are
+    floor:float=.1, # Confidence by evidence below which the model is not asked
 )->JointMatchModel:
     "Let the model's similarity join the evidence"
     row,weight = np.searchsorted(match.edges, evidence),np.asarray(match(evidence), dtype=np.float64)
@@ -207,10 +214,13 @@ def fit_joint_model(
     edges = np.unique(np.quantile(sims[weight>0], np.linspace(0, 1, bins+1)[1:-1]))
     column,n = np.searchsorted(edges, sims),len(edges)+1
     p = _shares(column, n, weight)
-    def rising(k): r = _shares(column[row==k], n, more=1.); return isotonic_regression(match.posterior[k]*p/r, weights=r).x.clip(0, 1)
+    def rising(k):
+        if match.posterior[k]<min(floor, match.posterior.max()): return np.full(n, match.posterior[k])
+        r = _shares(column[row==k], n, more=1.)
+        return isotonic_regression(match.posterior[k]*p/r, weights=r).x.clip(0, 1)
     return JointMatchModel(match, edges, np.stack([rising(k) for k in range(len(match.posterior))]))
 
-# %% ../nbs/07_mining.ipynb #a718be01
+# %% ../nbs/07_mining.ipynb #ce29441d
 def mine_hidden(
     images:Tensor, texts:Tensor, # (N, D), (M, D) unit length
     known:csr_array, # (N, M), non-zero where a pair is no negative already
@@ -235,12 +245,14 @@ def unannotated_scores(
     images:Tensor, texts:Tensor, # (N, D), (M, D) unit length
     known:csr_array, # (N, M), non-zero where a pair is no negative
     evidence:Evidence|None=None, # Of the same images and captions
+    among:np.ndarray|None=None, # Positions of the images to draw from; None is all
     size:int=2_000_000, # Pairs at most
     seed:int=0, # Of the draw
 )->tuple[np.ndarray,np.ndarray|None]: # (Q,) similarities, (Q,) evidence
     "Scores of a sample of unannotated pairs"
-    rng,n,m = np.random.default_rng(seed),len(images),len(texts)
-    i = np.sort(rng.choice(n, min(n, max(600, size//m)), replace=False))
+    rng,m = np.random.default_rng(seed),len(texts)
+    among = np.arange(len(images)) if among is None else among
+    i = np.sort(rng.choice(among, min(len(among), max(600, size//m)), replace=False))
     j = np.sort(rng.choice(m, min(m, size//len(i)), replace=False))
     free = ~csr_array(known)[i][:,j].toarray().astype(bool)
     return (images[i]@texts[j].T).numpy()[free],None if evidence is None else evidence.scores(i, j).numpy()[free]
@@ -249,10 +261,47 @@ def judge(
     images:Tensor, texts:Tensor, # (N, D), (M, D) unit length, of the training set
     known:csr_array, # (N, M), non-zero where a pair is no negative
     evidence:Evidence, # Of the same images and captions
+    among:np.ndarray|None=None, # Positions of the images to learn from; None is all
 )->JointMatchModel:
     "Fit P(match) on a training set"
-    s,e = unannotated_scores(images, texts, known, evidence)
+    s,e = unannotated_scores(images, texts, known, evidence, among)
     return fit_joint_model(fit_match_model(evidence.own().numpy(), e), s, e)
+
+# %% ../nbs/07_mining.ipynb #b794eaa8
+def witnesses(
+    n:int, # Images
+    seed:int=0, # Of the draw
+)->np.ndarray: # (n,) bool
+    "The tenth of the images that mining learns from and leaves alone"
+    return np.random.default_rng(seed).permutation(n)<max(1, n//10)
+
+def update_beliefs(
+    old:csr_array, # (N, M) mean confidences of earlier passes
+    new:csr_array, # (N, M) confidences of this pass
+    passes:int, # Earlier passes, at least 1
+    threshold:float, # Confidence from which a pair is mined
+)->csr_array: # (N, M) mean confidences; those above the threshold before are as they were
+    "Beliefs after one more pass"
+    found = old>threshold
+    out = csr_array(old.multiply(found)+(old-old.multiply(found))*(passes/(passes+1))+(new-new.multiply(found))*(1/(passes+1)))
+    out.eliminate_zeros()
+    return out.astype(np.float32)
+
+def above(
+    beliefs:csr_array, # (N, M)
+    threshold:float, # 0..1
+)->csr_array: # (N, M), only what is above
+    "Pairs that count as hidden positives"
+    out = csr_array(beliefs.multiply(beliefs>threshold)); out.eliminate_zeros()
+    return out
+
+def without_rows(
+    hidden:csr_array, # (N, M)
+    rows:np.ndarray, # (N,) bool
+)->csr_array: # (N, M) with those rows empty
+    "The hidden pairs of the other images"
+    out = csr_array(hidden.multiply(~rows[:,None])); out.eliminate_zeros()
+    return out
 
 # %% ../nbs/07_mining.ipynb #079e7931
 class Draw(NamedTuple):
@@ -328,17 +377,19 @@ class MinedSet:
             def sparse(n): return csr_array((z[f'{n}_data'], z[f'{n}_indices'], z[f'{n}_indptr']), shape=tuple(z[f'{n}_shape']))
             return cls(Candidates(*(torch.from_numpy(z[k].astype(np.int64)) for k in ('texts','images'))), sparse('hidden'), sparse('known'))
 
-# %% ../nbs/07_mining.ipynb #9ac10801
+# %% ../nbs/07_mining.ipynb #cd1ceb93
 def mining_log(
-    mined:MinedSet,
+    hidden:csr_array, # (N, M) confidences
+    candidates:Candidates,
+    known:csr_array, # (N, M), non-zero where a pair is no negative
     relevance:csr_array|None=None, # (N, M) exact, where it is known
 )->dict[str,float]: # Counts; `confidence` mean 0..1; `precision` and `recall` 0..1 of the hidden pairs where relevance is given
     "Counts of a mining pass"
-    h = mined.hidden
-    out = dict(mined=h.nnz, confidence=float(h.data.mean()) if h.nnz else 0., images_without=int((np.diff(h.indptr)==0).sum()),
-               captions_without=int(h.shape[1]-len(np.unique(h.indices))), candidates=int((mined.candidates.texts>=0).sum()+(mined.candidates.images>=0).sum()), shortage=mined.candidates.shortage)
+    out = dict(mined=hidden.nnz, confidence=float(hidden.data.mean()) if hidden.nnz else 0., images_without=int((np.diff(hidden.indptr)==0).sum()),
+               captions_without=int(hidden.shape[1]-len(np.unique(hidden.indices))), candidates=int((candidates.texts>=0).sum()+(candidates.images>=0).sum()), shortage=candidates.shortage)
     if relevance is not None:
-        wanted = csr_array(relevance.astype(np.int8))-csr_array(relevance.astype(np.int8)).multiply(mined.known.astype(np.int8))
-        right = csr_array(wanted).multiply((h>0).astype(np.int8)).sum()
-        out |= dict(precision=float(right/h.nnz) if h.nnz else 0., recall=float(right/max(wanted.sum(), 1)))
+        true = csr_array(relevance.astype(np.int8))
+        wanted = true-true.multiply(known.astype(np.int8))
+        right = csr_array(wanted).multiply((hidden>0).astype(np.int8)).sum()
+        out |= dict(precision=float(right/hidden.nnz) if hidden.nnz else 0., recall=float(right/max(wanted.sum(), 1)))
     return out

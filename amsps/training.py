@@ -7,7 +7,7 @@ __all__ = ['SCHEDULES', 'CHECKPOINT_FILES', 'embed', 'spread', 'evaluate_split',
            'CollapseGuard', 'check_finite', 'Miner', 'RetrievalTrainer', 'EpochLog', 'describe_loss',
            'write_atomically', 'fit', 'epoch_history']
 
-# %% ../nbs/09_training.ipynb #947f58fd
+# %% ../nbs/09_training.ipynb #0c5a6271
 import json, os, shutil, time
 from pathlib import Path
 import numpy as np, torch
@@ -20,7 +20,7 @@ from .config import InputError
 from .data import PairCollator, PairDataset
 from .losses import Mined, Offline
 from .metrics import recall_metrics, relevance_metrics, retrieval_ranks
-from .mining import Evidence, MinedSet, fit_match_model, judge, known_pairs, mine_candidates, mine_hidden, mining_log, text_groups, unannotated_scores
+from .mining import Evidence, MinedSet, above, fit_match_model, judge, known_pairs, mine_candidates, mine_hidden, mining_log, text_groups, unannotated_scores, update_beliefs, without_rows, witnesses
 from .model import AmspsModel, level_objective
 
 # %% ../nbs/09_training.ipynb #6aebacc6
@@ -105,12 +105,12 @@ def check_finite(
     first = next((k for k,v in terms.items() if k!='loss' and not v.isfinite()), 'loss')
     raise TrainingCollapse(f"non-finite loss at step {step} (learning rate {learning_rate:.1e}); first bad term: {first}; try a smaller `learning_rate`, and check the features for extreme values")
 
-# %% ../nbs/09_training.ipynb #ad403c1e
+# %% ../nbs/09_training.ipynb #ffd9aa6a
 class Miner(TrainerCallback):
     "Candidates and hidden positives for a `RetrievalTrainer`, refreshed during training"
     def __init__(self,
         train_set:PairDataset, dev_set:PairDataset,
-        output_dir:Path, # `mined.npz` and `mining.jsonl` go here
+        output_dir:Path, # What was mined, and `mining.jsonl`, go here
         evidence:Evidence|None=None, # Of the training captions; None leaves the model's own similarity
         candidates:int=100, # h, an anchor
         threshold:float=.5, # Confidence from which an unannotated pair is a hidden positive
@@ -123,26 +123,37 @@ class Miner(TrainerCallback):
         self.train_set,self.dev_set,self.output_dir,self.evidence = train_set,dev_set,Path(output_dir),evidence
         self.candidates,self.threshold,self.refresh,self.active_from,self.relevance,self.seed,self.judge = candidates,threshold,refresh,active_from,relevance,seed,judge
         self.known = known_pairs(train_set.caption_image, len(train_set.image_ids), text_groups(train_set.captions))
+        self.witness = witnesses(len(train_set.image_ids), seed)
         self.mined = None
 
     def on_epoch_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
         epoch = round(state.epoch)
         if epoch<self.active_from: return
         if (epoch-self.active_from)%self.refresh==0: self.mine(model, processing_class, epoch)
-        elif self.mined is None: self.mined = MinedSet.load(self.output_dir/'mined.npz') # a resumed run
+        elif self.mined is None: self.mined = self._used(MinedSet.load(self.output_dir/f'mined{(epoch-self.active_from)//self.refresh}.npz')) # a resumed run
+
+    def _used(self, found): # what training uses: hidden positives above the threshold, not the witnesses'
+        return MinedSet(found.candidates, without_rows(above(found.hidden, self.threshold), self.witness), found.known)
+
+    def _judge(self, model, tokenizer, images, texts, passes):
+        "Beliefs after this pass, share of unannotated pairs that match"
+        if not self.judge: return csr_array(self.known.shape, dtype=np.float32),0.
+        match = judge(images, texts, self.known, self.evidence, np.flatnonzero(self.witness)) if self.evidence else self._judge_alone(model, tokenizer)
+        new = mine_hidden(images, texts, self.known, match, self.evidence, min(.1, self.threshold))
+        return (update_beliefs(MinedSet.load(self.output_dir/f'mined{passes-1}.npz').hidden, new, passes, self.threshold) if passes else new),match.prior
 
     def mine(self, model, tokenizer, epoch):
         "One pass over the training set"
         start,(images,texts) = time.monotonic(),embed(model, tokenizer, self.train_set)
-        hidden,prior = csr_array(self.known.shape, dtype=np.float32),0.
-        if self.judge:
-            match = judge(images, texts, self.known, self.evidence) if self.evidence else self._judge_alone(model, tokenizer)
-            hidden,prior = mine_hidden(images, texts, self.known, match, self.evidence, self.threshold),match.prior
-        taken = csr_array(self.known.astype(np.int8)+(hidden>0).astype(np.int8))
-        self.mined = MinedSet(mine_candidates(images, texts, taken, self.candidates), hidden, self.known)
-        tmp = self.output_dir/'mined.tmp.npz'
-        self.mined.save(tmp); os.replace(tmp, self.output_dir/'mined.npz')
-        line = dict(epoch=epoch, **mining_log(self.mined, self.relevance), prior=prior, seconds=round(time.monotonic()-start, 1))
+        passes = (epoch-self.active_from)//self.refresh
+        beliefs,prior = self._judge(model, tokenizer, images, texts, passes)
+        hidden = above(beliefs, self.threshold)
+        candidates = mine_candidates(images, texts, csr_array(self.known.astype(np.int8)+(hidden>0).astype(np.int8)), self.candidates)
+        found,tmp = MinedSet(candidates, beliefs, self.known),self.output_dir/'mined.tmp.npz'
+        found.save(tmp); os.replace(tmp, self.output_dir/f'mined{passes}.npz')
+        (self.output_dir/f'mined{passes-2}.npz').unlink(missing_ok=True) # a killed run needs the last two at most
+        self.mined = self._used(found)
+        line = dict(epoch=epoch, **mining_log(hidden, candidates, self.known, self.relevance), prior=prior, seconds=round(time.monotonic()-start, 1))
         with open(self.output_dir/'mining.jsonl', 'a') as f: f.write(json.dumps(line)+'\n')
 
     def _judge_alone(self, model, tokenizer):

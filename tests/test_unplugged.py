@@ -30,7 +30,9 @@ def test_extraction(small_flickr8k, backbone, tmp_path):
     assert np.array_equal(a, b)
 
 def test_training(tmp_path):
-    def args(cache): return ('train', *TINY[:-1], 25, '--patience', 25, '--dropout', .1, '--cache-dir', tmp_path/cache)
+    "AMSPS whole: consensus level, every part of AHRL, mining refreshed every second epoch"
+    whole = ('--loss', 'ahrl', '--n-concepts', 20, '--adaptive-margin', .3, '--warmup-epochs', 1, '--active-from', 1, '--refresh', 2, '--candidates', 20)
+    def args(cache): return ('train', *TINY[:-1], 25, '--patience', 25, '--dropout', .1, *whole, '--cache-dir', tmp_path/cache)
     kill_when(start(*args('a')), lambda: any((tmp_path/'a').rglob('checkpoint-*')))
     assert list((tmp_path/'a/runs').glob('*.partial')) and not list((tmp_path/'a').rglob('record.json')), 'it was killed too late to prove anything'
     for cache in 'ab': r = amsps(*args(cache)); assert r.returncode==0, r.stdout+r.stderr
@@ -38,6 +40,8 @@ def test_training(tmp_path):
     ra,rb = (json.loads(f.read_text()) for f in (a, b))
     assert ra['resumed'] and not rb['resumed']
     for k in ('name','config','metrics','history','similarities','examples'): assert ra[k]==rb[k], k
+    def found(r): return [{k:v for k,v in m.items() if k!='seconds'} for m in r['mining']]
+    assert len(found(rb))==12 and found(ra)==found(rb)
     wa,wb = (load_file(f.parent/'model/model.safetensors') for f in (a, b))
     assert all(np.array_equal(wa[k], wb[k]) for k in wb)
     again = amsps(*args('a')); assert '1 complete, 0 to do' in again.stdout
