@@ -146,7 +146,7 @@ def report(
     from amsps.runs import project_root
     _fail(_report(records, output, project_root()/'data/cache/reports/custom', data_root))
 
-# %% ../nbs/13_cli.ipynb #b02d3af2
+# %% ../nbs/13_cli.ipynb #50a67add
 @app.command()
 def evaluate(
     run:Annotated[Path, typer.Argument(help="Folder of a finished run, as `amsps train` prints it")],
@@ -161,9 +161,9 @@ def evaluate(
     from amsps.config import parse_config
     from amsps.runs import evaluate_run, load_data, load_run
     model,tokenizer,record = load_run(run)
-    config = parse_config(record['config']|dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir))
+    config = parse_config(record['config']|dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir, concept_vectors=''))
     torch.set_num_threads(config.threads)
-    data = load_data(config)
+    data = load_data(config.model_copy(update=dict(freeze_text=False))) # the run's own folder holds its text encoder
     metrics,_ = evaluate_run(model, tokenizer, data)
     if as_json: typer.echo(json.dumps(metrics, indent=1)); return
     for split,m in metrics.items(): typer.echo(f'{split+":":6}{_metric_line(m)}')

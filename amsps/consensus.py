@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .config import InputError
 from .data import read_text, word_pattern
 
-# %% ../nbs/04_consensus.ipynb #97ec3c60
+# %% ../nbs/04_consensus.ipynb #bbbc4eae
 KINDS = dict(objects='NN', properties='JJ', motions='VB')
 RATIO = dict(objects=7, properties=2, motions=1)
 AUXILIARIES = frozenset('is are was were be been being am has have had having do does did doing can could will would may might must shall should s'.split())
@@ -45,7 +45,9 @@ def pick_concepts(
     if size<10: raise InputError(f"a consensus level needs at least 10 concepts (7 : 2 : 1); got {size}")
     counts = count_kinds(captions)
     share = {k:size*r//10 for k,r in RATIO.items()}; share['objects'] += size-sum(share.values())
-    return [w for k in KINDS for w,_ in sorted(counts[k].items(), key=lambda x: (-x[1], x[0]))[:share[k]]]
+    words = [w for k in KINDS for w,_ in sorted(counts[k].items(), key=lambda x: (-x[1], x[0]))[:share[k]]]
+    if len(words)<3: raise InputError(f"found {len(words)} concepts in {len(captions)} captions; a consensus level needs English captions that name things")
+    return words
 
 # %% ../nbs/04_consensus.ipynb #959941ed
 @dataclass(frozen=True)
@@ -137,35 +139,34 @@ def table_vectors(
     table = model.get_input_embeddings().weight.detach().float()
     return torch.stack([table[tokenizer(w, add_special_tokens=False)['input_ids']].mean(0) for w in words])
 
-# %% ../nbs/04_consensus.ipynb #b191b12c
+# %% ../nbs/04_consensus.ipynb #2fc74731
 def token_concepts(
     tokenizer:PreTrainedTokenizerBase, # Word level, WordPiece (`##`), byte-level BPE (`Ġ`), CLIP's BPE (`</w>`) or SentencePiece (`▁`)
     words:list[str], # q concepts
-)->tuple[Tensor,Tensor]: # (V,) int64 concept of a token or -1; (V,) bool, whether a token begins a word
+)->tuple[Tensor,Tensor,Tensor]: # (V,) int64 concept of a token or -1; (V,) bool, a word begins with it; (V,) bool, a word ends with it
     "Concept of each token id, for concepts that are one token"
-    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    tokens = [t or '' for t in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
     special = set(tokenizer.all_special_tokens)
     mark = next((m for m in ('Ġ', '▁') if sum(t.startswith(m) for t in tokens)>len(tokens)/20), None)
-    ends = sum(t.endswith('</w>') for t in tokens)>len(tokens)/20
-    def begins(t): return t in special or (t.startswith(mark) if mark else not t.startswith('##'))
+    suffixed = sum(t.endswith('</w>') for t in tokens)>len(tokens)/20
+    def begins(t): return t in special or (t.startswith(mark) if mark else not suffixed and not t.startswith('##'))
     index = {w:k for k,w in enumerate(words)}
-    def concept(t):
-        if t in special or not begins(t) or ends and not t.endswith('</w>'): return -1
-        return index.get(t.removeprefix(mark or '').removesuffix('</w>').lower(), -1)
-    return torch.tensor([concept(t) for t in tokens]),torch.tensor([ends or begins(t) for t in tokens])
+    def concept(t): return -1 if t in special else index.get((t.removeprefix(mark) if mark else t.removesuffix('</w>')).lower(), -1)
+    return torch.tensor([concept(t) for t in tokens]),torch.tensor([begins(t) for t in tokens]),torch.tensor([t in special or suffixed and t.endswith('</w>') for t in tokens])
 
 def find_concepts(
     input_ids:Tensor, # (B, L) int64
     attention_mask:Tensor, # (B, L), 1 for tokens
-    concept:Tensor, begins:Tensor, # From `token_concepts`
+    concept:Tensor, begins:Tensor, ends:Tensor, # From `token_concepts`
     q:int, # Number of concepts
 )->Tensor: # (B, q) float32, 0/1
     "Concepts that each caption names, from its tokens"
-    next_begins = F.pad(begins[input_ids[:,1:]] | (attention_mask[:,1:]==0), (0,1), value=True)
-    c = concept[input_ids].masked_fill(~next_begins | (attention_mask==0), -1)
+    after = F.pad(begins[input_ids[:,1:]] | ends[input_ids[:,:-1]] | (attention_mask[:,1:]==0), (1,1), value=True) # (B, L+1) word boundary before each token and after the last
+    whole = after[:,:-1] & after[:,1:] & (attention_mask!=0)
+    c = concept[input_ids].masked_fill(~whole, -1)
     return torch.zeros(len(c), q+1, device=c.device).scatter_(1, c+1, 1.)[:,1:]
 
-# %% ../nbs/04_consensus.ipynb #3b9d28a6
+# %% ../nbs/04_consensus.ipynb #44c30d06
 class ConsensusLevel(nn.Module):
     "Consensus embeddings out of concepts [CVSE]"
     def __init__(self,
@@ -182,6 +183,7 @@ class ConsensusLevel(nn.Module):
         self.register_buffer('adjacency', torch.eye(n_concepts))
         self.register_buffer('token_concept', torch.full((n_tokens,), -1))
         self.register_buffer('token_begins', torch.ones(n_tokens, dtype=torch.bool))
+        self.register_buffer('token_ends', torch.zeros(n_tokens, dtype=torch.bool))
         self.words = nn.Parameter(torch.randn(n_concepts, word_size)*.4, requires_grad=learn_words)
         self.gcn1,self.gcn2 = nn.Linear(word_size, embed_size//2, bias=False),nn.Linear(embed_size//2, embed_size, bias=False)
 
@@ -192,8 +194,9 @@ class ConsensusLevel(nn.Module):
     ):
         "Fill in the graph, the concepts of the tokens, and the word vectors"
         self.adjacency.copy_(concept_adjacency(graph.together, graph.counts))
-        concept,begins = token_concepts(tokenizer, graph.words)
-        self.token_concept[:len(concept)],self.token_begins[:len(begins)] = concept,begins
+        for buffer,found in zip((self.token_concept, self.token_begins, self.token_ends), token_concepts(tokenizer, graph.words)):
+            if len(found)>len(buffer): raise InputError(f"the tokeniser has {len(found)} tokens, the model room for {len(buffer)}; set `vocab_size` to the tokeniser's length")
+            buffer[:len(found)] = found
         if vectors is not None: self.words.data.copy_(vectors)
 
     def concepts(self)->Tensor: # (q, D), unit length
@@ -203,7 +206,7 @@ class ConsensusLevel(nn.Module):
 
     def labels(self, input_ids, attention_mask): # (B, q), rows sum to 1, or to 0 where a caption names none
         "Distribution over the concepts that captions name"
-        y = find_concepts(input_ids, attention_mask, self.token_concept, self.token_begins, len(self.adjacency))
+        y = find_concepts(input_ids, attention_mask, self.token_concept, self.token_begins, self.token_ends, len(self.adjacency))
         return y/y.sum(1, keepdim=True).clamp(min=1)
 
     def forward(self,
@@ -214,7 +217,7 @@ class ConsensusLevel(nn.Module):
         p = (self.scale*instance@z.T).softmax(1)
         if labels is not None:
             r = self.label_ratio*(labels.sum(1, keepdim=True)>0)
-            p = (1-r)*p+r*labels
+            p = ((1-r)*p+r*labels).to(p.dtype)
         return F.normalize(p@z, dim=1),p
 
 # %% ../nbs/04_consensus.ipynb #d14e2787

@@ -11,12 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-# %% ../nbs/06_losses.ipynb #5ea0f894
+# %% ../nbs/06_losses.ipynb #7b2fb2fd
 def negative_mask(
     image:Tensor, # (B,) int64, which image each pair shows
+    known:Tensor|None=None, # (B, B) bool, further pairs that match, such as an image and a caption that repeats one of its own
 )->Tensor: # (B, B) bool, True where row and column show different images
     "Which entries of the similarity matrix are negatives"
-    return image[:,None]!=image[None,:]
+    negatives = image[:,None]!=image[None,:]
+    return negatives if known is None else negatives & ~known
 
 def check_batch(
     sims:Tensor, # Meant to be (B, B)
@@ -60,7 +62,7 @@ def select_gaps(
         return temperature*torch.cat([torch.zeros_like(scaled[:,:1]), scaled], 1).logsumexp(1)
     raise ValueError(f"unknown selection {how!r}; choose from {', '.join(SELECTIONS)}")
 
-# %% ../nbs/06_losses.ipynb #941eaec3
+# %% ../nbs/06_losses.ipynb #b82130a0
 class TripletLoss(nn.Module):
     "Triplet loss over in-batch negatives [VSE++]"
     needs = frozenset() # Nothing beyond the batch
@@ -75,18 +77,20 @@ class TripletLoss(nn.Module):
         self.margin,self.selection,self.temperature,self.epsilon,self.mode = margin,selection,temperature,epsilon,'hard'
 
     @property
-    def plateau(self)->float: return 2*self.margin # The loss where every similarity is the same
+    def plateau(self)->float|None: return None if self.selection in ('sum','smooth') else 2*self.margin # The loss where every similarity is the same; None where that depends on the batch
 
     def forward(self,
         sims:Tensor, # (B, B) images x captions, matched pairs on the diagonal
         image:Tensor, # (B,) which image each pair shows
+        known:Tensor|None=None, # See `negative_mask`
     )->dict[str,Tensor]: # Scalars `loss`, `i2t`, `t2i`
         check_batch(sims, image)
+        negatives = negative_mask(image, known)
         how = 'mean' if self.mode=='warmup' else self.selection
-        i2t,t2i = (select_gaps(margin_gaps(x, x.diagonal(), self.margin), negative_mask(image), how, self.temperature, self.margin, self.epsilon).mean() for x in (sims, sims.T))
+        i2t,t2i = (select_gaps(margin_gaps(x, x.diagonal(), self.margin), n, how, self.temperature, self.margin, self.epsilon).mean() for x,n in ((sims,negatives), (sims.T,negatives.T)))
         return dict(loss=i2t+t2i, i2t=i2t, t2i=t2i)
 
-# %% ../nbs/06_losses.ipynb #1cce3dc4
+# %% ../nbs/06_losses.ipynb #c09c0435
 class InfoNCELoss(nn.Module):
     "Cross-entropy over in-batch negatives at a fixed temperature"
     needs,mode,plateau = frozenset(),'hard',None
@@ -100,9 +104,10 @@ class InfoNCELoss(nn.Module):
     def forward(self,
         sims:Tensor, # (B, B) images x captions, matched pairs on the diagonal
         image:Tensor, # (B,) which image each pair shows
+        known:Tensor|None=None, # See `negative_mask`
     )->dict[str,Tensor]: # Scalars `loss`, `i2t`, `t2i`
         check_batch(sims, image)
-        others = ~negative_mask(image) & ~torch.eye(len(sims), dtype=torch.bool, device=sims.device)
+        others = ~negative_mask(image, known) & ~torch.eye(len(sims), dtype=torch.bool, device=sims.device)
         logits = (sims/self.temperature).masked_fill(others, float('-inf'))
         i2t,t2i = (-x.log_softmax(1).diagonal().mean() for x in (logits, logits.T))
         return dict(loss=i2t+t2i, i2t=i2t, t2i=t2i)
@@ -145,7 +150,7 @@ def hierarchical_penalty(
     w = (beta-(offline-online)/alpha).clamp(low, high)
     return w if flow else w.detach()
 
-# %% ../nbs/06_losses.ipynb #6ec3940c
+# %% ../nbs/06_losses.ipynb #0b0fe461
 class AHRL(nn.Module):
     "Adaptive hierarchical reinforcement loss [P, AOQ, SAM, FNE, ours]; every part has its switch"
     def __init__(self,
@@ -167,6 +172,8 @@ class AHRL(nn.Module):
     ):
         super().__init__()
         if selection not in SELECTIONS: raise ValueError(f"unknown selection {selection!r}; choose from {', '.join(SELECTIONS)}")
+        parts = [k for k,v in dict(kappa=kappa, offline_weight=offline_weight, cross_weight=cross_weight, mining_weight=mining_weight).items() if v]
+        if selection=='safe' and parts: raise ValueError(f"selection 'safe' knows one fixed margin; switch off {', '.join(parts)} or choose another selection")
         if reduction not in ('mean','sum'): raise ValueError(f"unknown reduction {reduction!r}; choose from mean, sum")
         self.margin,self.selection,self.temperature,self.kappa = margin,selection,temperature,kappa
         self.offline_weight,self.cross_weight,self.offline_margin = offline_weight,cross_weight,offline_margin
@@ -175,7 +182,7 @@ class AHRL(nn.Module):
         self.mode = 'active'
 
     @property
-    def plateau(self)->float|None: return None if self.selection=='smooth' else 2*self.margin # The loss where every similarity is the same, before the active mode
+    def plateau(self)->float|None: return None if self.selection in ('sum','smooth') else 2*self.margin # The loss where every similarity is the same, before the active mode
 
     @property
     def needs(self)->frozenset: # Names of the optional arguments of `forward` that the active mode uses
@@ -210,13 +217,14 @@ class AHRL(nn.Module):
     def forward(self,
         sims:Tensor, # (B, B) images x captions, matched pairs on the diagonal
         image:Tensor, # (B,) which image each pair shows
+        known:Tensor|None=None, # See `negative_mask`
         relatedness:Tensor|None=None, # (B, B) in 0..1, of caption j to the captions of image i
         hidden:Tensor|None=None, # (B, B) in 0..1, confidence that image i and caption j match although nobody annotated it
         offline:Offline|None=None, # Candidates
         mined:Mined|None=None, # Hidden positives
     )->dict[str,Tensor]: # Scalars `loss`, `i2t`, `t2i`, and those of `online`, `offline`, `cross`, `mined`, `weight` that are on
         check_batch(sims, image)
-        negatives = negative_mask(image)
+        negatives = negative_mask(image, known)
         if self.mode=='active' and hidden is not None and self.filter_above is not None: negatives = negatives & (hidden<=self.filter_above)
         def flip(x): return None if x is None else x.T
         i2t = self._direction(sims, negatives, relatedness, offline and (offline.text, offline.cross, offline.text_mask, offline.cross_mask), mined and (mined.text, mined.text_confidence))

@@ -58,12 +58,15 @@ def ordered_topk(
     best = best.masked_fill(sims.gather(1, best)==float('-inf'), -1)
     return torch.nn.functional.pad(best, (0,k_short), value=-1)
 
-# %% ../nbs/07_mining.ipynb #1ceae5b3
+# %% ../nbs/07_mining.ipynb #d0ae830e
 BLOCK_BYTES = 64*2**20 # Similarities held at a time
 
 def _blocks(n, width, block=None):
     block = block or max(1, BLOCK_BYTES//(16*width))
     return (slice(i, min(i+block, n)) for i in range(0, n, block))
+
+def _plain(*embeddings): # mining runs on the CPU in single precision, wherever embeddings come from
+    return [x.detach().float().cpu() for x in embeddings]
 
 def _hide(sims, known): # similarities of a block, csr rows of that block
     r,c = known.nonzero()
@@ -88,19 +91,23 @@ def mine_candidates(
     block:int|None=None, # Anchors at a time; by default what fits `BLOCK_BYTES`
 )->Candidates:
     "The h most similar unannotated items of each anchor, in bounded memory"
+    images,texts = _plain(images, texts)
     if h<1: raise ValueError(f"`h` must be at least 1; got {h}")
     if known.shape!=(len(images), len(texts)): raise ValueError(f"`known` must be (images, captions) = {(len(images), len(texts))}; got {known.shape}")
     def best(q, x, of): return torch.cat([ordered_topk(_hide(q[b]@x.T, of[b]), h) for b in _blocks(len(q), len(x), block)])
     return Candidates(best(images, texts, csr_array(known)), best(texts, images, csr_array(known.T)))
 
-# %% ../nbs/07_mining.ipynb #3d365467
+# %% ../nbs/07_mining.ipynb #b495a94c
 class Evidence(Protocol):
     "How well captions agree with what is written of images"
     def scores(self, images, captions=slice(None))->Tensor: ... # (b, m) float32 in 0..1: these captions (all by default) against these images, as positions or slices
-    def own(self)->Tensor: ... # (M,) each caption against the other captions of its image
+    def own(self)->Tensor: ... # (m,) each caption of an image with several against the others
 
 def _words(caption): return set(re.findall(word_pattern, caption.lower()))
 def _word_pairs(caption): w = re.findall(word_pattern, caption.lower()); return set(zip(w, w[1:]))
+
+def _with_siblings(owner): # (M,) bool, captions whose image has another
+    return torch.from_numpy(np.bincount(owner)[owner]>1)
 
 class _TermCoverage:
     "Share of a caption's terms (idf squared) that the captions of an image have; a caption without terms is covered"
@@ -118,7 +125,7 @@ class _TermCoverage:
 
     def own(self):
         others = self.has[self.owner]-(self.weights!=0).astype(np.float32) # how many other captions of the image have the term
-        return torch.from_numpy(np.asarray(self.weights.multiply(others>.5).sum(1)).ravel()).float()+self.bare
+        return (torch.from_numpy(np.asarray(self.weights.multiply(others>.5).sum(1)).ravel()).float()+self.bare)[_with_siblings(self.owner)]
 
 def _sparse(rows, width):
     j = [k for r in rows for k in r]
@@ -151,9 +158,9 @@ class SentenceEvidence:
 
     def own(self):
         others = torch.nn.functional.normalize(self.sums[self.owner]-self.vectors, dim=1)
-        return (others*self.vectors).sum(1).clamp(0, 1)
+        return (others*self.vectors).sum(1).clamp(0, 1)[_with_siblings(self.owner.numpy())]
 
-# %% ../nbs/07_mining.ipynb #916f7545
+# %% ../nbs/07_mining.ipynb #9107ba7b
 def _shares(where, bins, weights=None, more=0.): # histogram over bin numbers, sums to 1
     c = np.bincount(where, weights, minlength=bins)+more
     return c/c.sum()
@@ -178,11 +185,11 @@ def fit_match_model(
     tail:float=.05, # Share of the annotated pairs that the smallest upper tail holds
 )->MatchModel:
     "Fit P(match | score)"
-    if not len(matched) or not len(unannotated): raise ValueError(f"need annotated and unannotated pairs; got {len(matched)} and {len(unannotated)}")
+    if not len(matched) or not len(unannotated): raise ValueError(f"need annotated and unannotated pairs; got {len(matched)} and {len(unannotated)} (evidence needs images with several captions)")
     edges = np.unique(np.quantile(matched, np.linspace(0, 1, bins+1)[1:-1]))
     p,r = _shares(np.searchsorted(edges, matched), len(edges)+1),_shares(np.searchsorted(edges, unannotated), len(edges)+1, more=1/(len(edges)+1))
     above = [x[::-1].cumsum()[::-1] for x in (p, r)]
-    prior = float(np.clip(min(m/a for a,m in zip(*above) if a>=tail), 1e-7, .5))
+    prior = float(np.clip(min((m/a for a,m in zip(*above) if tail<=a<1), default=0.), 1e-7, .5)) # scores that are all alike tell nothing
     return MatchModel(edges, isotonic_regression(prior*p/r, weights=r).x.clip(0, 1), prior)
 
 @dataclass(frozen=True)
@@ -220,7 +227,7 @@ def fit_joint_model(
         return isotonic_regression(match.posterior[k]*p/r, weights=r).x.clip(0, 1)
     return JointMatchModel(match, edges, np.stack([rising(k) for k in range(len(match.posterior))]))
 
-# %% ../nbs/07_mining.ipynb #ce29441d
+# %% ../nbs/07_mining.ipynb #f8a3c013
 def mine_hidden(
     images:Tensor, texts:Tensor, # (N, D), (M, D) unit length
     known:csr_array, # (N, M), non-zero where a pair is no negative already
@@ -232,6 +239,7 @@ def mine_hidden(
 )->csr_array: # (N, M) float32 confidences
     "Unannotated pairs that very likely match"
     if not 0<threshold<1: raise ValueError(f"`threshold` must lie between 0 and 1; got {threshold}")
+    images,texts = _plain(images, texts)
     known,rows,cols,conf = csr_array(known),[],[],[]
     for b in _blocks(len(images), len(texts), block):
         s = images[b]@texts.T
@@ -250,6 +258,7 @@ def unannotated_scores(
     seed:int=0, # Of the draw
 )->tuple[np.ndarray,np.ndarray|None]: # (Q,) similarities, (Q,) evidence
     "Scores of a sample of unannotated pairs"
+    images,texts = _plain(images, texts)
     rng,m = np.random.default_rng(seed),len(texts)
     among = np.arange(len(images)) if among is None else among
     i = np.sort(rng.choice(among, min(len(among), max(600, size//m)), replace=False))
@@ -267,7 +276,7 @@ def judge(
     s,e = unannotated_scores(images, texts, known, evidence, among)
     return fit_joint_model(fit_match_model(evidence.own().numpy(), e), s, e)
 
-# %% ../nbs/07_mining.ipynb #b794eaa8
+# %% ../nbs/07_mining.ipynb #ff235137
 def witnesses(
     n:int, # Images
     seed:int=0, # Of the draw
@@ -284,7 +293,7 @@ def update_beliefs(
     "Beliefs after one more pass"
     found = old>threshold
     out = csr_array(old.multiply(found)+(old-old.multiply(found))*(passes/(passes+1))+(new-new.multiply(found))*(1/(passes+1)))
-    out.eliminate_zeros()
+    out.data[out.data<.01] = 0; out.eliminate_zeros() # what faded does not pile up
     return out.astype(np.float32)
 
 def above(

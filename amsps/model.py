@@ -77,7 +77,7 @@ class GeneralizedPooling(nn.Module):
         ordered = x.masked_fill(~mask[...,None], float('-inf')).sort(1, descending=True).values
         return (self.weights(mask)[...,None]*ordered.masked_fill(~mask[...,None], 0)).sum(1)
 
-# %% ../nbs/05_model.ipynb #9133a3e6
+# %% ../nbs/05_model.ipynb #90c42525
 POOLINGS = ('attention', 'mean', 'max', 'gpo')
 
 class AmspsConfig(PreTrainedConfig):
@@ -85,7 +85,7 @@ class AmspsConfig(PreTrainedConfig):
     model_type = 'amsps'
     def __init__(self,
         feature_size:int=1280, # F, size of a region feature
-        vocab_size:int=1000, # Token ids of the word tokeniser (Bi-GRU)
+        vocab_size:int=1000, # Token ids of the tokeniser
         embed_size:int=256, # D, size of the joint space
         word_size:int=300, # Size of a word embedding (Bi-GRU) [CVSE]
         region_hidden:int=0, # Width of the region encoder's residual perceptron, 0 for none
@@ -128,7 +128,7 @@ class AmspsOutput(ModelOutput):
         if self.image_levels is None: return out
         return out | dict(instance=(self.image_levels[0], self.text_levels[0]), consensus=(self.image_levels[1], self.text_levels[1]))
 
-# %% ../nbs/05_model.ipynb #ef08f386
+# %% ../nbs/05_model.ipynb #6e7608f6
 def _pooling(config):
     if config.pooling=='attention': return AttentionPooling(config.embed_size)
     return GeneralizedPooling() if config.pooling=='gpo' else dict(mean=masked_mean, max=masked_max)[config.pooling]
@@ -148,7 +148,7 @@ class AmspsModel(PreTrainedModel):
         else:
             backbone = text_backbone or AutoModel.from_config(AutoConfig.for_model(**config.text_config))
             self.text_encoder = TransformersTextEncoder(backbone, d, config.freeze_text, config.dropout)
-        vocab = config.vocab_size if config.text_config is None else config.text_config['vocab_size']
+        vocab = max(config.vocab_size, (config.text_config or {}).get('vocab_size', 0))
         self.consensus = ConsensusLevel(config.n_concepts, vocab, d, config.concept_size, config.concept_scale, config.label_ratio, config.learn_concepts) if config.n_concepts else None
         self.post_init()
 

@@ -251,7 +251,7 @@ thead th{border-bottom:2px solid #444}tbody tr+tr td{border-top:1px solid #ddd}c
 {% for name,caption,png in figures %}<h2>{{ caption }}</h2><img alt="{{ caption }}" src="data:image/png;base64,{{ png }}"><p class="small">Files: {{ name }}.pdf, {{ name }}.png</p>{% endfor %}
 <h2>Provenance</h2><p>{{ data }}</p><div class="scroll">{{ runs|safe }}</div><h2>How to repeat it</h2><pre>{{ command }}</pre></html>''')
 
-# %% ../nbs/12_report.ipynb #18294218
+# %% ../nbs/12_report.ipynb #7a1817b2
 CAPTIONS = dict(figure_similarity='Similarity of annotated, hidden positive and other pairs, test split',
                 figure_mining='Hidden positives mined from the training split, by epoch',
                 figure_retrieval='Retrieved examples of the test split; queries drawn at random, hardest triplet')
@@ -268,6 +268,7 @@ def records_study(records): # the study whose rows these are, or none
 def write_html(
     records:list[dict], # What the tables and figures were made from
     output:Path, # Folder with the tables and figures
+    pictures:bool=True, # Whether there are pictures for the retrieved examples
 )->Path: # OUTPUT/report.html
     "One self-contained page"
     dataset = records[0]['config']['dataset']
@@ -276,9 +277,9 @@ def write_html(
         'commit':(r['environment']['commit'] or 'none')[:10]+('+' if r['environment']['uncommitted'] else ''), 'finished':r['finished'][:16]} for r in records])
     page = _PAGE.render(title=f'amsps: image-text matching on {dataset}', intro='Made from run records by the notebooks of nbs/experiments. Recall in percent, rSum is the sum of the six recalls (0 to 600); ± is the standard deviation over seeds.',
         tables=[(s, captioned(s), _html_table(output/f'{s}.md')) for s in ('table_main','table_differences')],
-        figures=[(s, CAPTIONS[s], base64.b64encode((output/f'{s}.png').read_bytes()).decode()) for s in CAPTIONS if (output/f'{s}.png').exists()], runs=runs.to_html(index=False, border=0),
+        figures=[(s, CAPTIONS[s], base64.b64encode((output/f'{s}.png').read_bytes()).decode()) for s in CAPTIONS if s in report_notebooks(records, pictures)], runs=runs.to_html(index=False, border=0),
         data=f"Data: {records[0]['data']['summary']}; fingerprint {records[0]['data']['fingerprint'][:12]}. A + behind a commit: the tree had uncommitted changes.",
-        command=f"amsps reproduce --dataset {dataset}"+(f' --study {study}' if (study:=records_study(records)) else '')+(" --data-root DIR --backbone PATH" if dataset!='scenes' else ''))
+        command=f"amsps reproduce --dataset {dataset}"+(f' --study {study}' if (study:=records_study(records)) else '')+(" --data-root DIR --backbone PATH" if dataset!='scenes' else '')+(" --text-backbone PATH" if records[0]['config'].get('text_backbone') else ''))
     (output/'report.html').write_text(page)
     return output/'report.html'
 
@@ -306,7 +307,7 @@ def report_is_current(
     now = _output_digests(output)
     return made.get('inputs')==report_inputs(records, has_pictures(records, data_root)) and all(now.get(k)==v for k,v in made['outputs'].items())
 
-# %% ../nbs/12_report.ipynb #42d6b8a7
+# %% ../nbs/12_report.ipynb #3c34606f
 def writable_folder(
     folder:Path, # Created if missing
 )->Path:
@@ -331,11 +332,13 @@ def make_report(
     common = dict(records=str(Path(records_dir).resolve()), output=str(output))
     failures = []
     pictures = has_pictures(records, data_root)
+    for n in set(REPORT_NOTEBOOKS)-set(report_notebooks(records, pictures)): # of another report in the same folder
+        for suffix in ('.png','.pdf'): (output/f'{n}{suffix}').unlink(missing_ok=True)
     for n in report_notebooks(records, pictures):
         more = dict(data_root=str(Path(data_root).resolve()) if data_root else '') if n=='figure_retrieval' else {}
         failure = run_notebook(project_root()/f'nbs/experiments/{n}.ipynb', Path(cache)/f'{n}.ipynb', common|more)
         if failure: failures.append(failure)
     if not failures:
-        write_html(records, output)
+        write_html(records, output, pictures)
         write_atomically(output/'report.json', json.dumps(dict(inputs=report_inputs(records, pictures), outputs=_output_digests(output)), indent=1))
     return failures

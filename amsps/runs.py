@@ -218,7 +218,7 @@ def retrieval_examples(
         i2t.append(dict(image=dataset.image_ids[i], found=[dict(caption=dataset.caption_ids[j], sim=round(s[j].item(), 3), match=kind(i, j)) for j in best]))
     return dict(t2i=t2i, i2t=i2t)
 
-# %% ../nbs/10_runs.ipynb #24cc3ed2
+# %% ../nbs/10_runs.ipynb #4be83be2
 def build_model(
     config:RunConfig,
     data:RunData,
@@ -230,7 +230,7 @@ def build_model(
     common = dict(feature_size=data.features.shape[2], embed_size=config.embed_size, region_hidden=config.region_hidden, pooling=config.pooling, dropout=config.dropout, fusion=config.fusion)
     if config.text_backbone:
         tokenizer,text = load_text_backbone(config.text_backbone)
-        common |= dict(text_config={k:v for k,v in text.config.to_dict().items() if k!='_name_or_path'}, freeze_text=config.freeze_text)
+        common |= dict(vocab_size=len(tokenizer), text_config={k:v for k,v in text.config.to_dict().items() if k!='_name_or_path'}, freeze_text=config.freeze_text)
     else:
         tokenizer,text = build_tokenizer(train_set.captions, config.min_count),None
         common |= dict(vocab_size=len(tokenizer), word_size=config.word_size)
@@ -245,7 +245,7 @@ def build_loss(
 )->torch.nn.Module:
     "Loss of a run"
     if config.loss=='infonce': return InfoNCELoss(config.temperature)
-    if config.loss!='ahrl': return family_loss(config.loss, margin=config.margin)
+    if config.loss!='ahrl': return family_loss(config.loss, margin=config.margin, **(dict(filter_above=config.mine_above) if config.loss=='fne' else {}))
     return AHRL(config.margin, config.selection, config.temperature, config.adaptive_margin, config.offline_weight, config.cross_weight, config.offline_margin, config.penalty,
                 filter_above=config.mine_above if config.filter_hidden else None, mining_weight=config.mining_weight, mining_margin=config.mining_margin)
 
@@ -267,7 +267,7 @@ def build_miner(
     if not needs: return None
     kind = 'none' if config.loss=='fne' else config.evidence # FNE judges by the model alone
     evidence = build_evidence(kind, train_set)
-    return Miner(train_set, dev_set, output_dir, evidence, config.candidates, config.mine_above, config.refresh, config.active_from, data.split_relevance(train_set), config.seed, judge=bool(needs&{'hidden','mined'}))
+    return Miner(train_set, dev_set, output_dir, evidence, config.candidates, config.mine_above, config.refresh, data.split_relevance(train_set), config.seed)
 
 # %% ../nbs/10_runs.ipynb #758ea0b4
 def run_dir(

@@ -7,7 +7,7 @@ __all__ = ['SCHEDULES', 'CHECKPOINT_FILES', 'embed', 'spread', 'evaluate_split',
            'CollapseGuard', 'check_finite', 'Miner', 'RetrievalTrainer', 'EpochLog', 'describe_loss',
            'write_atomically', 'fit', 'epoch_history']
 
-# %% ../nbs/09_training.ipynb #0c5a6271
+# %% ../nbs/09_training.ipynb #68083738
 import json, os, shutil, time
 from pathlib import Path
 import numpy as np, torch
@@ -20,7 +20,7 @@ from .config import InputError
 from .data import PairCollator, PairDataset
 from .losses import Mined, Offline
 from .metrics import recall_metrics, relevance_metrics, retrieval_ranks
-from .mining import Evidence, MinedSet, above, fit_match_model, judge, known_pairs, mine_candidates, mine_hidden, mining_log, text_groups, unannotated_scores, update_beliefs, without_rows, witnesses
+from .mining import Candidates, Evidence, MinedSet, above, fit_match_model, judge, known_pairs, mine_candidates, mine_hidden, mining_log, text_groups, unannotated_scores, update_beliefs, without_rows, witnesses
 from .model import AmspsModel, level_objective
 
 # %% ../nbs/09_training.ipynb #6aebacc6
@@ -70,7 +70,7 @@ class LearningModes(TrainerCallback):
     def mode(self, epoch): return 'warmup' if epoch<self.warmup_epochs else 'hard' if epoch<self.active_from else 'active'
     def on_epoch_begin(self, args, state, control, **kwargs): self.loss.mode = self.mode(round(state.epoch))
 
-# %% ../nbs/09_training.ipynb #6a6d8605
+# %% ../nbs/09_training.ipynb #72a4158b
 class TrainingCollapse(InputError):
     "Training has come to a state from which it does not recover"
 
@@ -80,15 +80,16 @@ class CollapseGuard(TrainerCallback):
         loss:nn.Module, # Its `plateau` is the loss where all similarities are equal, or None
         tolerance:float=.01, # Relative distance from the plateau
         least_spread:float=1e-3, # See `spread`
+        least_contrast:float=.01, # Standard deviation of the similarities of a batch
         least_steps:int=20, # An epoch of fewer steps says nothing about a plateau
-    ): self.loss,self.tolerance,self.least_spread,self.least_steps,self.steps = loss,tolerance,least_spread,least_steps,0
+    ): self.loss,self.tolerance,self.least_spread,self.least_contrast,self.least_steps,self.steps = loss,tolerance,least_spread,least_contrast,least_steps,0
 
     def on_step_end(self, args, state, control, **kwargs): self.steps += 1
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs is None or 'i2t' not in logs: return
         value,plateau,steps,self.steps = logs['i2t']+logs['t2i'],self.loss.plateau,self.steps,0
-        if plateau and not (self.loss.mode=='active' and self.loss.needs) and steps>=self.least_steps and abs(value-plateau)<self.tolerance*plateau:
+        if plateau and not (self.loss.mode=='active' and self.loss.needs) and steps>=self.least_steps and abs(value-plateau)<self.tolerance*plateau and logs['contrast']<self.least_contrast:
             raise TrainingCollapse(f"margin plateau: through epoch {round(state.epoch)} the loss stood at {value:.3f}, twice the margin, where all similarities are equal; try more `warmup_epochs`, a smaller `learning_rate`, less `dropout`, or a smooth selection")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
@@ -105,7 +106,7 @@ def check_finite(
     first = next((k for k,v in terms.items() if k!='loss' and not v.isfinite()), 'loss')
     raise TrainingCollapse(f"non-finite loss at step {step} (learning rate {learning_rate:.1e}); first bad term: {first}; try a smaller `learning_rate`, and check the features for extreme values")
 
-# %% ../nbs/09_training.ipynb #ffd9aa6a
+# %% ../nbs/09_training.ipynb #c8108340
 class Miner(TrainerCallback):
     "Candidates and hidden positives for a `RetrievalTrainer`, refreshed during training"
     def __init__(self,
@@ -115,20 +116,20 @@ class Miner(TrainerCallback):
         candidates:int=100, # h, an anchor
         threshold:float=.5, # Confidence from which an unannotated pair is a hidden positive
         refresh:int=1, # Epochs between mining passes
-        active_from:int=0, # First active epoch
         relevance:csr_array|None=None, # (N, M) exact, of the training split: precision and recall are logged
         seed:int=0, # Of the draws
-        judge:bool=True, # Look for hidden positives at all
     ):
         self.train_set,self.dev_set,self.output_dir,self.evidence = train_set,dev_set,Path(output_dir),evidence
-        self.candidates,self.threshold,self.refresh,self.active_from,self.relevance,self.seed,self.judge = candidates,threshold,refresh,active_from,relevance,seed,judge
+        self.candidates,self.threshold,self.refresh,self.relevance,self.seed = candidates,threshold,refresh,relevance,seed
+        self.needs,self.active_from = frozenset(),0 # set by `fit`
+        if evidence is not None and (n:=len(evidence.own()))<20: raise InputError(f"hidden positives are judged by how the captions of one image agree, and only {n} captions share an image with another; give images several captions, or train with a loss that does not mine")
         self.known = known_pairs(train_set.caption_image, len(train_set.image_ids), text_groups(train_set.captions))
         self.witness = witnesses(len(train_set.image_ids), seed)
         self.mined = None
 
     def on_epoch_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
         epoch = round(state.epoch)
-        if epoch<self.active_from: return
+        if epoch<self.active_from or self.needs<={'relatedness'}: return # relatedness needs no pass
         if (epoch-self.active_from)%self.refresh==0: self.mine(model, processing_class, epoch)
         elif self.mined is None: self.mined = self._used(MinedSet.load(self.output_dir/f'mined{(epoch-self.active_from)//self.refresh}.npz')) # a resumed run
 
@@ -137,7 +138,7 @@ class Miner(TrainerCallback):
 
     def _judge(self, model, tokenizer, images, texts, passes):
         "Beliefs after this pass, share of unannotated pairs that match"
-        if not self.judge: return csr_array(self.known.shape, dtype=np.float32),0.
+        if not self.needs&{'hidden','mined'}: return csr_array(self.known.shape, dtype=np.float32),0.
         match = judge(images, texts, self.known, self.evidence, np.flatnonzero(self.witness)) if self.evidence else self._judge_alone(model, tokenizer)
         new = mine_hidden(images, texts, self.known, match, self.evidence, min(.1, self.threshold))
         return (update_beliefs(MinedSet.load(self.output_dir/f'mined{passes-1}.npz').hidden, new, passes, self.threshold) if passes else new),match.prior
@@ -148,16 +149,20 @@ class Miner(TrainerCallback):
         passes = (epoch-self.active_from)//self.refresh
         beliefs,prior = self._judge(model, tokenizer, images, texts, passes)
         hidden = above(beliefs, self.threshold)
-        candidates = mine_candidates(images, texts, csr_array(self.known.astype(np.int8)+(hidden>0).astype(np.int8)), self.candidates)
+        taken = csr_array(self.known.astype(np.int8)+(without_rows(hidden, self.witness)>0).astype(np.int8))
+        candidates = mine_candidates(images, texts, taken, self.candidates) if 'offline' in self.needs else Candidates(*(torch.full((len(x), 1), -1) for x in (images, texts)))
         found,tmp = MinedSet(candidates, beliefs, self.known),self.output_dir/'mined.tmp.npz'
         found.save(tmp); os.replace(tmp, self.output_dir/f'mined{passes}.npz')
         (self.output_dir/f'mined{passes-2}.npz').unlink(missing_ok=True) # a killed run needs the last two at most
         self.mined = self._used(found)
         line = dict(epoch=epoch, **mining_log(hidden, candidates, self.known, self.relevance), prior=prior, seconds=round(time.monotonic()-start, 1))
-        with open(self.output_dir/'mining.jsonl', 'a') as f: f.write(json.dumps(line)+'\n')
+        with open(self.output_dir/'mining.jsonl', 'a') as f: f.write('\n'+json.dumps(line)+'\n') # on a line of its own, whatever a kill left
+
+    def settings(self): # what a claim of a folder compares
+        return dict(candidates=self.candidates, threshold=self.threshold, refresh=self.refresh, seed=self.seed, evidence=type(self.evidence).__name__)
 
     def _judge_alone(self, model, tokenizer):
-        "Without evidence: from the similarities of dev, whose pairs the model never trained on [FNE]"
+        "Without evidence: from the similarities of dev's annotated pairs, which the model never trained on [FNE]"
         images,texts = embed(model, tokenizer, self.dev_set)
         owner = self.dev_set.caption_image
         known = known_pairs(owner, len(images), text_groups(self.dev_set.captions))
@@ -166,7 +171,10 @@ class Miner(TrainerCallback):
     def history(self)->list[dict]: # One entry a pass, in the order of epochs
         "What the passes of this run found"
         f = self.output_dir/'mining.jsonl'
-        lines = [json.loads(l) for l in f.read_text().splitlines() if l.endswith('}')] if f.exists() else []
+        def read(l):
+            try: return json.loads(l)
+            except json.JSONDecodeError: return None # torn by a kill
+        lines = [x for l in (f.read_text().splitlines() if f.exists() else []) if (x:=read(l))]
         return [v for _,v in sorted({l['epoch']:l for l in lines}.items())] # a pass repeated after a kill counts once
 
     def extras(self,
@@ -204,7 +212,7 @@ class Miner(TrainerCallback):
         def by_level(fused, levels, inverse): return {k:v[inverse.to(device)] for k,v in dict(fused=fused, **({} if levels is None else dict(instance=levels[0], consensus=levels[1]))).items()}
         return by_level(ft, lt, it),by_level(fi, li, ii)
 
-# %% ../nbs/09_training.ipynb #4f4ca7e9
+# %% ../nbs/09_training.ipynb #34363e2d
 SCHEDULES = ('step', 'cosine')
 
 class RetrievalTrainer(Trainer):
@@ -218,15 +226,19 @@ class RetrievalTrainer(Trainer):
     ):
         super().__init__(*args, **kwargs)
         self.retrieval_loss,self.miner,self.schedule,self._terms = retrieval_loss,miner,schedule,[]
+        self._words = torch.from_numpy(text_groups(self.train_dataset.captions))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         image,caption = inputs.pop('image'),inputs.pop('caption')
         out,loss = model(**inputs),self.retrieval_loss
         active = loss.mode=='active' and loss.needs
         extras = self.miner.extras(model, self.processing_class, dict(image=image, caption=caption, output=out), loss.needs, self.state.global_step) if active else {}
-        terms = level_objective({k:loss(v@t.T, image, **extras.get(k, {})) for k,(v,t) in out.levels().items()}, out)
+        words = self._words.to(caption.device)[caption] # captions with the same words are no negatives of each other's images
+        known = words[:,None]==words[None,:]
+        terms = level_objective({k:loss(v@t.T, image, known, **extras.get(k, {})) for k,(v,t) in out.levels().items()}, out)
         check_finite(terms, self.state.global_step+1, self._get_learning_rate())
-        if model.training: self._terms.append({k:v.detach() for k,v in terms.items() if k!='loss'})
+        contrast = (out.image_embeds@out.text_embeds.T).detach().std() if len(image)>1 else torch.tensor(0.)
+        if model.training: self._terms.append({k:v.detach() for k,v in terms.items() if k!='loss'} | dict(contrast=contrast))
         return (terms['loss'],out) if return_outputs else terms['loss']
 
     def log(self, logs, *args, **kwargs):
@@ -260,7 +272,7 @@ class EpochLog(TrainerCallback):
         line = dict(epoch=round(state.epoch), epochs=round(args.num_train_epochs), loss=loss, dev_rsum=metrics['eval_rsum'], seconds=round(time.monotonic()-self.start, 1))
         with open(self.path, 'a') as f: f.write(json.dumps(line)+'\n')
 
-# %% ../nbs/09_training.ipynb #4609752d
+# %% ../nbs/09_training.ipynb #8f377860
 def _claim(output_dir, settings):
     "Refuse a folder that holds a run with other settings"
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -307,7 +319,7 @@ def fit(
     loss:nn.Module, # Of `amsps.losses`, or any with its interface
     miner:Miner|None=None, # For a loss that `needs` more than the batch
     warmup_epochs:int=1, # Epochs of the warm-up mode, see `LearningModes`
-    active_from:int=0, # First active epoch
+    active_from:int=0, # First active epoch, not before the warm-up ends
     epochs:int=12, # Passes over all pairs
     batch_size:int=128, # Pairs a step
     learning_rate:float=5e-4, # Peak, AdamW
@@ -320,9 +332,12 @@ def fit(
     "Train, select on dev, resume where a run was interrupted"
     if schedule not in SCHEDULES: raise InputError(f"unknown `schedule` {schedule!r}; choose from {', '.join(SCHEDULES)}")
     settings = {k:v for k,v in locals().items() if k in ('warmup_epochs','active_from','epochs','batch_size','learning_rate','weight_decay','schedule','patience','seed')}
-    _claim(Path(output_dir), dict(loss=describe_loss(loss)) | settings)
+    active_from = max(active_from, warmup_epochs)
     if loss.needs and miner is None: raise InputError(f"this loss needs {', '.join(sorted(loss.needs))} from a `miner`; give one, or switch those parts off")
     if 'relatedness' in loss.needs and miner.evidence is None: raise InputError("the adaptive margin needs the relatedness of captions; give the miner `evidence`")
+    if loss.needs and active_from>=epochs: raise InputError(f"the active mode would begin at epoch {active_from} (from 0) of {epochs}: never; lower `active_from` and `warmup_epochs`, or train longer")
+    if miner: miner.needs,miner.active_from = loss.needs,active_from
+    _claim(Path(output_dir), dict(loss=describe_loss(loss), miner=miner.settings() if miner and loss.needs else None) | settings)
     callbacks = [LearningModes(loss, warmup_epochs, active_from), CollapseGuard(loss), *([miner] if loss.needs else [])]
     args = TrainingArguments(
         output_dir=str(output_dir), num_train_epochs=epochs, per_device_train_batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
@@ -332,7 +347,7 @@ def fit(
     trainer = RetrievalTrainer(model, args, retrieval_loss=loss, miner=miner, schedule=schedule, data_collator=PairCollator(train_set, tokenizer), train_dataset=train_set, eval_dataset=dev_set,
         processing_class=tokenizer, callbacks=[*callbacks, EarlyStoppingCallback(patience), EpochLog(Path(output_dir)/'log.jsonl')])
     if not progress: trainer.remove_callback(PrinterCallback)
-    if args.n_gpu>1: raise InputError("several GPUs are not supported yet: a batch would be split and lose its negatives; choose one with CUDA_VISIBLE_DEVICES=0")
+    if args.n_gpu>1 or args.world_size>1: raise InputError("several GPUs or processes are not supported yet: a batch would be split and lose its negatives; choose one with CUDA_VISIBLE_DEVICES=0, without torchrun")
     last,state = _last_state(Path(output_dir))
     if state and _stopped_early(state, patience): # killed between its last checkpoint and its end
         model.load_state_dict(load_file(f'{state.best_model_checkpoint}/model.safetensors'))

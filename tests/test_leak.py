@@ -3,7 +3,8 @@ from dataclasses import replace
 import numpy as np, pytest, torch
 from amsps.config import parse_config
 from amsps.data import Annotations, PairDataset
-from amsps.runs import build_model, load_data
+from amsps.losses import AHRL
+from amsps.runs import build_miner, build_model, load_data
 from amsps.training import embed
 
 @pytest.fixture(scope='module')
@@ -69,3 +70,18 @@ def test_a_leak_would_be_seen(world):
         return {(i,c):s[a,b] for a,i in enumerate(split.image_ids) for b,c in enumerate(split.caption_ids)}
     first = np.unique(notes.caption_image, return_index=True)[1]
     with pytest.raises(AssertionError): same(leaking(notes), leaking(keep(notes, first)))
+
+def test_the_miner_sees_the_training_split_only(world, tmp_path):
+    "Exact relevance is for its log alone, and other splits' captions do not move what it finds"
+    data,model,tokenizer = world; notes = data.annotations
+    config = parse_config(dict(loss='ahrl', candidates=10))
+    train = np.array(notes.splits)[notes.caption_image]=='train'
+    changed = replace(data, annotations=replace(notes, captions=[c if t else 'nothing to see here' for c,t in zip(notes.captions, train)]))
+    found = []
+    for k,d in enumerate((data, replace(data, relevance=None), changed)):
+        (tmp_path/str(k)).mkdir()
+        miner = build_miner(config, d, d.split('train'), d.split('dev'), tmp_path/str(k), AHRL().needs|{'hidden','offline'})
+        miner.needs = frozenset({'hidden','offline'}); miner.mine(model, tokenizer, 0)
+        found.append(miner.mined)
+    assert found[0].hidden.nnz and 'precision' in (tmp_path/'0/mining.jsonl').read_text() and 'precision' not in (tmp_path/'1/mining.jsonl').read_text()
+    for other in found[1:]: assert (other.hidden!=found[0].hidden).nnz==0 and torch.equal(other.candidates.texts, found[0].candidates.texts)
