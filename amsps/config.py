@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 class InputError(ValueError):
     "A mistake in the user's input; the message is complete and meant to be read"
 
-# %% ../nbs/00_config.ipynb #a80ac5fb
+# %% ../nbs/00_config.ipynb #be8a8499
 class RunConfig(BaseModel):
     "Parameters of a training run"
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
@@ -37,7 +37,7 @@ class RunConfig(BaseModel):
     refresh: int = Field(1, ge=1, description="Epochs between mining passes")
     candidates: int = Field(100, ge=1, description="Hardest items of the whole training set kept for each anchor")
     evidence: Literal['none','coverage','sentence'] = Field('coverage', description="Second witness for hidden positives and adaptive margin: words of captions, or vectors of the frozen text encoder")
-    mine_above: float = Field(0.25, gt=0, lt=1, description="Confidence from which an unannotated pair is a hidden positive")
+    mine_above: float = Field(0.3, gt=0, lt=1, description="Confidence from which an unannotated pair is a hidden positive")
     selection: Literal['mean','hardest','smooth'] = Field('smooth', description="AHRL: how negatives are selected")
     adaptive_margin: float = Field(0.3, ge=0, le=1, description="AHRL: how much relatedness takes off the margin (kappa)")
     offline_weight: float = Field(0.05, ge=0, description="AHRL: weight of the candidates")
@@ -99,13 +99,13 @@ def namespace_config(
     "The run that a notebook's parameters describe; a name that papermill injected and no one knows is refused"
     return parse_config({k:v for k,v in namespace.items() if k in RunConfig.model_fields or not k.startswith('_') and k not in ('In','Out') and isinstance(v, (bool,int,float,str,list,dict))})
 
-# %% ../nbs/00_config.ipynb #4188c230
+# %% ../nbs/00_config.ipynb #0e113886
 PRESETS = dict(
     scenes=dict(),
     flickr8k=dict(embed_size=256, word_size=300, region_hidden=0, pooling='attention', dropout=.2, batch_size=128, epochs=8, learning_rate=1e-3, warmup_epochs=3))
 PRESETS['karpathy'] = PRESETS['flickr8k']
 AHRL_SETTINGS = dict(
-    scenes=dict(selection='smooth', margin=.1, adaptive_margin=.3, offline_weight=.05, cross_weight=.02, mining_weight=.5, mine_above=.25, warmup_epochs=1, active_from=1),
+    scenes=dict(selection='smooth', margin=.1, adaptive_margin=.3, offline_weight=.05, cross_weight=.02, mining_weight=.5, mine_above=.3, warmup_epochs=1, active_from=1, refresh=2),
     flickr8k=dict(selection='smooth', temperature=.05, margin=.1, adaptive_margin=.3, offline_weight=.05, cross_weight=.02, mining_weight=.2, warmup_epochs=1, active_from=2)) # What the full AHRL of a dataset is
 AMSPS_SETTINGS = dict(scenes=dict(n_concepts=60, fusion=.85), flickr8k=dict(n_concepts=300)) # ... and what AMSPS adds to it
 for d in (AHRL_SETTINGS, AMSPS_SETTINGS): d['karpathy'] = d['flickr8k']

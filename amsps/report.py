@@ -72,10 +72,10 @@ def results_frame(
     order = {l:i for i,l in enumerate(by_label([r['loss'] for r in rows]))}
     return pd.DataFrame(rows).sort_values(['loss','seed'], key=lambda s: s.map(order) if s.name=='loss' else s, ignore_index=True)
 
-# %% ../nbs/12_report.ipynb #4911eb5e
+# %% ../nbs/12_report.ipynb #2e992945
 COLUMNS = {f'{d}_{k}':f'{d} {label}' for d in ('i2t','t2i') for k,label in (('r1','R@1'),('r5','R@5'),('r10','R@10'))} | {'rsum':'rSum'} | \
     {f'{d}_{k}':f'{d} {label}' for k,label in (('map_at_r','mAP@R'),('r_precision','R-P')) for d in ('i2t','t2i')} | \
-    {f'hidden_{d}_medr':f'{d} median rank of hidden positives' for d in ('i2t','t2i')} | dict(mined_precision='mined precision', mined_recall='mined recall')
+    {f'hidden_{d}_medr':f'{d} hidden medR' for d in ('i2t','t2i')} | dict(mined_precision='mined precision', mined_recall='mined recall')
 
 def summary_table(
     frame:pd.DataFrame, # From `results_frame`
@@ -251,7 +251,7 @@ thead th{border-bottom:2px solid #444}tbody tr+tr td{border-top:1px solid #ddd}c
 {% for name,caption,png in figures %}<h2>{{ caption }}</h2><img alt="{{ caption }}" src="data:image/png;base64,{{ png }}"><p class="small">Files: {{ name }}.pdf, {{ name }}.png</p>{% endfor %}
 <h2>Provenance</h2><p>{{ data }}</p><div class="scroll">{{ runs|safe }}</div><h2>How to repeat it</h2><pre>{{ command }}</pre></html>''')
 
-# %% ../nbs/12_report.ipynb #7a1817b2
+# %% ../nbs/12_report.ipynb #39ca7e2a
 CAPTIONS = dict(figure_similarity='Similarity of annotated, hidden positive and other pairs, test split',
                 figure_mining='Hidden positives mined from the training split, by epoch',
                 figure_retrieval='Retrieved examples of the test split; queries drawn at random, hardest triplet')
@@ -263,7 +263,7 @@ def _html_table(markdown):
 
 def records_study(records): # the study whose rows these are, or none
     labels = {label_of(r['config']) for r in records}
-    return next((s for s in STUDIES if {label_of(c.model_dump()) for c in study_grid(study=s, seeds=1)}==labels), None)
+    return next((s for s in STUDIES[1:] if labels=={label_of(c.model_dump()) for c in study_grid('scenes', s, 1)}), None)
 
 def write_html(
     records:list[dict], # What the tables and figures were made from
