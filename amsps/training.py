@@ -40,13 +40,13 @@ def embed(
     model.train(mode)
     return torch.cat(images).float().cpu(),torch.cat(texts).float().cpu()
 
-# %% ../nbs/09_training.ipynb #bd2b697c
+# %% ../nbs/09_training.ipynb #78b2198f
 def spread(
     images:Tensor, # (n, D) unit length
     texts:Tensor, # (m, D) unit length
 )->float: # 0..1
-    "Variance of embeddings"
-    return min(1-x.mean(0).square().sum().item() for x in (images, texts))
+    "Variance of embeddings; a modality with a single item says nothing"
+    return min((1-x.mean(0).square().sum().item() for x in (images, texts) if len(x)>1), default=1.)
 
 # %% ../nbs/09_training.ipynb #e6097e70
 def evaluate_split(
@@ -70,7 +70,7 @@ class LearningModes(TrainerCallback):
     def mode(self, epoch): return 'warmup' if epoch<self.warmup_epochs else 'hard' if epoch<self.active_from else 'active'
     def on_epoch_begin(self, args, state, control, **kwargs): self.loss.mode = self.mode(round(state.epoch))
 
-# %% ../nbs/09_training.ipynb #72a4158b
+# %% ../nbs/09_training.ipynb #e27b3389
 class TrainingCollapse(InputError):
     "Training has come to a state from which it does not recover"
 
@@ -82,7 +82,7 @@ class CollapseGuard(TrainerCallback):
         least_spread:float=1e-3, # See `spread`
         least_contrast:float=.01, # Standard deviation of the similarities of a batch
         least_steps:int=20, # An epoch of fewer steps says nothing about a plateau
-    ): self.loss,self.tolerance,self.least_spread,self.least_contrast,self.least_steps,self.steps = loss,tolerance,least_spread,least_contrast,least_steps,0
+    ): self.loss,self.tolerance,self.least_spread,self.least_contrast,self.least_steps,self.steps,self.low = loss,tolerance,least_spread,least_contrast,least_steps,0,0
 
     def on_step_end(self, args, state, control, **kwargs): self.steps += 1
 
@@ -93,8 +93,9 @@ class CollapseGuard(TrainerCallback):
             raise TrainingCollapse(f"margin plateau: through epoch {round(state.epoch)} the loss stood at {value:.3f}, twice the margin, where all similarities are equal; try more `warmup_epochs`, a smaller `learning_rate`, less `dropout`, or a smooth selection")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
-        if metrics['eval_spread']<self.least_spread:
-            raise TrainingCollapse(f"vanishing variance: after epoch {round(state.epoch)} the embeddings are nearly one point (spread {metrics['eval_spread']:.1e} of 1); try a smaller `learning_rate`, more `warmup_epochs`, or InfoNCE")
+        self.low = self.low+1 if metrics['eval_spread']<self.least_spread else 0
+        if self.low>1: # a fresh network may need an epoch
+            raise TrainingCollapse(f"vanishing variance: after epoch {round(state.epoch)}, and the one before, the embeddings are nearly one point (spread {metrics['eval_spread']:.1e} of 1); try a smaller `learning_rate`, more `warmup_epochs`, or InfoNCE")
 
 def check_finite(
     terms:dict[str,Tensor], # Named terms of a loss

@@ -60,7 +60,7 @@ def test_vocabulary_is_of_the_training_split():
 def test_failing_notebook_on_the_command_line(tmp_path):
     "amsps reproduce: a model that diverges stops with exit code 1, names cell and error; nothing is recorded"
     r = amsps('train', *TINY, '--learning-rate', 1e30, '--cache-dir', tmp_path)
-    assert r.returncode==1 and 'holds NaN' in r.stderr and 'failed in cell' in r.stderr and 'Traceback' not in r.stderr, r.stderr
+    assert r.returncode==1 and 'non-finite loss at step' in r.stderr and 'failed in cell' in r.stderr and 'Traceback' not in r.stderr, r.stderr
     assert not list(tmp_path.rglob('record.json'))
 
 def test_bare_papermill_refuses_an_unknown_name(tmp_path):
