@@ -6,8 +6,7 @@
 __all__ = ['LOCATIONS', 'PRESETS', 'AHRL_SETTINGS', 'AMSPS_SETTINGS', 'LABELS', 'AHRL_OFF', 'STUDIES', 'InputError', 'RunConfig',
            'parse_config', 'namespace_config', 'label_of', 'ahrl_parts', 'study_grid']
 
-# %% ../nbs/00_config.ipynb #d726eb83
-from pathlib import Path
+# %% ../nbs/00_config.ipynb #1d9c3536
 from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -99,7 +98,7 @@ def namespace_config(
     "The run that a notebook's parameters describe; a name that papermill injected and no one knows is refused"
     return parse_config({k:v for k,v in namespace.items() if k in RunConfig.model_fields or not k.startswith('_') and k not in ('In','Out') and isinstance(v, (bool,int,float,str,list,dict))})
 
-# %% ../nbs/00_config.ipynb #e0487178
+# %% ../nbs/00_config.ipynb #c3c7f311
 PRESETS = dict(
     scenes=dict(),
     flickr8k=dict(embed_size=256, word_size=300, region_hidden=0, pooling='attention', dropout=.2, batch_size=128, epochs=8, learning_rate=1e-3, warmup_epochs=3))
@@ -110,6 +109,7 @@ AHRL_SETTINGS = dict(
 AMSPS_SETTINGS = dict(scenes=dict(n_concepts=60, fusion=.85), flickr8k=dict(n_concepts=300)) # ... and what AMSPS adds to it
 for d in (AHRL_SETTINGS, AMSPS_SETTINGS): d['karpathy'] = d['flickr8k']
 
+# %% ../nbs/00_config.ipynb #caf8b48c
 _PARTS = ('adaptive margin', 'candidates', 'cross pairs', 'penalty', 'hidden positives')
 LABELS = ('Sum triplet', 'Mean triplet', 'Hardest triplet', 'SelHN', 'SAM', 'AOQ', 'FNE', 'InfoNCE', '+ smooth selection', *(f'+ {p}' for p in _PARTS), 'AHRL', *(f'AHRL without {p}' for p in _PARTS), 'AMSPS') # Rows of tables, in this order
 _NAMES = dict(zip(('sum_triplet','mean_triplet','hardest_triplet','selhn','sam','aoq','fne','infonce'), LABELS))
@@ -122,6 +122,7 @@ def label_of(
     if config['loss']=='ahrl': return 'AMSPS' if config.get('n_concepts') else 'AHRL'
     return _NAMES[config['loss']]
 
+# %% ../nbs/00_config.ipynb #073c3953
 AHRL_OFF = dict(loss='ahrl', adaptive_margin=0., offline_weight=0., cross_weight=0., penalty=False, filter_hidden=False, mining_weight=0.) # Every part off
 
 def ahrl_parts(

@@ -7,7 +7,7 @@ __all__ = ['KINDS', 'RATIO', 'AUXILIARIES', 'count_kinds', 'pick_concepts', 'Con
            'concept_adjacency', 'read_vectors', 'table_vectors', 'token_concepts', 'find_concepts', 'ConsensusLevel',
            'concept_divergence']
 
-# %% ../nbs/04_consensus.ipynb #e53042f0
+# %% ../nbs/04_consensus.ipynb #ce82d3f9
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from .config import InputError
-from .data import read_text, word_pattern
+from .data import word_pattern
 
 # %% ../nbs/04_consensus.ipynb #bbbc4eae
 KINDS = dict(objects='NN', properties='JJ', motions='VB')
@@ -93,13 +93,13 @@ def concept_adjacency(
     d = a.sum(1)**-.5
     return torch.from_numpy(d[:,None]*a.T*d[None,:]).float()
 
-# %% ../nbs/04_consensus.ipynb #feb2b903
+# %% ../nbs/04_consensus.ipynb #c70e00e1
 def read_vectors(
     path:Path, # GloVe text (`WORD v1 v2 ...`), or `.npz` with `words` and `glove`
     words:list[str], # q concepts
 )->tuple[Tensor,list[str]]: # (q, size) float32, concepts that the file lacks
     "Word vectors of concepts from a file"
-    path,wanted,size = Path(path),set(words),None
+    path,wanted = Path(path),set(words)
     found = _read_npz(path, wanted) if path.suffix=='.npz' else _read_glove(path, wanted)
     if not found: raise InputError(f"{path} has none of the {len(words)} concepts ({', '.join(words[:3])}, ...); is it a file of English word vectors?")
     mean = np.mean(list(found.values()), 0)

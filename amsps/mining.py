@@ -8,19 +8,18 @@ __all__ = ['BLOCK_BYTES', 'known_pairs', 'text_groups', 'ordered_topk', 'Candida
            'fit_joint_model', 'mine_hidden', 'unannotated_scores', 'judge', 'witnesses', 'update_beliefs', 'above',
            'without_rows', 'Draw', 'MinedSet', 'mining_log']
 
-# %% ../nbs/07_mining.ipynb #95870df8
+# %% ../nbs/07_mining.ipynb #a5b83b3c
 import re
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, Protocol
 import numpy as np, torch
 from scipy.optimize import isotonic_regression
 from scipy.sparse import csr_array
 from torch import Tensor
-from .config import InputError
 from .data import word_pattern
-from .losses import Mined, Offline
 
 # %% ../nbs/07_mining.ipynb #497faa71
 def known_pairs(
@@ -97,12 +96,13 @@ def mine_candidates(
     def best(q, x, of): return torch.cat([ordered_topk(_hide(q[b]@x.T, of[b]), h) for b in _blocks(len(q), len(x), block)])
     return Candidates(best(images, texts, csr_array(known)), best(texts, images, csr_array(known.T)))
 
-# %% ../nbs/07_mining.ipynb #b495a94c
+# %% ../nbs/07_mining.ipynb #700aa217
 class Evidence(Protocol):
     "How well captions agree with what is written of images"
     def scores(self, images, captions=slice(None))->Tensor: ... # (b, m) float32 in 0..1: these captions (all by default) against these images, as positions or slices
     def own(self)->Tensor: ... # (m,) each caption of an image with several against the others
 
+# %% ../nbs/07_mining.ipynb #9a0a364d
 def _words(caption): return set(re.findall(word_pattern, caption.lower()))
 def _word_pairs(caption): w = re.findall(word_pattern, caption.lower()); return set(zip(w, w[1:]))
 
@@ -132,6 +132,7 @@ def _sparse(rows, width):
     i = np.repeat(np.arange(len(rows)), [len(r) for r in rows])
     return csr_array((np.array([v for r in rows for v in r.values()], np.float32), (i, np.array(j, dtype=np.int64))), shape=(len(rows), width))
 
+# %% ../nbs/07_mining.ipynb #fbe33ed7
 class CoverageEvidence:
     "Share of a caption's words, times share of its word pairs, that the captions of an image have (idf squared)"
     def __init__(self,
@@ -143,6 +144,7 @@ class CoverageEvidence:
     def scores(self, images, captions=slice(None)): return (self.parts[0].scores(images, captions)*self.parts[1].scores(images, captions)).clamp(0, 1)
     def own(self): return (self.parts[0].own()*self.parts[1].own()).clamp(0, 1)
 
+# %% ../nbs/07_mining.ipynb #d36c38d6
 class SentenceEvidence:
     "Cosine of a caption's vector with the mean of the vectors of an image's captions"
     def __init__(self,
@@ -160,7 +162,7 @@ class SentenceEvidence:
         others = torch.nn.functional.normalize(self.sums[self.owner]-self.vectors, dim=1)
         return (others*self.vectors).sum(1).clamp(0, 1)[_with_siblings(self.owner.numpy())]
 
-# %% ../nbs/07_mining.ipynb #9107ba7b
+# %% ../nbs/07_mining.ipynb #9133d551
 def _shares(where, bins, weights=None, more=0.): # histogram over bin numbers, sums to 1
     c = np.bincount(where, weights, minlength=bins)+more
     return c/c.sum()
@@ -192,6 +194,7 @@ def fit_match_model(
     prior = float(np.clip(min((m/a for a,m in zip(*above) if tail<=a<1), default=0.), 1e-7, .5)) # scores that are all alike tell nothing
     return MatchModel(edges, isotonic_regression(prior*p/r, weights=r).x.clip(0, 1), prior)
 
+# %% ../nbs/07_mining.ipynb #81744ba3
 @dataclass(frozen=True)
 class JointMatchModel:
     "P(match) of a pair from evidence and similarity"
@@ -227,7 +230,7 @@ def fit_joint_model(
         return isotonic_regression(match.posterior[k]*p/r, weights=r).x.clip(0, 1)
     return JointMatchModel(match, edges, np.stack([rising(k) for k in range(len(match.posterior))]))
 
-# %% ../nbs/07_mining.ipynb #f8a3c013
+# %% ../nbs/07_mining.ipynb #e944dbe8
 def mine_hidden(
     images:Tensor, texts:Tensor, # (N, D), (M, D) unit length
     known:csr_array, # (N, M), non-zero where a pair is no negative already
@@ -249,6 +252,7 @@ def mine_hidden(
         rows.append(r+b.start); cols.append(top[r,k]); conf.append(c[r,top[r,k]])
     return csr_array((torch.cat(conf).numpy(), (torch.cat(rows).numpy(), torch.cat(cols).numpy())), shape=known.shape)
 
+# %% ../nbs/07_mining.ipynb #401139f9
 def unannotated_scores(
     images:Tensor, texts:Tensor, # (N, D), (M, D) unit length
     known:csr_array, # (N, M), non-zero where a pair is no negative
@@ -312,7 +316,7 @@ def without_rows(
     out = csr_array(hidden.multiply(~rows[:,None])); out.eliminate_zeros()
     return out
 
-# %% ../nbs/07_mining.ipynb #079e7931
+# %% ../nbs/07_mining.ipynb #4deeeb2a
 class Draw(NamedTuple):
     "Positions drawn for a batch; -1 where there is none"
     texts:Tensor        # (B, K) candidate captions of the images
@@ -320,6 +324,7 @@ class Draw(NamedTuple):
     mined_texts:Tensor  # (B,) hidden positive captions of the images
     mined_images:Tensor # (B,) hidden positive images of the captions
 
+# %% ../nbs/07_mining.ipynb #246e15fe
 def _entries(matrix, i, j): # entries of a sparse matrix at positions of any shape; those below 0 are read at 0
     at = [x.clamp(min=0).numpy().ravel().copy() for x in (i, j)]
     found = matrix[at[0],at[1]]
@@ -348,10 +353,8 @@ class MinedSet:
             return torch.from_numpy(np.where(size>0, rows.indices[np.minimum(at, max(rows.nnz-1, 0))] if rows.nnz else 0, -1))
         return Draw(some(self.candidates.texts[image]), some(self.candidates.images[caption]), one(self.hidden[image]), one(self._by_caption[caption]))
 
-    @property
-    def _by_caption(self):
-        if '_columns' not in self.__dict__: object.__setattr__(self, '_columns', csr_array(self.hidden.T))
-        return self._columns
+    @cached_property
+    def _by_caption(self): return csr_array(self.hidden.T)
 
     def confidence(self,
         image:np.ndarray, caption:np.ndarray, # (B,) positions

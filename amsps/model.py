@@ -6,17 +6,17 @@
 __all__ = ['POOLINGS', 'LEVEL_WEIGHTS', 'KL_WEIGHT', 'masked_mean', 'masked_max', 'AttentionPooling', 'GeneralizedPooling',
            'AmspsConfig', 'AmspsOutput', 'AmspsModel', 'level_objective']
 
-# %% ../nbs/05_model.ipynb #9dd755cb
+# %% ../nbs/05_model.ipynb #76d80133
 from dataclasses import dataclass
 import math, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 from .config import InputError
 from .vision import RegionEncoder
 from .text import BiGRUEncoder, TransformersTextEncoder
-from .consensus import ConceptGraph, ConsensusLevel, concept_divergence
+from .consensus import ConsensusLevel, concept_divergence
 
 # %% ../nbs/05_model.ipynb #a25b5c5d
 def masked_mean(

@@ -8,7 +8,7 @@ __all__ = ['KARPATHY_FOLDERS', 'TRAINING_CODE', 'PACKAGES', 'BINS', 'project_roo
            'retrieval_examples', 'build_model', 'build_loss', 'build_evidence', 'build_miner', 'run_dir', 'read_record',
            'train_run', 'evaluate_run', 'load_run']
 
-# %% ../nbs/10_runs.ipynb #b85bc506
+# %% ../nbs/10_runs.ipynb #a4c38c97
 import ast, hashlib, importlib.metadata, json, os, platform, resource, shutil, subprocess, sys, time
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +19,8 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from scipy.sparse import csr_array
 from transformers import AutoTokenizer
-from .config import LOCATIONS, InputError, RunConfig, parse_config
-from .data import Annotations, PairDataset, build_tokenizer, find_path, load_features, read_flickr8k, read_karpathy, read_text
+from .config import LOCATIONS, InputError, RunConfig
+from .data import Annotations, PairDataset, build_tokenizer, load_features, read_flickr8k, read_karpathy, read_text
 from .scenes import SceneData, make_scenes
 from .vision import digest_weights, extract_features
 from .text import TextStates, extract_states, load_text_backbone
@@ -218,7 +218,7 @@ def retrieval_examples(
         i2t.append(dict(image=dataset.image_ids[i], found=[dict(caption=dataset.caption_ids[j], sim=round(s[j].item(), 3), match=kind(i, j)) for j in best]))
     return dict(t2i=t2i, i2t=i2t)
 
-# %% ../nbs/10_runs.ipynb #4be83be2
+# %% ../nbs/10_runs.ipynb #6c3ffdea
 def build_model(
     config:RunConfig,
     data:RunData,
@@ -240,6 +240,7 @@ def build_model(
     model.consensus.set_graph(graph, tokenizer, vectors)
     return model,tokenizer
 
+# %% ../nbs/10_runs.ipynb #923ace3b
 def build_loss(
     config:RunConfig,
 )->torch.nn.Module:

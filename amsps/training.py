@@ -213,7 +213,7 @@ class Miner(TrainerCallback):
         def by_level(fused, levels, inverse): return {k:v[inverse.to(device)] for k,v in dict(fused=fused, **({} if levels is None else dict(instance=levels[0], consensus=levels[1]))).items()}
         return by_level(ft, lt, it),by_level(fi, li, ii)
 
-# %% ../nbs/09_training.ipynb #34363e2d
+# %% ../nbs/09_training.ipynb #16f75380
 SCHEDULES = ('step', 'cosine')
 
 class RetrievalTrainer(Trainer):
@@ -236,10 +236,10 @@ class RetrievalTrainer(Trainer):
         extras = self.miner.extras(model, self.processing_class, dict(image=image, caption=caption, output=out), loss.needs, self.state.global_step) if active else {}
         words = self._words.to(caption.device)[caption] # captions with the same words are no negatives of each other's images
         known = words[:,None]==words[None,:]
-        terms = level_objective({k:loss(v@t.T, image, known, **extras.get(k, {})) for k,(v,t) in out.levels().items()}, out)
+        sims = {k:v@t.T for k,(v,t) in out.levels().items()}
+        terms = level_objective({k:loss(s, image, known, **extras.get(k, {})) for k,s in sims.items()}, out)
         check_finite(terms, self.state.global_step+1, self._get_learning_rate())
-        contrast = (out.image_embeds@out.text_embeds.T).detach().std() if len(image)>1 else torch.tensor(0.)
-        if model.training: self._terms.append({k:v.detach() for k,v in terms.items() if k!='loss'} | dict(contrast=contrast))
+        if model.training: self._terms.append({k:v.detach() for k,v in terms.items() if k!='loss'} | dict(contrast=sims['fused'].detach().std(correction=0)))
         return (terms['loss'],out) if return_outputs else terms['loss']
 
     def log(self, logs, *args, **kwargs):
@@ -273,7 +273,7 @@ class EpochLog(TrainerCallback):
         line = dict(epoch=round(state.epoch), epochs=round(args.num_train_epochs), loss=loss, dev_rsum=metrics['eval_rsum'], seconds=round(time.monotonic()-self.start, 1))
         with open(self.path, 'a') as f: f.write(json.dumps(line)+'\n')
 
-# %% ../nbs/09_training.ipynb #8f377860
+# %% ../nbs/09_training.ipynb #16093e36
 def _claim(output_dir, settings):
     "Refuse a folder that holds a run with other settings"
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -312,6 +312,7 @@ def _stopped_early(state, patience):
     scores = [l['eval_rsum'] for l in state.log_history if 'eval_rsum' in l]
     return len(scores)-1-int(np.argmax(scores))>=patience
 
+# %% ../nbs/09_training.ipynb #9e533c85
 def fit(
     model:AmspsModel, # Trained in place; holds the best weights on return
     tokenizer:PreTrainedTokenizerBase, # The model's
