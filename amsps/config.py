@@ -122,7 +122,7 @@ def label_of(
     if config['loss']=='ahrl': return 'AMSPS' if config.get('n_concepts') else 'AHRL'
     return _NAMES[config['loss']]
 
-# %% ../nbs/00_config.ipynb #073c3953
+# %% ../nbs/00_config.ipynb #4f4cb5c5
 AHRL_OFF = dict(loss='ahrl', adaptive_margin=0., offline_weight=0., cross_weight=0., penalty=False, filter_hidden=False, mining_weight=0.) # Every part off
 
 def ahrl_parts(
@@ -134,7 +134,8 @@ def ahrl_parts(
     return {'adaptive margin':of('adaptive_margin'), 'candidates':of('offline_weight'), 'cross pairs':of('cross_weight'), 'penalty':of('penalty'), 'hidden positives':of('filter_hidden','mining_weight')}
 
 def _ablation(dataset):
-    parts,full = ahrl_parts(dataset),AHRL_OFF | AHRL_SETTINGS[dataset] | dict(loss='ahrl')
+    parts = ahrl_parts(dataset)
+    full = AHRL_OFF | AHRL_SETTINGS[dataset] | {k:v for on in parts.values() for k,v in on.items()}
     base = full | AHRL_OFF
     rows = [dict(loss='hardest_triplet')]
     if full.get('selection')=='smooth': rows.append(base | dict(label='+ smooth selection'))
