@@ -218,7 +218,7 @@ def retrieval_examples(
         i2t.append(dict(image=dataset.image_ids[i], found=[dict(caption=dataset.caption_ids[j], sim=round(s[j].item(), 3), match=kind(i, j)) for j in best]))
     return dict(t2i=t2i, i2t=i2t)
 
-# %% ../nbs/10_runs.ipynb #6c3ffdea
+# %% ../nbs/10_runs.ipynb #56e2614c
 def build_model(
     config:RunConfig,
     data:RunData,
@@ -227,7 +227,7 @@ def build_model(
     "Model and tokeniser of a run, seeded"
     torch.manual_seed(config.seed)
     graph = build_graph(train_set.captions, config.n_concepts) if config.n_concepts else None
-    common = dict(feature_size=data.features.shape[2], embed_size=config.embed_size, region_hidden=config.region_hidden, pooling=config.pooling, dropout=config.dropout, fusion=config.fusion)
+    common = dict(feature_size=data.features.shape[2], embed_size=config.embed_size, region_hidden=config.region_hidden, pooling=config.pooling, dropout=config.dropout, word_dropout=config.word_dropout, fusion=config.fusion)
     if config.text_backbone:
         tokenizer,text = load_text_backbone(config.text_backbone)
         common |= dict(vocab_size=len(tokenizer), text_config={k:v for k,v in text.config.to_dict().items() if k!='_name_or_path'}, freeze_text=config.freeze_text)
@@ -235,8 +235,9 @@ def build_model(
         tokenizer,text = build_tokenizer(train_set.captions, config.min_count),None
         common |= dict(vocab_size=len(tokenizer), word_size=config.word_size)
     if graph is None: return AmspsModel(AmspsConfig(**common), text),tokenizer
+    common |= dict(n_concepts=len(graph.words), concepts=graph.words, consensus=config.consensus)
     vectors = read_vectors(config.concept_vectors, graph.words)[0] if config.concept_vectors else table_vectors(text, tokenizer, graph.words) if text else None
-    model = AmspsModel(AmspsConfig(**common, n_concepts=len(graph.words), concepts=graph.words, concept_size=300 if vectors is None else vectors.shape[1], learn_concepts=vectors is None), text)
+    model = AmspsModel(AmspsConfig(**common, concept_size=300 if vectors is None else vectors.shape[1], learn_concepts=vectors is None), text)
     model.consensus.set_graph(graph, tokenizer, vectors)
     return model,tokenizer
 

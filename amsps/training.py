@@ -213,7 +213,7 @@ class Miner(TrainerCallback):
         def by_level(fused, levels, inverse): return {k:v[inverse.to(device)] for k,v in dict(fused=fused, **({} if levels is None else dict(instance=levels[0], consensus=levels[1]))).items()}
         return by_level(ft, lt, it),by_level(fi, li, ii)
 
-# %% ../nbs/09_training.ipynb #16f75380
+# %% ../nbs/09_training.ipynb #64401f1a
 SCHEDULES = ('step', 'cosine')
 
 class RetrievalTrainer(Trainer):
@@ -236,8 +236,9 @@ class RetrievalTrainer(Trainer):
         extras = self.miner.extras(model, self.processing_class, dict(image=image, caption=caption, output=out), loss.needs, self.state.global_step) if active else {}
         words = self._words.to(caption.device)[caption] # captions with the same words are no negatives of each other's images
         known = words[:,None]==words[None,:]
-        sims = {k:v@t.T for k,(v,t) in out.levels().items()}
-        terms = level_objective({k:loss(s, image, known, **extras.get(k, {})) for k,s in sims.items()}, out)
+        consensus = self.accelerator.unwrap_model(model).consensus
+        sims = {k:v@t.T for k,(v,t) in out.levels().items() if consensus is None or k in consensus.weights}
+        terms = level_objective({k:loss(s, image, known, **extras.get(k, {})) for k,s in sims.items()}, out.divergence, consensus)
         check_finite(terms, self.state.global_step+1, self._get_learning_rate())
         if model.training: self._terms.append({k:v.detach() for k,v in terms.items() if k!='loss'} | dict(contrast=sims['fused'].detach().std(correction=0)))
         return (terms['loss'],out) if return_outputs else terms['loss']
