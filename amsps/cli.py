@@ -34,7 +34,7 @@ def _quiet():
     from transformers.utils import logging
     logging.set_verbosity_error(); logging.disable_progress_bar()
 
-# %% ../nbs/13_cli.ipynb #042f01b2
+# %% ../nbs/13_cli.ipynb #03db1426
 def _config_options():
     "Signature parameters for every field of RunConfig; None is `not given`"
     from amsps.config import RunConfig
@@ -51,10 +51,10 @@ def _train(**values):
     The defaults are the baseline on the generated scenes. With --dataset flickr8k the defaults are those of its table; give --data-root and --backbone then."""
     _quiet()
     from amsps.grid import run_grid
-    from amsps.config import PRESETS, parse_config
+    from amsps.config import parse_config, preset
     from amsps.runs import read_record
     given = {k:v for k,v in values.items() if v is not None}
-    config = parse_config(PRESETS.get(given.get('dataset', 'scenes'), {})|given)
+    config = parse_config(preset(given))
     folders,failures = run_grid([config], jobs=1, say=typer.echo)
     _fail(failures)
     typer.echo(f"run:    {folders[0]}\ntest:   {_metric_line(read_record(folders[0])['metrics']['test'])}")
@@ -71,13 +71,13 @@ def _add_train():
     app.command('train')(_train)
 _add_train()
 
-# %% ../nbs/13_cli.ipynb #f1a61213
+# %% ../nbs/13_cli.ipynb #029a7649
 @app.command()
 def reproduce(
     dataset:Annotated[str, typer.Option(help="scenes (generated, needs nothing), flickr8k or karpathy")]='scenes',
     data_root:Annotated[str, typer.Option(help="Folder of the dataset (not for scenes)")]='',
     backbone:Annotated[str, typer.Option(help="transformers vision backbone, folder or hub name (not for scenes)")]='',
-    study:Annotated[str, typer.Option(help="main (the quick comparison), losses (seven of them) or ablation (each part of AHRL added and removed)")]='main',
+    study:Annotated[str, typer.Option(help="main (the quick comparison), losses (seven of them, and InfoNCE with the consensus level) or ablation (each part of AHRL added and removed)")]='main',
     text_backbone:Annotated[str, typer.Option(help="transformers text encoder, kept frozen, folder or hub name; empty is the preset's Bi-GRU")]='',
     seeds:Annotated[int, typer.Option(min=1, help="Seeds 0..N-1 for every row")]=3,
     jobs:Annotated[int, typer.Option(min=1, help="Notebooks at a time")]=2,

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOCATIONS', 'PRESETS', 'FROZEN_TEXT', 'AHRL_SETTINGS', 'AMSPS_SETTINGS', 'LABELS', 'AHRL_OFF', 'STUDIES',
-           'InputError', 'RunConfig', 'parse_config', 'namespace_config', 'label_of', 'ahrl_parts', 'study_grid']
+           'InputError', 'RunConfig', 'parse_config', 'namespace_config', 'preset', 'label_of', 'ahrl_parts',
+           'study_grid']
 
 # %% ../nbs/00_config.ipynb #1d9c3536
 from typing import Literal
@@ -14,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 class InputError(ValueError):
     "A mistake in the user's input; the message is complete and meant to be read"
 
-# %% ../nbs/00_config.ipynb #e9c7870b
+# %% ../nbs/00_config.ipynb #98b0aab9
 class RunConfig(BaseModel):
     "Parameters of a training run"
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
@@ -57,7 +58,7 @@ class RunConfig(BaseModel):
     region_hidden: int = Field(128, ge=0, description="Width of the region encoder's residual perceptron, 0 for none")
     pooling: Literal['attention','mean','max','gpo'] = Field('max', description="Pooling of regions and words")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on region features")
-    word_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on word embeddings")
+    word_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on word embeddings, or on what a transformers text encoder gives")
     min_count: int = Field(4, ge=1, description="Rarer words become [UNK] (Bi-GRU)")
     epochs: int = Field(6, ge=1, description="Passes over the training pairs")
     batch_size: int = Field(64, ge=2, description="Pairs a step")
@@ -68,7 +69,7 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of weights, order and dropout")
     threads: int = Field(1, ge=1, description="CPU threads; part of a run's name, since it changes the last bits")
 
-# %% ../nbs/00_config.ipynb #72ed0dbb
+# %% ../nbs/00_config.ipynb #d7c1432d
 LOCATIONS = ('data_root', 'backbone', 'cache_dir', 'text_backbone', 'concept_vectors') # Where things lie: no part of a run's name, which has digests of what they hold
 
 def parse_config(
@@ -83,8 +84,10 @@ def parse_config(
     if config.evidence=='sentence' and not config.freeze_text: raise InputError("evidence 'sentence' comes from a frozen text encoder: set `text_backbone` and `freeze_text`, or take evidence 'coverage'")
     if config.evidence=='none' and (config.loss=='sam' or config.loss=='ahrl' and config.adaptive_margin): raise InputError("an adaptive margin needs `evidence` of how captions are related; choose coverage or sentence")
     if 0<config.n_concepts<10: raise InputError(f"a consensus level needs at least 10 concepts (7 : 2 : 1); got `n_concepts` {config.n_concepts}")
+    if config.consensus=='likelihood' and config.fusion==0: raise InputError("the likelihood of concepts needs a `fusion` above 0: an image or a caption may have no concept")
     late = max(config.active_from, config.warmup_epochs)>=config.epochs
     if late and config.loss in ('sam','aoq','fne','ahrl'): raise InputError(f"with `active_from` {config.active_from}, `warmup_epochs` {config.warmup_epochs} and {config.epochs} epochs the active mode never begins; lower them or train longer")
+    if config.consensus!='graph' and not config.n_concepts: raise InputError("`consensus` is the form of the consensus level; set `n_concepts` too")
     if config.concept_vectors and not (config.n_concepts and config.consensus=='graph'): raise InputError("`concept_vectors` is for the graph of concepts; set `n_concepts` too (CVSE has 300) and `consensus` graph")
     return config
 
@@ -100,12 +103,20 @@ def namespace_config(
     "The run that a notebook's parameters describe; a name that papermill injected and no one knows is refused"
     return parse_config({k:v for k,v in namespace.items() if k in RunConfig.model_fields or not k.startswith('_') and k not in ('In','Out') and isinstance(v, (bool,int,float,str,list,dict))})
 
-# %% ../nbs/00_config.ipynb #06e7b569
+# %% ../nbs/00_config.ipynb #1e62b0c3
 PRESETS = dict(
     scenes=dict(),
     flickr8k=dict(embed_size=256, word_size=300, region_hidden=0, pooling='attention', dropout=.2, word_dropout=.2, batch_size=128, epochs=8, learning_rate=1e-3, warmup_epochs=3))
 PRESETS['karpathy'] = PRESETS['flickr8k']
 FROZEN_TEXT = dict(image_size=320, grid=1, embed_size=512, pooling='mean', dropout=.5, word_dropout=.1, batch_size=256, temperature=.05, evidence='sentence') # On photographs, with a frozen transformers text encoder
+
+def preset(
+    values:dict, # Chosen parameters; `dataset` and `freeze_text` decide
+)->dict: # Parameters, the chosen ones on top
+    "A dataset's settings, where nothing else was chosen"
+    dataset = values.get('dataset', 'scenes')
+    return PRESETS.get(dataset, {}) | (FROZEN_TEXT if values.get('freeze_text') and dataset!='scenes' else {}) | values
+
 AHRL_SETTINGS = dict(
     scenes=dict(selection='smooth', margin=.1, adaptive_margin=.3, offline_weight=.05, cross_weight=.02, mining_weight=.5, mine_above=.3, warmup_epochs=1, active_from=1, refresh=2),
     flickr8k=dict(selection='smooth', temperature=.05, margin=.1, adaptive_margin=.3, offline_weight=.05, cross_weight=.02, mining_weight=.2, warmup_epochs=1, active_from=2, refresh=3)) # What the full AHRL of a dataset is
@@ -125,7 +136,7 @@ def label_of(
     if config['loss']=='ahrl': return 'AMSPS' if config.get('n_concepts') else 'AHRL'
     return _NAMES[config['loss']]+(' + consensus' if config.get('n_concepts') else '')
 
-# %% ../nbs/00_config.ipynb #65866e0a
+# %% ../nbs/00_config.ipynb #0fa92e81
 AHRL_OFF = dict(loss='ahrl', adaptive_margin=0., offline_weight=0., cross_weight=0., penalty=False, filter_hidden=False, mining_weight=0.) # Every part off
 
 def ahrl_parts(
@@ -154,12 +165,11 @@ def study_grid(
     seeds:int=3, # Seeds 0..seeds-1 for every row
     **values, # Further parameters of every run
 )->list[RunConfig]:
-    "The runs of a table: `main` and `losses` compare losses, `ablation` adds each part of AHRL alone and takes each from the whole"
+    "The runs of a table: `main` and `losses` compare losses, `ablation` adds each part of AHRL and the consensus level alone and takes each part from the whole"
     if dataset not in PRESETS: raise InputError(f"unknown dataset {dataset!r}; choose from {', '.join(PRESETS)}")
     if study not in STUDIES: raise InputError(f"unknown study {study!r}; choose from {', '.join(STUDIES)}")
     ahrl = dict(loss='ahrl') | AHRL_SETTINGS[dataset]
     rows = dict(main=lambda: [ahrl, dict(loss='hardest_triplet'), dict(loss='infonce')], # the longest first, so that two jobs at a time end together
                 losses=lambda: [*(dict(loss=l) for l in ('hardest_triplet','sam','aoq')), dict(loss='fne', mine_above=.5), dict(loss='infonce'), dict(loss='infonce') | AMSPS_SETTINGS[dataset], ahrl, ahrl | AMSPS_SETTINGS[dataset]],
                 ablation=lambda: _ablation(dataset))[study]()
-    preset = PRESETS[dataset] | (FROZEN_TEXT if values.get('freeze_text') and dataset!='scenes' else {})
-    return [parse_config(preset | dict(dataset=dataset, seed=s) | r | values) for s in range(seeds) for r in rows]
+    return [parse_config(preset(dict(dataset=dataset, seed=s) | values) | r | values) for s in range(seeds) for r in rows]

@@ -7,8 +7,8 @@ __all__ = ['KINDS', 'RATIO', 'AUXILIARIES', 'PIECES', 'BASE', 'SPELLINGS', 'coun
            'caption_concepts', 'build_graph', 'concept_adjacency', 'read_vectors', 'table_vectors', 'token_concepts',
            'find_concepts', 'ConceptLevel', 'GraphLevel', 'LikelihoodLevel']
 
-# %% ../nbs/04_consensus.ipynb #ce82d3f9
-import re
+# %% ../nbs/04_consensus.ipynb #5fbfc92a
+import re, string
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +49,7 @@ def pick_concepts(
     if len(words)<3: raise InputError(f"found {len(words)} concepts in {len(captions)} captions; a consensus level needs English captions that name things")
     return words
 
-# %% ../nbs/04_consensus.ipynb #28a98392
+# %% ../nbs/04_consensus.ipynb #e2598680
 @dataclass(frozen=True)
 class ConceptGraph:
     "Concepts and how often they go together"
@@ -79,6 +79,9 @@ def build_graph(
     counts = together.diagonal().copy(); np.fill_diagonal(together, 0)
     return ConceptGraph(words, counts, together, len(captions))
 
+def _check_counts(counts):
+    if (counts<=0).any(): raise ValueError(f"concept {int((counts<=0).argmax())} never occurs; every concept needs a count above 0")
+
 def concept_adjacency(
     together:np.ndarray, # (q, q) co-occurrence counts
     counts:np.ndarray, # (q,) occurrences, all above 0
@@ -87,7 +90,7 @@ def concept_adjacency(
     column_sum:float=.25, # rho
 )->Tensor: # (q, q) float32
     "The normalised adjacency of the concept graph"
-    if (counts<=0).any(): raise ValueError(f"concept {int((counts<=0).argmax())} never occurs; every concept needs a count above 0")
+    _check_counts(counts)
     p = together/counts[:,None]
     g = (base**(p-shift)-base**-shift>=threshold).astype(np.float64)
     a = column_sum*g/np.maximum(g.sum(0), 1)+np.eye(len(g))
@@ -140,7 +143,7 @@ def table_vectors(
     table = model.get_input_embeddings().weight.detach().float()
     return torch.stack([table[tokenizer(w, add_special_tokens=False)['input_ids']].mean(0) for w in words])
 
-# %% ../nbs/04_consensus.ipynb #2b42daa6
+# %% ../nbs/04_consensus.ipynb #7804dec5
 PIECES,BASE,SPELLINGS = 3,2**20,4 # Pieces of a concept at most; tokens of a vocabulary, fewer than; ways to spell a concept: after a space or not, capital or not
 
 def token_concepts(
@@ -155,11 +158,13 @@ def token_concepts(
         if 0<len(ids)<=PIECES and tokenizer.unk_token_id not in ids: keys.setdefault(sum((t+1)*BASE**n for n,t in enumerate(ids)), k)
     table = sorted(keys.items())+[(2**62, -1)]*(SPELLINGS*len(words)-len(keys))
     tokens = [t or '' for t in tokenizer.convert_ids_to_tokens(range(len(tokenizer)))]
-    special = set(tokenizer.all_special_tokens)
+    special,apart = set(tokenizer.all_special_tokens),set(string.punctuation)-set("'_#")
     mark = next((m for m in ('Ġ', '▁') if sum(t.startswith(m) for t in tokens)>len(tokens)/20), None)
     suffixed = sum(t.endswith('</w>') for t in tokens)>len(tokens)/20
-    def begins(t): return t in special or (t.startswith(mark) if mark else not suffixed and not t.startswith('##'))
-    return *torch.tensor(table).T.contiguous(),torch.tensor([begins(t) for t in tokens]),torch.tensor([t in special or suffixed and t.endswith('</w>') for t in tokens])
+    def bare(t): return (t.removeprefix(mark) if mark else t).removesuffix('</w>')
+    alone = [t in special or bool(bare(t)) and set(bare(t))<=apart for t in tokens]
+    begins = [a or (t.startswith(mark) if mark else not suffixed and not t.startswith('##')) for t,a in zip(tokens, alone)]
+    return *torch.tensor(table).T.contiguous(),torch.tensor(begins),torch.tensor([a or suffixed and t.endswith('</w>') for t,a in zip(tokens, alone)])
 
 def find_concepts(
     input_ids:Tensor, # (B, L) int64
@@ -168,16 +173,17 @@ def find_concepts(
     q:int, # Number of concepts
 )->Tensor: # (B, q) float32, 0/1
     "Concepts that each caption names, from its tokens"
-    inside = attention_mask!=0
-    edge = F.pad(begins[input_ids[:,1:]] | ends[input_ids[:,:-1]] | ~inside[:,1:], (1,1), value=True) # (B, L+1) word boundary before each token and after the last
+    input_ids,inside = input_ids.long(),attention_mask!=0
+    edge = F.pad(begins[input_ids[:,1:]] | ends[input_ids[:,:-1]] | ~inside[:,1:] | ~inside[:,:-1], (1,1), value=True) # (B, L+1) word boundary before each token and after the last
     named = torch.zeros(len(input_ids), q+1, device=input_ids.device)
-    key = torch.zeros_like(input_ids)
+    key,whole = torch.zeros_like(input_ids),inside
     for n in range(min(PIECES, input_ids.shape[1])): # runs of n+1 tokens, by the place of their first
         length = input_ids.shape[1]-n
         key = key[:,:length]+(input_ids[:,n:]+1)*BASE**n
         at = torch.searchsorted(spelling, key.contiguous()).clamp(max=len(spelling)-1)
-        whole = edge[:,:length] & edge[:,n+1:] & inside[:,n:]
-        named.scatter_(1, concept[at].masked_fill((spelling[at]!=key) | ~whole, -1)+1, 1.)
+        whole = whole[:,:length] & inside[:,n:]
+        found = (spelling[at]==key) & whole & edge[:,:length] & edge[:,n+1:]
+        named.scatter_(1, concept[at].masked_fill(~found, -1)+1, 1.)
     return named[:,1:]
 
 # %% ../nbs/04_consensus.ipynb #483d3895
@@ -268,7 +274,7 @@ class GraphLevel(ConceptLevel):
         "KL divergence of image concepts from text concepts [CVSE]"
         return F.kl_div(image_scores.clamp(min=1e-8).log(), text_scores, reduction='batchmean')
 
-# %% ../nbs/04_consensus.ipynb #fcd92bce
+# %% ../nbs/04_consensus.ipynb #86ac4945
 class LikelihoodLevel(ConceptLevel):
     "Consensus embeddings out of how much likelier than usual each concept is [ours]"
     weights = dict(fused=3., instance=5.) # Of the loss at every level; the likelihood alone teaches the concepts
@@ -287,9 +293,9 @@ class LikelihoodLevel(ConceptLevel):
     def set_graph(self,
         graph:ConceptGraph, # Of q concepts
         tokenizer:PreTrainedTokenizerBase, # Of V tokens
-        vectors:None=None, # There are no word vectors in this form
     ):
         "Fill in how frequent the concepts are, and the concepts of the tokens"
+        _check_counts(np.asarray(graph.counts))
         self.set_tokens(graph.words, tokenizer)
         prior = torch.from_numpy(np.asarray(graph.counts)/(graph.captions+1)).float() # never 1
         self.log_prior.copy_(prior.log()); self.head.bias.data.copy_(prior.logit()); nn.init.zeros_(self.head.weight)
@@ -297,14 +303,15 @@ class LikelihoodLevel(ConceptLevel):
     def forward(self,
         instance:Tensor, # (B, D), unit length
         named:Tensor|None=None, # (B, q) from `named`, for captions
-    )->tuple[Tensor,Tensor]: # (B, q) consensus embeddings, unit length or zero; (B, q) scores: what captions name, logits of images
+    )->tuple[Tensor,Tensor]: # (B, q) consensus embeddings, unit length (shorter where hardly a concept stands out); (B, q) scores: what captions name, logits of images
         if named is not None: return F.normalize(-named*self.log_prior, dim=1).to(instance.dtype),named
-        logits = self.head(self.scale*instance)
-        return F.normalize((F.logsigmoid(logits.detach())-self.log_prior).relu(), dim=1, eps=1e-3).to(instance.dtype),logits
+        with torch.autocast(instance.device.type, enabled=False): # a rare concept's logit needs the digits
+            logits = F.linear(self.scale*instance.float(), self.head.weight.float(), self.head.bias.float())
+        return F.normalize((F.logsigmoid(logits.detach())-self.log_prior).relu(), dim=1, eps=.1).to(instance.dtype),logits
 
     def fuse(self,
         instance:Tensor, # (B, D), unit length
-        consensus:Tensor, # (B, q), unit length or zero
+        consensus:Tensor, # (B, q), from `forward`
         share:float, # beta, of the instance embedding
     )->Tensor: # (B, D+q), unit length
         "Weighted concatenation"

@@ -117,7 +117,7 @@ class AmspsConfig(PreTrainedConfig):
 
     def get_text_config(self, *args, **kwargs): return self # `text_config` is a plain dict; the Trainer asks for a config
 
-# %% ../nbs/05_model.ipynb #7d3e838b
+# %% ../nbs/05_model.ipynb #92846b96
 @dataclass
 class AmspsOutput(ModelOutput):
     "Embeddings of a batch: fused, and those of the two levels where there is a consensus level"
@@ -125,7 +125,6 @@ class AmspsOutput(ModelOutput):
     text_embeds: Tensor|None = None  # (B, E), unit length
     image_levels: tuple|None = None  # Instance (B, D), consensus (B, D or q), concept scores (B, q)
     text_levels: tuple|None = None
-    divergence: Tensor|None = None   # Scalar, nats: how much matched pairs disagree about concepts
 
     def levels(self)->dict[str,tuple[Tensor,Tensor]]: # Image and text embeddings by level
         "`fused`, and `instance` and `consensus` where they exist"
@@ -133,7 +132,7 @@ class AmspsOutput(ModelOutput):
         if self.image_levels is None: return out
         return out | dict(instance=(self.image_levels[0], self.text_levels[0]), consensus=(self.image_levels[1], self.text_levels[1]))
 
-# %% ../nbs/05_model.ipynb #ae51f57a
+# %% ../nbs/05_model.ipynb #97277932
 def _pooling(config):
     if config.pooling=='attention': return AttentionPooling(config.embed_size)
     return GeneralizedPooling() if config.pooling=='gpo' else dict(mean=masked_mean, max=masked_max)[config.pooling]
@@ -191,18 +190,18 @@ class AmspsModel(PreTrainedModel):
 
     def forward(self, regions, input_ids, attention_mask, states=None)->AmspsOutput:
         (image,il),(text,tl) = self.image_levels(regions),self.text_levels(input_ids, attention_mask, states)
-        divergence = None if self.consensus is None else self.consensus.divergence(tl[2], il[2])
-        return AmspsOutput(image, text, il, tl, divergence)
+        return AmspsOutput(image, text, il, tl)
 
 AutoConfig.register('amsps', AmspsConfig); AutoModel.register(AmspsConfig, AmspsModel)
 
-# %% ../nbs/05_model.ipynb #0bebee26
+# %% ../nbs/05_model.ipynb #1acfc76a
 def level_objective(
     losses:dict[str,dict[str,Tensor]], # Level -> named terms with `loss`
-    divergence:Tensor|None, # Of the batch's concepts; None where there are none
+    output:AmspsOutput, # Of the batch, matched pairs in rows
     level:ConceptLevel|None, # Has the weights; None where there is no consensus level
 )->dict[str,Tensor]: # `loss`, the terms of the fused level, and `divergence` where there are concepts
     "Weighted sum over levels"
     if level is None: return losses['fused']
+    divergence = level.divergence(output.text_levels[2], output.image_levels[2])
     loss = sum(w*losses[k]['loss'] for k,w in level.weights.items())+level.divergence_weight*divergence
     return losses['fused'] | dict(loss=loss/sum(level.weights.values()), divergence=divergence)

@@ -218,7 +218,7 @@ def retrieval_examples(
         i2t.append(dict(image=dataset.image_ids[i], found=[dict(caption=dataset.caption_ids[j], sim=round(s[j].item(), 3), match=kind(i, j)) for j in best]))
     return dict(t2i=t2i, i2t=i2t)
 
-# %% ../nbs/10_runs.ipynb #56e2614c
+# %% ../nbs/10_runs.ipynb #4d9e919a
 def build_model(
     config:RunConfig,
     data:RunData,
@@ -236,6 +236,10 @@ def build_model(
         common |= dict(vocab_size=len(tokenizer), word_size=config.word_size)
     if graph is None: return AmspsModel(AmspsConfig(**common), text),tokenizer
     common |= dict(n_concepts=len(graph.words), concepts=graph.words, consensus=config.consensus)
+    if config.consensus=='likelihood':
+        model = AmspsModel(AmspsConfig(**common), text)
+        model.consensus.set_graph(graph, tokenizer)
+        return model,tokenizer
     vectors = read_vectors(config.concept_vectors, graph.words)[0] if config.concept_vectors else table_vectors(text, tokenizer, graph.words) if text else None
     model = AmspsModel(AmspsConfig(**common, concept_size=300 if vectors is None else vectors.shape[1], learn_concepts=vectors is None), text)
     model.consensus.set_graph(graph, tokenizer, vectors)
@@ -342,12 +346,14 @@ def _localise(hidden, split, data):
     inside = (i>=0)&(j>=0)
     return i[inside],j[inside]
 
-# %% ../nbs/10_runs.ipynb #da576eb4
+# %% ../nbs/10_runs.ipynb #c860a81e
 def load_run(
     folder:Path, # A complete run
 )->tuple: # Model in eval mode, tokeniser, record
     "What a finished run left"
     folder = Path(folder)
     if not (record:=read_record(folder)): raise InputError(f"{folder} is no finished run: it lacks record.json; `amsps train` prints the folder of a run when it ends")
-    try: return AmspsModel.from_pretrained(folder/'model').eval(),AutoTokenizer.from_pretrained(folder/'model'),record
+    try: (model,loaded),tokenizer = AmspsModel.from_pretrained(folder/'model', output_loading_info=True),AutoTokenizer.from_pretrained(folder/'model')
     except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise InputError(f"cannot load the model of {folder}: {str(e).splitlines()[0]}") from None
+    if (odd:=sorted({*loaded['missing_keys'], *loaded['unexpected_keys']})): raise InputError(f"the model of {folder} was saved by another version of amsps: {', '.join(odd[:3])} do not fit; train it again, or evaluate it with the commit of its record ({record['environment']['commit']})")
+    return model.eval(),tokenizer,record

@@ -70,7 +70,7 @@ class LearningModes(TrainerCallback):
     def mode(self, epoch): return 'warmup' if epoch<self.warmup_epochs else 'hard' if epoch<self.active_from else 'active'
     def on_epoch_begin(self, args, state, control, **kwargs): self.loss.mode = self.mode(round(state.epoch))
 
-# %% ../nbs/09_training.ipynb #e27b3389
+# %% ../nbs/09_training.ipynb #f37497eb
 class TrainingCollapse(InputError):
     "Training has come to a state from which it does not recover"
 
@@ -90,7 +90,7 @@ class CollapseGuard(TrainerCallback):
         if logs is None or 'i2t' not in logs: return
         value,plateau,steps,self.steps = logs['i2t']+logs['t2i'],self.loss.plateau,self.steps,0
         if plateau and not (self.loss.mode=='active' and self.loss.needs) and steps>=self.least_steps and abs(value-plateau)<self.tolerance*plateau and logs['contrast']<self.least_contrast:
-            raise TrainingCollapse(f"margin plateau: through epoch {round(state.epoch)} the loss stood at {value:.3f}, twice the margin, where all similarities are equal; try more `warmup_epochs`, a smaller `learning_rate`, less `dropout`, or a smooth selection")
+            raise TrainingCollapse(f"margin plateau: through epoch {round(state.epoch)} the loss stood at {value:.3f}, twice the margin, where all similarities are equal; try more `warmup_epochs`, a smaller `learning_rate`, less `dropout` or `word_dropout`, or a smooth selection")
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         self.low = self.low+1 if metrics['eval_spread']<self.least_spread else 0
@@ -213,7 +213,7 @@ class Miner(TrainerCallback):
         def by_level(fused, levels, inverse): return {k:v[inverse.to(device)] for k,v in dict(fused=fused, **({} if levels is None else dict(instance=levels[0], consensus=levels[1]))).items()}
         return by_level(ft, lt, it),by_level(fi, li, ii)
 
-# %% ../nbs/09_training.ipynb #64401f1a
+# %% ../nbs/09_training.ipynb #f278a318
 SCHEDULES = ('step', 'cosine')
 
 class RetrievalTrainer(Trainer):
@@ -238,7 +238,7 @@ class RetrievalTrainer(Trainer):
         known = words[:,None]==words[None,:]
         consensus = self.accelerator.unwrap_model(model).consensus
         sims = {k:v@t.T for k,(v,t) in out.levels().items() if consensus is None or k in consensus.weights}
-        terms = level_objective({k:loss(s, image, known, **extras.get(k, {})) for k,s in sims.items()}, out.divergence, consensus)
+        terms = level_objective({k:loss(s, image, known, **extras.get(k, {})) for k,s in sims.items()}, out, consensus)
         check_finite(terms, self.state.global_step+1, self._get_learning_rate())
         if model.training: self._terms.append({k:v.detach() for k,v in terms.items() if k!='loss'} | dict(contrast=sims['fused'].detach().std(correction=0)))
         return (terms['loss'],out) if return_outputs else terms['loss']

@@ -17,6 +17,8 @@ PARAMETERS = [
     (['--evidence', 'sentence'], ['frozen text encoder', '`freeze_text`']),
     (['--n-concepts', 5], ['at least 10 concepts', 'got `n_concepts` 5']),
     (['--concept-vectors', 'glove.txt'], ['set `n_concepts` too']),
+    (['--n-concepts', 20, '--consensus', 'likelihood', '--concept-vectors', 'glove.txt'], ['`concept_vectors` is for the graph']),
+    (['--consensus', 'bag'], ['graph', 'likelihood']),
     (['--n-concepts', 20, '--concept-vectors', '/nowhere.txt', '--scenes-train', 40, '--scenes-dev', 15, '--scenes-test', 20], ['cannot read /nowhere.txt', '`concept_vectors`']),
     (['--marginn', 0.3], ['No such option', '--margin']),
     (['--dataset', 'coco'], ['parameter `dataset`', "got 'coco'"]),

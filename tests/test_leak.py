@@ -7,11 +7,14 @@ from amsps.losses import AHRL
 from amsps.runs import build_miner, build_model, load_data
 from amsps.training import embed
 
-@pytest.fixture(scope='module')
-def world(tmp_path_factory):
-    config = parse_config(dict(cache_dir=str(tmp_path_factory.mktemp('leak')), scenes_train=60, scenes_dev=20, scenes_test=30, embed_size=32, word_size=16, n_concepts=40, pooling='attention'))
+SMALL = dict(embed_size=32, word_size=16, n_concepts=40, pooling='attention')
+
+@pytest.fixture(scope='module', params=['graph','likelihood'])
+def world(request, tmp_path_factory):
+    config = parse_config(SMALL | dict(cache_dir=str(tmp_path_factory.mktemp('leak')), scenes_train=60, scenes_dev=20, scenes_test=30, consensus=request.param))
     data = load_data(config)
     model,tokenizer = build_model(config, data, data.split('train'))
+    if request.param=='likelihood': torch.nn.init.normal_(model.consensus.head.weight) # a fresh one says nothing
     return data,model.eval(),tokenizer
 
 def scores(data, model, tokenizer, notes):
@@ -53,12 +56,13 @@ def test_withheld_map(world):
 
 def test_the_graph_knows_training_captions_only(world):
     data,model,tokenizer = world; notes = data.annotations
-    config = parse_config(dict(n_concepts=40, embed_size=32, word_size=16, pooling='attention'))
+    config = parse_config(SMALL | dict(consensus=model.config.consensus))
     train = np.array(notes.splits)[notes.caption_image]=='train'
     other = replace(data, annotations=replace(notes, captions=[c if t else 'nothing to see here' for c,t in zip(notes.captions, train)]))
     again,_ = build_model(config, other, other.split('train'))
     assert again.config.concepts==model.config.concepts
-    assert torch.equal(again.consensus.adjacency, model.consensus.adjacency) and torch.equal(again.consensus.token_concept, model.consensus.token_concept)
+    fixed,again_fixed = (dict(m.consensus.named_buffers()) for m in (model, again)) # the graph or the frequencies, and how concepts are spelled
+    assert fixed and all(torch.equal(v, again_fixed[k]) for k,v in fixed.items())
 
 def test_a_leak_would_be_seen(world):
     "The test itself: a model that adds the mean of an image's captions to each of them fails it"

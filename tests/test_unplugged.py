@@ -31,8 +31,8 @@ def test_extraction(small_flickr8k, backbone, tmp_path):
 
 def test_training(tmp_path):
     "AMSPS whole: consensus level, every part of AHRL, mining refreshed every second epoch"
-    whole = ('--loss', 'ahrl', '--n-concepts', 20, '--adaptive-margin', .3, '--warmup-epochs', 1, '--active-from', 1, '--refresh', 2, '--candidates', 20)
-    def args(cache): return ('train', *TINY[:-1], 25, '--patience', 25, '--dropout', .1, *whole, '--cache-dir', tmp_path/cache)
+    whole = ('--loss', 'ahrl', '--n-concepts', 20, '--consensus', 'likelihood', '--adaptive-margin', .3, '--warmup-epochs', 1, '--active-from', 1, '--refresh', 2, '--candidates', 20)
+    def args(cache): return ('train', *TINY[:-1], 25, '--patience', 25, '--dropout', .1, '--word-dropout', .1, *whole, '--cache-dir', tmp_path/cache)
     def passes(): return sum(l.startswith('{') for f in (tmp_path/'a').rglob('mining.jsonl') for l in f.read_text().splitlines())
     kill_when(start(*args('a')), lambda: passes()>=2)
     assert list((tmp_path/'a').rglob('checkpoint-*')) and list((tmp_path/'a/runs').glob('*.partial')) and not list((tmp_path/'a').rglob('record.json')), 'it was killed too late to prove anything'
