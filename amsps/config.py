@@ -136,7 +136,7 @@ def label_of(
     if config['loss']=='ahrl': return 'AMSPS' if config.get('n_concepts') else 'AHRL'
     return _NAMES[config['loss']]+(' + consensus' if config.get('n_concepts') else '')
 
-# %% ../nbs/00_config.ipynb #0fa92e81
+# %% ../nbs/00_config.ipynb #e4158b84
 AHRL_OFF = dict(loss='ahrl', adaptive_margin=0., offline_weight=0., cross_weight=0., penalty=False, filter_hidden=False, mining_weight=0.) # Every part off
 
 def ahrl_parts(
@@ -169,7 +169,7 @@ def study_grid(
     if dataset not in PRESETS: raise InputError(f"unknown dataset {dataset!r}; choose from {', '.join(PRESETS)}")
     if study not in STUDIES: raise InputError(f"unknown study {study!r}; choose from {', '.join(STUDIES)}")
     ahrl = dict(loss='ahrl') | AHRL_SETTINGS[dataset]
-    rows = dict(main=lambda: [ahrl, dict(loss='hardest_triplet'), dict(loss='infonce')], # the longest first, so that two jobs at a time end together
+    rows = dict(main=lambda: [ahrl | AMSPS_SETTINGS[dataset], ahrl, dict(loss='hardest_triplet'), dict(loss='infonce')], # the longest first, so that two jobs at a time end together
                 losses=lambda: [*(dict(loss=l) for l in ('hardest_triplet','sam','aoq')), dict(loss='fne', mine_above=.5), dict(loss='infonce'), dict(loss='infonce') | AMSPS_SETTINGS[dataset], ahrl, ahrl | AMSPS_SETTINGS[dataset]],
                 ablation=lambda: _ablation(dataset))[study]()
     return [parse_config(preset(dict(dataset=dataset, seed=s) | values) | r | values) for s in range(seeds) for r in rows]
