@@ -146,18 +146,20 @@ def save_figure(
     fig.savefig(stem.with_suffix('.pdf'), bbox_inches='tight', metadata=dict(CreationDate=None))
     fig.savefig(stem.with_suffix('.png'), bbox_inches='tight', dpi=150)
 
-# %% ../nbs/12_report.ipynb #b42e0ec2
+# %% ../nbs/12_report.ipynb #b037a18f
 def similarity_figure(
     records:list[dict], # Runs; those of one loss are added up over seeds
 ): # matplotlib figure
     "How similar annotated, hidden positive and other pairs are, one panel a loss"
     losses = by_label([label_of(r['config']) for r in records])
-    fig,axs = plt.subplots(1, len(losses), figsize=(3.2*len(losses), 2.6), sharey=True, squeeze=False)
+    columns = min(4, len(losses)); rows = -(-len(losses)//columns)
+    fig,axs = plt.subplots(rows, columns, figsize=(3.2*columns, 2.6*rows), sharey=True, squeeze=False)
+    for ax in axs.flat[len(losses):]: ax.set_visible(False)
     for ax,loss in zip(axs.flat, losses):
         runs = [r for r in records if label_of(r['config'])==loss]
         _similarity_panel(ax, [r['similarities'] for r in runs])
         ax.set(title=f"{loss} ({len(runs)} seed{'s'*(len(runs)>1)})", xlabel='cosine similarity')
-    axs[0,0].set_ylabel('density')
+    for ax in axs[:,0]: ax.set_ylabel('density')
     sns.despine(fig); fig.tight_layout()
     fig.legend(*axs[0,0].get_legend_handles_labels(), loc='upper center', bbox_to_anchor=(.5, .02), ncols=3, frameon=False, fontsize=9)
     return fig
