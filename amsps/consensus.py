@@ -143,7 +143,7 @@ def table_vectors(
     table = model.get_input_embeddings().weight.detach().float()
     return torch.stack([table[tokenizer(w, add_special_tokens=False)['input_ids']].mean(0) for w in words])
 
-# %% ../nbs/04_consensus.ipynb #7804dec5
+# %% ../nbs/04_consensus.ipynb #1889a1b1
 PIECES,BASE,SPELLINGS = 3,2**20,4 # Pieces of a concept at most; tokens of a vocabulary, fewer than; ways to spell a concept: after a space or not, capital or not
 
 def token_concepts(
@@ -166,6 +166,7 @@ def token_concepts(
     begins = [a or (t.startswith(mark) if mark else not suffixed and not t.startswith('##')) for t,a in zip(tokens, alone)]
     return *torch.tensor(table).T.contiguous(),torch.tensor(begins),torch.tensor([a or suffixed and t.endswith('</w>') for t,a in zip(tokens, alone)])
 
+# %% ../nbs/04_consensus.ipynb #c1de3b61
 def find_concepts(
     input_ids:Tensor, # (B, L) int64
     attention_mask:Tensor, # (B, L), 1 for tokens
