@@ -91,7 +91,7 @@ class _Tail:
         self.seen += len(new)
         return [f"{self.name}  epoch {l['epoch']}/{l['epochs']}  loss {l['loss']:.3f}  dev rSum {l['dev_rsum']:.1f}  {l['seconds']:.0f} s" for l in map(json.loads, new)]
 
-# %% ../nbs/11_grid.ipynb #04eeb37b
+# %% ../nbs/11_grid.ipynb #f3f6de99
 def run_grid(
     configs:list[RunConfig], # Runs; complete ones are only read
     jobs:int=2, # At a time
@@ -111,7 +111,7 @@ def _prepare(configs):
     "Folder of each run; loads each dataset once"
     loaded,folders = {},{}
     for c in configs:
-        key = tuple(v for k,v in c.model_dump().items() if k.startswith('scenes_') or k in ('dataset','data_root','backbone','cache_dir','grid','image_size','text_backbone','freeze_text'))
+        key = tuple(v for k,v in c.model_dump().items() if k.startswith('scenes_') or k in ('dataset','data_root','backbone','cache_dir','grid','image_size','text_backbone','freeze_text','tune_layers','evidence'))
         if key not in loaded: loaded[key] = load_data(c)
         folders[run_dir(c, loaded[key])] = c
     return folders

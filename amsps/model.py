@@ -77,7 +77,7 @@ class GeneralizedPooling(nn.Module):
         ordered = x.masked_fill(~mask[...,None], float('-inf')).sort(1, descending=True).values
         return (self.weights(mask)[...,None]*ordered.masked_fill(~mask[...,None], 0)).sum(1)
 
-# %% ../nbs/05_model.ipynb #e448eb11
+# %% ../nbs/05_model.ipynb #4f4e4445
 POOLINGS = ('attention', 'mean', 'max', 'gpo')
 CONSENSUS = ('graph', 'likelihood')
 
@@ -94,7 +94,8 @@ class AmspsConfig(PreTrainedConfig):
         dropout:float=0., # On region features
         word_dropout:float=0., # On word embeddings
         text_config:dict|None=None, # Configuration of a transformers text encoder; None is the Bi-GRU
-        freeze_text:bool=False, # Leave the transformers text encoder as it is
+        freeze_text:bool=False, # Leave the transformers text encoder as it is ...
+        tune_layers:int=0, # ... but for its last layers, this many
         n_concepts:int=0, # q, concepts of the consensus level; 0 is without it
         consensus:str='graph', # One of `CONSENSUS`, the form of that level
         concepts:list[str]|None=None, # Their words, for the reader
@@ -110,7 +111,7 @@ class AmspsConfig(PreTrainedConfig):
         if not 0<=fusion<=1: raise InputError(f"`fusion` must lie in 0..1; got {fusion}")
         self.feature_size,self.vocab_size,self.embed_size,self.word_size = feature_size,vocab_size,embed_size,word_size
         self.region_hidden,self.pooling,self.dropout,self.word_dropout = region_hidden,pooling,dropout,word_dropout
-        self.text_config,self.freeze_text = text_config,freeze_text
+        self.text_config,self.freeze_text,self.tune_layers = text_config,freeze_text,tune_layers
         self.n_concepts,self.consensus,self.concepts,self.concept_size,self.learn_concepts = n_concepts,consensus,concepts,concept_size,learn_concepts
         self.fusion,self.concept_scale,self.label_ratio = fusion,concept_scale,label_ratio
         super().__init__(**kwargs)
@@ -132,7 +133,7 @@ class AmspsOutput(ModelOutput):
         if self.image_levels is None: return out
         return out | dict(instance=(self.image_levels[0], self.text_levels[0]), consensus=(self.image_levels[1], self.text_levels[1]))
 
-# %% ../nbs/05_model.ipynb #97277932
+# %% ../nbs/05_model.ipynb #582b1419
 def _pooling(config):
     if config.pooling=='attention': return AttentionPooling(config.embed_size)
     return GeneralizedPooling() if config.pooling=='gpo' else dict(mean=masked_mean, max=masked_max)[config.pooling]
@@ -151,7 +152,7 @@ class AmspsModel(PreTrainedModel):
         if config.text_config is None: self.text_encoder = BiGRUEncoder(config.vocab_size, d, config.word_size, config.word_dropout)
         else:
             backbone = text_backbone or AutoModel.from_config(AutoConfig.for_model(**config.text_config))
-            self.text_encoder = TransformersTextEncoder(backbone, d, config.freeze_text, config.word_dropout)
+            self.text_encoder = TransformersTextEncoder(backbone, d, config.freeze_text, config.word_dropout, config.tune_layers)
         vocab = max(config.vocab_size, (config.text_config or {}).get('vocab_size', 0))
         if not config.n_concepts: self.consensus = None
         elif config.consensus=='graph': self.consensus = GraphLevel(config.n_concepts, vocab, d, config.concept_size, config.concept_scale, config.label_ratio, config.learn_concepts)
@@ -183,7 +184,7 @@ class AmspsModel(PreTrainedModel):
     def encode_text(self,
         input_ids:Tensor, # (B, L) int64
         attention_mask:Tensor, # (B, L), 1 for tokens
-        states:Tensor|None=None, # (B, L, H) what a frozen text encoder made of these tokens before; None runs it
+        states:Tensor|None=None, # (B, L, H) what the frozen layers of the text encoder made of these tokens before; None runs them
     )->Tensor: # (B, E), unit length
         "Joint embedding of captions"
         return self.text_levels(input_ids, attention_mask, states)[0]

@@ -49,7 +49,7 @@ def cache_root(
     if not os.access(path, os.W_OK): raise InputError(f"the cache folder {path} is not writable; choose another with `cache_dir`")
     return path
 
-# %% ../nbs/10_runs.ipynb #6a44d548
+# %% ../nbs/10_runs.ipynb #6e82cbdb
 @dataclass
 class RunData:
     "Everything a run reads"
@@ -59,7 +59,8 @@ class RunData:
     relevance: csr_array|None=None  # (N, M) bool, exact (scenes)
     hidden: tuple[np.ndarray,np.ndarray]|None=None # Images and captions of known true pairs that nobody annotated
     scenes: SceneData|None=None
-    states: TextStates|None=None # Of a frozen text encoder
+    states: TextStates|None=None # Of a frozen text encoder's frozen layers
+    sentences: TextStates|None=None # Of all its layers, before any training
 
     def split(self, name): return PairDataset(self.annotations, self.features, name, self.states)
 
@@ -80,7 +81,7 @@ def read_expert_pairs(
         if np.mean(scores)>=3 and annotations.caption_image[j]!=i: pairs.append((i,j))
     return tuple(np.array(pairs, dtype=np.int64).reshape(-1, 2).T)
 
-# %% ../nbs/10_runs.ipynb #45b41032
+# %% ../nbs/10_runs.ipynb #db387044
 KARPATHY_FOLDERS = ('images', 'Flicker8k_Dataset', 'Flickr8k_Dataset', 'flickr30k-images', 'flickr30k_images')
 
 def read_annotations(
@@ -113,7 +114,9 @@ def load_data(
     data = _load_scenes(config, cache) if config.dataset=='scenes' else _load_photographs(config, cache)
     if config.freeze_text:
         tokenizer,text = load_text_backbone(config.text_backbone)
-        data.states = extract_states(data.annotations.captions, tokenizer, text, cache/'text', _text_digest(config.text_backbone))
+        def states(tune): return extract_states(data.annotations.captions, tokenizer, text, cache/'text', _text_digest(config.text_backbone), tune)
+        data.states = states(config.tune_layers)
+        data.sentences = states(0) if config.evidence=='sentence' else None
     return data
 
 def _load_photographs(config, cache):
@@ -218,7 +221,7 @@ def retrieval_examples(
         i2t.append(dict(image=dataset.image_ids[i], found=[dict(caption=dataset.caption_ids[j], sim=round(s[j].item(), 3), match=kind(i, j)) for j in best]))
     return dict(t2i=t2i, i2t=i2t)
 
-# %% ../nbs/10_runs.ipynb #4d9e919a
+# %% ../nbs/10_runs.ipynb #17f79ffe
 def build_model(
     config:RunConfig,
     data:RunData,
@@ -230,7 +233,7 @@ def build_model(
     common = dict(feature_size=data.features.shape[2], embed_size=config.embed_size, region_hidden=config.region_hidden, pooling=config.pooling, dropout=config.dropout, word_dropout=config.word_dropout, fusion=config.fusion)
     if config.text_backbone:
         tokenizer,text = load_text_backbone(config.text_backbone)
-        common |= dict(vocab_size=len(tokenizer), text_config={k:v for k,v in text.config.to_dict().items() if k!='_name_or_path'}, freeze_text=config.freeze_text)
+        common |= dict(vocab_size=len(tokenizer), text_config={k:v for k,v in text.config.to_dict().items() if k!='_name_or_path'}, freeze_text=config.freeze_text, tune_layers=config.tune_layers)
     else:
         tokenizer,text = build_tokenizer(train_set.captions, config.min_count),None
         common |= dict(vocab_size=len(tokenizer), word_size=config.word_size)
@@ -245,7 +248,7 @@ def build_model(
     model.consensus.set_graph(graph, tokenizer, vectors)
     return model,tokenizer
 
-# %% ../nbs/10_runs.ipynb #923ace3b
+# %% ../nbs/10_runs.ipynb #59bffb75
 def build_loss(
     config:RunConfig,
 )->torch.nn.Module:
@@ -257,12 +260,13 @@ def build_loss(
 
 def build_evidence(
     kind:str, # coverage, sentence or none
-    split:PairDataset, # `states` are needed for sentence
+    split:PairDataset,
+    sentences:TextStates|None=None, # For sentence: of all layers, before any training
 )->Evidence|None:
     "The second witness on a split's captions"
     if kind=='none': return None
     if kind=='coverage': return CoverageEvidence(split.captions, split.caption_image, len(split.image_ids))
-    s = split.states
+    s = sentences
     means = np.stack([s.tokens[s.starts[j]:s.starts[j+1]].astype(np.float32).mean(0) for j in split.columns])
     return SentenceEvidence(torch.from_numpy(means), split.caption_image, len(split.image_ids))
 
@@ -272,7 +276,7 @@ def build_miner(
     "Miner of a run; None for a loss that needs the batch only"
     if not needs: return None
     kind = 'none' if config.loss=='fne' else config.evidence # FNE judges by the model alone
-    evidence = build_evidence(kind, train_set)
+    evidence = build_evidence(kind, train_set, data.sentences)
     return Miner(train_set, dev_set, output_dir, evidence, config.candidates, config.mine_above, config.refresh, data.split_relevance(train_set), config.seed)
 
 # %% ../nbs/10_runs.ipynb #758ea0b4
@@ -304,7 +308,7 @@ def train_run(
     for c in final.glob('checkpoint-*'): shutil.rmtree(c)
     return read_record(final)
 
-# %% ../nbs/10_runs.ipynb #75d03585
+# %% ../nbs/10_runs.ipynb #9feedd4e
 def _train_into(folder, config, data, name):
     start,resumed = time.monotonic(),(folder/'log.jsonl').exists()
     torch.set_num_threads(config.threads)
@@ -313,7 +317,7 @@ def _train_into(folder, config, data, name):
     model,tokenizer = build_model(config, data, train_set)
     loss = build_loss(config)
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
-    options = ('warmup_epochs','active_from','epochs','batch_size','learning_rate','weight_decay','schedule','patience','seed')
+    options = ('warmup_epochs','active_from','epochs','batch_size','learning_rate','text_learning_rate','weight_decay','schedule','patience','seed')
     history = fit(model, tokenizer, train_set, dev_set, folder, loss, miner, **{k:getattr(config, k) for k in options}, progress=False)
     model.save_pretrained(folder/'model'); tokenizer.save_pretrained(folder/'model')
     metrics,test = evaluate_run(model, tokenizer, data)

@@ -213,7 +213,7 @@ class Miner(TrainerCallback):
         def by_level(fused, levels, inverse): return {k:v[inverse.to(device)] for k,v in dict(fused=fused, **({} if levels is None else dict(instance=levels[0], consensus=levels[1]))).items()}
         return by_level(ft, lt, it),by_level(fi, li, ii)
 
-# %% ../nbs/09_training.ipynb #f278a318
+# %% ../nbs/09_training.ipynb #90a2ac2c
 SCHEDULES = ('step', 'cosine')
 
 class RetrievalTrainer(Trainer):
@@ -223,10 +223,11 @@ class RetrievalTrainer(Trainer):
         retrieval_loss:nn.Module, # `loss(sims, image, ...)` -> named terms
         miner:Miner|None=None, # Gives what the loss `needs`
         schedule:str='cosine', # One of `SCHEDULES`
+        text_learning_rate:float=5e-5, # Peak, of a transformers text encoder's own weights
         **kwargs, # What `Trainer` takes
     ):
         super().__init__(*args, **kwargs)
-        self.retrieval_loss,self.miner,self.schedule,self._terms = retrieval_loss,miner,schedule,[]
+        self.retrieval_loss,self.miner,self.schedule,self.text_learning_rate,self._terms = retrieval_loss,miner,schedule,text_learning_rate,[]
         self._words = torch.from_numpy(text_groups(self.train_dataset.captions))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -248,6 +249,19 @@ class RetrievalTrainer(Trainer):
             logs |= {k:torch.stack([t[k] for t in self._terms]).mean().item() for k in self._terms[0]}
             self._terms = []
         super().log(logs, *args, **kwargs)
+
+    def create_optimizer(self, model=None):
+        "Groups of parameters as `Trainer` has them; pretrained text layers have a learning rate of their own"
+        if self.optimizer is None:
+            super().create_optimizer(model)
+            backbone = getattr(self.model.text_encoder, 'backbone', None)
+            own = set() if backbone is None else set(backbone.parameters())
+            for group in list(self.optimizer.param_groups):
+                tuned = [p for p in group['params'] if p in own]
+                if not tuned: continue
+                group['params'] = [p for p in group['params'] if p not in own]
+                self.optimizer.add_param_group({k:v for k,v in group.items() if k!='params'} | dict(params=tuned, lr=self.text_learning_rate))
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps, optimizer=None):
         if self.schedule!='step' or self.lr_scheduler is not None: return super().create_scheduler(num_training_steps, optimizer)
@@ -313,7 +327,7 @@ def _stopped_early(state, patience):
     scores = [l['eval_rsum'] for l in state.log_history if 'eval_rsum' in l]
     return len(scores)-1-int(np.argmax(scores))>=patience
 
-# %% ../nbs/09_training.ipynb #9e533c85
+# %% ../nbs/09_training.ipynb #a24ad7a2
 def fit(
     model:AmspsModel, # Trained in place; holds the best weights on return
     tokenizer:PreTrainedTokenizerBase, # The model's
@@ -326,6 +340,7 @@ def fit(
     epochs:int=12, # Passes over all pairs
     batch_size:int=128, # Pairs a step
     learning_rate:float=5e-4, # Peak, AdamW
+    text_learning_rate:float=5e-5, # ... of a transformers text encoder's own weights, where they train
     weight_decay:float=1e-4, # AdamW
     schedule:str='cosine', # One of `SCHEDULES`
     patience:int=5, # Epochs without a better dev rSum before stopping
@@ -334,7 +349,7 @@ def fit(
 )->list[dict]: # One entry an epoch: losses by name, learning rate, dev metrics
     "Train, select on dev, resume where a run was interrupted"
     if schedule not in SCHEDULES: raise InputError(f"unknown `schedule` {schedule!r}; choose from {', '.join(SCHEDULES)}")
-    settings = {k:v for k,v in locals().items() if k in ('warmup_epochs','active_from','epochs','batch_size','learning_rate','weight_decay','schedule','patience','seed')}
+    settings = {k:v for k,v in locals().items() if k in ('warmup_epochs','active_from','epochs','batch_size','learning_rate','text_learning_rate','weight_decay','schedule','patience','seed')}
     active_from = max(active_from, warmup_epochs)
     if loss.needs and miner is None: raise InputError(f"this loss needs {', '.join(sorted(loss.needs))} from a `miner`; give one, or switch those parts off")
     if 'relatedness' in loss.needs and miner.evidence is None: raise InputError("the adaptive margin needs the relatedness of captions; give the miner `evidence`")
@@ -347,7 +362,7 @@ def fit(
         max_grad_norm=2., lr_scheduler_type='cosine', warmup_steps=0 if schedule=='step' else .05, seed=seed, eval_strategy='epoch', save_strategy='epoch', logging_strategy='epoch',
         save_total_limit=1, load_best_model_at_end=True, metric_for_best_model='rsum', greater_is_better=True, restore_callback_states_from_checkpoint=True,
         remove_unused_columns=False, label_names=[], report_to=[], disable_tqdm=not progress, dataloader_pin_memory=torch.cuda.is_available())
-    trainer = RetrievalTrainer(model, args, retrieval_loss=loss, miner=miner, schedule=schedule, data_collator=PairCollator(train_set, tokenizer), train_dataset=train_set, eval_dataset=dev_set,
+    trainer = RetrievalTrainer(model, args, retrieval_loss=loss, miner=miner, schedule=schedule, text_learning_rate=text_learning_rate, data_collator=PairCollator(train_set, tokenizer), train_dataset=train_set, eval_dataset=dev_set,
         processing_class=tokenizer, callbacks=[*callbacks, EarlyStoppingCallback(patience), EpochLog(Path(output_dir)/'log.jsonl')])
     if not progress: trainer.remove_callback(PrinterCallback)
     if args.n_gpu>1 or args.world_size>1: raise InputError("several GPUs or processes are not supported yet: a batch would be split and lose its negatives; choose one with CUDA_VISIBLE_DEVICES=0, without torchrun")
