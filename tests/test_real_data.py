@@ -1,12 +1,14 @@
 "The real Flickr8k, where it lies beside the project."
 from amsps.data import read_flickr8k, read_karpathy
-from amsps.runs import read_expert_pairs
+from amsps.runs import hidden_pairs, read_experts
 
 def test_official_layout(flickr8k):
     a = read_flickr8k(flickr8k)
     assert [a.splits.count(s) for s in ('train','dev','test')]==[6000,1000,1000]
     assert len(a.captions)==40000 and a.skipped=={'captions of images that are in no split': 460}
-    assert len(read_expert_pairs(flickr8k/'ExpertAnnotations.txt', a)[0])==465
+    judged = read_experts(flickr8k/'ExpertAnnotations.txt', a)
+    assert len(judged.grade)==5822 and judged.grade.min()==1 and judged.grade.max()==4
+    assert len(hidden_pairs(judged, a)[0])==465
 
 def test_karpathy_agrees(flickr8k):
     a,k = read_flickr8k(flickr8k),read_karpathy(flickr8k/'dataset_flickr8k.json', flickr8k/'Flicker8k_Dataset')
