@@ -146,7 +146,7 @@ def report(
     from amsps.runs import project_root
     _fail(_report(records, output, project_root()/'data/cache/reports/custom', data_root))
 
-# %% ../nbs/13_cli.ipynb #50a67add
+# %% ../nbs/13_cli.ipynb #be1f3168
 @app.command()
 def evaluate(
     run:Annotated[Path, typer.Argument(help="Folder of a finished run, as `amsps train` prints it")],
@@ -154,17 +154,21 @@ def evaluate(
     backbone:Annotated[str, typer.Option(help="transformers vision backbone (not for scenes)")]='',
     cache_dir:Annotated[str, typer.Option(help="Features and runs  [default: data/cache]", show_default=False)]='',
     as_json:Annotated[bool, typer.Option('--json', help="All metrics as JSON")]=False,
+    keep_record:Annotated[Path|None, typer.Option(help="Copy the run's record to this folder, with the metrics that it lacks", show_default=False)]=None,
 ):
     "Evaluate a trained model on dev and test, and compare with its record."
     _quiet()
     import torch
     from amsps.config import parse_config
-    from amsps.runs import evaluate_run, load_data, load_run
+    from amsps.report import writable_folder
+    from amsps.runs import add_metrics, evaluate_run, load_data, load_run
+    if keep_record: writable_folder(keep_record)
     model,tokenizer,record = load_run(run)
     config = parse_config(record['config']|dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir, concept_vectors=''))
     torch.set_num_threads(config.threads)
     data = load_data(config.model_copy(update=dict(freeze_text=False))) # the run's own folder holds its text encoder
-    metrics,_ = evaluate_run(model, tokenizer, data)
+    metrics,test = evaluate_run(model, tokenizer, data)
+    if keep_record: (keep_record/f"{record['name']}.json").write_text(json.dumps(add_metrics(record, data.fingerprint, metrics, test), indent=1))
     if as_json: typer.echo(json.dumps(metrics, indent=1)); return
     for split,m in metrics.items(): typer.echo(f'{split+":":6}{_metric_line(m)}')
     if data.fingerprint!=record['data']['fingerprint']: typer.echo('note: these are not the data that the run was trained on (other fingerprint)')

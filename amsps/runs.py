@@ -6,9 +6,9 @@
 __all__ = ['KARPATHY_FOLDERS', 'TRAINING_CODE', 'PACKAGES', 'BINS', 'project_root', 'cache_root', 'Judgements', 'RunData',
            'read_experts', 'read_crowd', 'hidden_pairs', 'read_annotations', 'load_data', 'code_digest', 'run_name',
            'environment', 'similarity_histograms', 'retrieval_examples', 'build_model', 'build_loss', 'build_evidence',
-           'build_miner', 'run_dir', 'read_record', 'train_run', 'evaluate_run', 'load_run']
+           'build_miner', 'run_dir', 'read_record', 'train_run', 'evaluate_run', 'load_run', 'add_metrics']
 
-# %% ../nbs/10_runs.ipynb #50530a37
+# %% ../nbs/10_runs.ipynb #a55ddbc3
 import ast, hashlib, importlib.metadata, json, os, platform, resource, shutil, subprocess, sys, time
 from dataclasses import dataclass
 from functools import cache
@@ -27,7 +27,7 @@ from .text import TextStates, extract_states, load_text_backbone
 from .consensus import build_graph, read_vectors, table_vectors
 from .model import AmspsConfig, AmspsModel
 from .losses import AHRL, InfoNCELoss, family_loss
-from .metrics import hidden_ranks, judgement_metrics, recall_metrics, relevance_metrics, retrieval_ranks, sim_blocks
+from .metrics import hidden_curve, hidden_metrics, judgement_metrics, pair_ranks, recall_metrics, relevance_metrics, retrieval_ranks, sim_blocks
 from .mining import CoverageEvidence, Evidence, SentenceEvidence
 from .training import Miner, embed, fit, write_atomically
 
@@ -340,7 +340,7 @@ def train_run(
     for c in final.glob('checkpoint-*'): shutil.rmtree(c)
     return read_record(final)
 
-# %% ../nbs/10_runs.ipynb #3b7152bb
+# %% ../nbs/10_runs.ipynb #101d5c02
 def _train_into(folder, config, data, name):
     start,resumed = time.monotonic(),(folder/'log.jsonl').exists()
     torch.set_num_threads(config.threads)
@@ -361,7 +361,7 @@ def _train_into(folder, config, data, name):
 
 def evaluate_run(
     model, tokenizer, data:RunData,
-)->tuple[dict,dict]: # Metrics by split; similarities and examples of the test split
+)->tuple[dict,dict]: # Metrics by split; similarities and examples of the test split, and its `hidden_curve` where there are hidden positives
     "Metrics on dev and test; rSum on dev is what selection saw"
     metrics = {}
     for name in ('dev','test'):
@@ -370,9 +370,10 @@ def evaluate_run(
         metrics[name] = recall_metrics(*retrieval_ranks(images, texts, torch.from_numpy(split.caption_image)))
         if data.relevance is not None: metrics[name] |= relevance_metrics(images, texts, data.split_relevance(split))
         hidden = _localise(data.hidden, split, data)
-        if hidden is not None and len(hidden[0]): metrics[name] |= hidden_ranks(images, texts, *hidden)
+        ranks = pair_ranks(images, texts, *hidden) if hidden is not None and len(hidden[0]) else None
+        if ranks: metrics[name] |= hidden_metrics(*ranks)
         metrics[name] |= _judged(images, texts, split, data)
-    return metrics,dict(similarities=similarity_histograms(images, texts, split, hidden), examples=retrieval_examples(images, texts, split, hidden))
+    return metrics,dict(similarities=similarity_histograms(images, texts, split, hidden), examples=retrieval_examples(images, texts, split, hidden), **(dict(hidden_curve=hidden_curve(*ranks)) if ranks else {}))
 
 def _judged(images, texts, split, data):
     "Agreement with people; the crowd's share of yes has the bounds 0 and .5"
@@ -403,3 +404,16 @@ def load_run(
     except (OSError, ValueError, RuntimeError, SafetensorError) as e: raise InputError(f"cannot load the model of {folder}: {str(e).splitlines()[0]}") from None
     if (odd:=sorted({*loaded['missing_keys'], *loaded['unexpected_keys']})): raise InputError(f"the model of {folder} was saved by another version of amsps: {', '.join(odd[:3])} do not fit; train it again, or evaluate it with the commit of its record ({record['environment']['commit']})")
     return model.eval(),tokenizer,record
+
+# %% ../nbs/10_runs.ipynb #a881ec43
+def add_metrics(
+    record:dict, # Of the run
+    fingerprint:str, # Of the data that were evaluated
+    metrics:dict, test:dict, # From `evaluate_run`
+)->dict: # The record, with `evaluated`: when, and the commit that added to it
+    "A record with the metrics that it lacks"
+    if fingerprint!=record['data']['fingerprint']: raise InputError(f"the record of {record['name']} is of other data (fingerprint {record['data']['fingerprint'][:12]}, not {fingerprint[:12]}): evaluate with the run's own dataset and backbone")
+    old,new = (m['test']['rsum'] for m in (record['metrics'], metrics))
+    if abs(old-new)>1: raise InputError(f"the model gives rSum {new:.1f} on test, the record of {record['name']} has {old:.1f}: it is not this run's model, or the code has changed; evaluate with the commit of the record ({record['environment']['commit']})")
+    env = environment()
+    return test | record | dict(metrics={s:m | record['metrics'][s] for s,m in metrics.items()}, evaluated=dict(commit=env['commit'], uncommitted=env['uncommitted'], finished=datetime.now(timezone.utc).isoformat(timespec='seconds')))
