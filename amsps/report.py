@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'KINDS', 'PALETTE', 'FRAME', 'MINING', 'REPORT_NOTEBOOKS', 'CAPTIONS',
            'read_records', 'check_comparable', 'by_label', 'results_frame', 'summary_table', 'readable_table',
-           'references', 'paired_differences', 'write_table', 'save_figure', 'similarity_figure', 'has_mining',
-           'mining_figure', 'has_curves', 'hidden_figure', 'example_lookup', 'retrieval_figure', 'is_judged',
-           'report_notebooks', 'records_study', 'write_html', 'report_inputs', 'has_pictures', 'report_is_current',
-           'writable_folder', 'make_report']
+           'references', 'paired_differences', 'readable_differences', 'write_table', 'save_figure',
+           'similarity_figure', 'has_mining', 'mining_figure', 'has_curves', 'hidden_figure', 'example_lookup',
+           'retrieval_figure', 'is_judged', 'report_notebooks', 'records_study', 'write_html', 'report_inputs',
+           'has_pictures', 'report_is_current', 'writable_folder', 'make_report']
 
 # %% ../nbs/12_report.ipynb #b590441b
 import base64, hashlib, json, os
@@ -100,7 +100,7 @@ def readable_table(
     names = [c for c in table if f'{c} sd' in table]
     return pd.DataFrame({'seeds':table['seeds'].astype(str)} | {c:[cell(m, s) for m,s in zip(table[c], table[f'{c} sd'])] for c in names}, index=table.index)
 
-# %% ../nbs/12_report.ipynb #67313453
+# %% ../nbs/12_report.ipynb #7a5ab5ce
 def references(
     label:str, # Of a row
     labels:list[str], # All of a table, in order
@@ -128,6 +128,14 @@ def paired_differences(
                 half = stats.t.ppf(.975, len(d)-1)*d.std()/np.sqrt(len(d)) if len(d)>1 else np.nan
                 rows.append({'loss':loss, 'against':reference, 'metric':(COLUMNS|JUDGED)[metric], 'pairs':len(d), 'difference':d.mean(), 'low':d.mean()-half, 'high':d.mean()+half})
     return pd.DataFrame(rows, columns=['loss','against','metric','pairs','difference','low','high'])
+
+def readable_differences(
+    differences:pd.DataFrame, # From `paired_differences`
+)->pd.DataFrame: # Strings `+d` and `low to high`
+    "Differences for the eye"
+    d = differences
+    interval = [f'{l:+.1f} to {h:+.1f}' if n>1 else '–' for l,h,n in zip(d.low, d.high, d.pairs)]
+    return d[['against','metric','pairs']].assign(difference=[f'{x:+.1f}' for x in d.difference], **{'95 % interval':interval})
 
 # %% ../nbs/12_report.ipynb #2221f0c2
 def write_table(
@@ -206,7 +214,7 @@ def mining_figure(
     fig.legend(handles, labels, loc='upper center', bbox_to_anchor=(.5, .02), ncols=min(4, len(labels)), frameon=False, fontsize=9)
     return fig
 
-# %% ../nbs/12_report.ipynb #eae7a68a
+# %% ../nbs/12_report.ipynb #bafdce7a
 def has_curves(records): return any('hidden_curve' in r for r in records)
 
 def hidden_figure(
@@ -221,7 +229,7 @@ def hidden_figure(
         for l in labels:
             of = [c for k,c in curves if k==l]
             ax.plot(of[0]['ranks'], np.mean([c[d] for c in of], axis=0), marker='o', ms=3.5, lw=1.4, color=colours[l], label=l)
-        ax.set(xscale='log', xlabel=f'first k {what}', ylim=(0, 100)); ax.grid(alpha=.25)
+        ax.set(xscale='log', xlabel=f'first k {what}', ylim=(0, 100)); ax.set_xticks(t:=[1, 10, 100, 1000], t); ax.grid(alpha=.25)
     axs[0].set_ylabel('true, unannotated pairs found, %')
     sns.despine(fig); fig.tight_layout()
     fig.legend(*axs[0].get_legend_handles_labels(), loc='upper center', bbox_to_anchor=(.5, .02), ncols=min(4, len(labels)), frameon=False, fontsize=9)
@@ -294,7 +302,7 @@ thead th{border-bottom:2px solid #444}tbody tr+tr td{border-top:1px solid #ddd}c
 {% for name,caption,png in figures %}<h2>{{ caption }}</h2><img alt="{{ caption }}" src="data:image/png;base64,{{ png }}"><p class="small">Files: {{ name }}.pdf, {{ name }}.png</p>{% endfor %}
 <h2>Provenance</h2><p>{{ data }}</p><div class="scroll">{{ runs|safe }}</div><h2>How to repeat it</h2><pre>{{ command }}</pre></html>''')
 
-# %% ../nbs/12_report.ipynb #2e9598c6
+# %% ../nbs/12_report.ipynb #5fa9571d
 CAPTIONS = dict(figure_similarity='Similarity of annotated, hidden positive and other pairs, test split',
                 figure_hidden='True pairs that nobody annotated: how many come among the first k, test split',
                 figure_mining='Hidden positives mined from the training split, by epoch',
@@ -320,7 +328,7 @@ def write_html(
     runs = pd.DataFrame([{'run':r['name'], 'seed':r['config']['seed'], 'epochs':len(r['history']), 'wall s':r['wall_seconds'], 'peak MiB':r['peak_memory_mib'], 'device':r['environment']['device'],
         'commit':(r['environment']['commit'] or 'none')[:10]+('+' if r['environment']['uncommitted'] else ''), 'finished':r['finished'][:16]} for r in records])
     page = _PAGE.render(title=f'amsps: image-text matching on {dataset}', intro='Made from run records by the notebooks of nbs/experiments. Recall in percent, rSum is the sum of the six recalls (0 to 600); ± is the standard deviation over seeds.',
-        tables=[(s, captioned(s), _html_table(output/f'{s}.md')) for s in ('table_main','table_differences','table_judgements') if (output/f'{s}.md').exists()],
+        tables=[(s, captioned(s), _html_table(output/f'{s}.md')) for s in ('table_main','table_differences','table_judgements','table_judgement_differences') if (output/f'{s}.md').exists()],
         figures=[(s, CAPTIONS[s], base64.b64encode((output/f'{s}.png').read_bytes()).decode()) for s in CAPTIONS if s in report_notebooks(records, pictures)], runs=runs.to_html(index=False, border=0),
         data=f"Data: {records[0]['data']['summary']}; fingerprint {records[0]['data']['fingerprint'][:12]}. A + behind a commit: the tree had uncommitted changes.",
         command=f"amsps reproduce --dataset {dataset}"+(f' --study {study}' if (study:=records_study(records)) else '')+(" --data-root DIR --backbone PATH" if dataset!='scenes' else '')+(" --text-backbone PATH" if records[0]['config'].get('text_backbone') else ''))
@@ -351,7 +359,7 @@ def report_is_current(
     now = _output_digests(output)
     return made.get('inputs')==report_inputs(records, has_pictures(records, data_root)) and all(now.get(k)==v for k,v in made['outputs'].items())
 
-# %% ../nbs/12_report.ipynb #8a48c0e8
+# %% ../nbs/12_report.ipynb #f7b733fb
 def writable_folder(
     folder:Path, # Created if missing
 )->Path:
@@ -376,7 +384,7 @@ def make_report(
     common = dict(records=str(Path(records_dir).resolve()), output=str(output))
     failures = []
     pictures = has_pictures(records, data_root)
-    for n in set(REPORT_NOTEBOOKS)-set(report_notebooks(records, pictures)): # of another report in the same folder
+    for n in {*REPORT_NOTEBOOKS,'table_judgement_differences'}-set(report_notebooks(records, pictures)): # of another report in the same folder
         for suffix in ('.png','.pdf','.md','.tex','.csv'): (output/f'{n}{suffix}').unlink(missing_ok=True)
     for n in report_notebooks(records, pictures):
         more = dict(data_root=str(Path(data_root).resolve()) if data_root else '') if n=='figure_retrieval' else {}

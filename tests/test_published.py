@@ -19,6 +19,7 @@ def test_readme_shows_what_the_records_say(folder):
 def test_records_are_whole_and_name_no_place(folder):
     for r in read_records(folder):
         assert re.fullmatch('[0-9a-f]{40}', r['environment']['commit'] or '') and r['environment']['uncommitted'] is False, f"{r['name']}: a published number needs a clean commit"
+        assert r.get('evaluated', dict(uncommitted=False))['uncommitted'] is False, f"{r['name']}: metrics were added by uncommitted code"
         assert r['history'] and r['code'] and r['data']['fingerprint']
         assert not re.search(r'"/|\.\./', json.dumps(r))
         assert max(h['dev_rsum'] for h in r['history'])==r['metrics']['dev']['rsum'], 'selected on dev'
