@@ -59,12 +59,14 @@ def load_text_backbone(
         if bars: hf_logging.enable_progress_bar()
     return tokenizer,getattr(model, 'text_model', model)
 
-# %% ../nbs/03_text.ipynb #306bec4d
+# %% ../nbs/03_text.ipynb #cd79fdf4
 def text_layers(
     backbone:nn.Module, # A transformers text encoder
+    last:int=0, # So many of them shall train
 )->tuple[nn.Module,str]: # The module that holds them, and under which name
     "Where a text encoder keeps its layers"
     n = backbone.config.num_hidden_layers
+    if last>n: raise InputError(f"`tune_layers` is {last}, and {type(backbone).__name__} has {n} layers; choose 0..{n}")
     for module in backbone.modules():
         for name,child in module.named_children():
             if isinstance(child, nn.ModuleList) and len(child)==n: return module,name
@@ -85,7 +87,7 @@ def only_last(
     try: yield
     finally: setattr(holder, name, layers); hook.remove()
 
-# %% ../nbs/03_text.ipynb #4dc10ceb
+# %% ../nbs/03_text.ipynb #f7ae25a0
 class TransformersTextEncoder(nn.Module):
     "A transformers text encoder with a linear map into the joint space"
     def __init__(self,
@@ -99,8 +101,7 @@ class TransformersTextEncoder(nn.Module):
         self.backbone,self.linear,self.freeze,self.tune,self.drop = backbone,nn.Linear(backbone.config.hidden_size, embed_size),freeze,tune,ItemDropout(dropout)
         if freeze: backbone.requires_grad_(False)
         if not tune: return
-        holder,name = text_layers(backbone)
-        if tune>backbone.config.num_hidden_layers: raise InputError(f"`tune_layers` is {tune}, and {type(backbone).__name__} has {backbone.config.num_hidden_layers} layers")
+        holder,name = text_layers(backbone, tune)
         getattr(holder, name)[-tune:].requires_grad_(True)
 
     def train(self, mode=True):
@@ -129,7 +130,7 @@ class TransformersTextEncoder(nn.Module):
                 parts.append(F.pad(h, (0,0,0,ids.shape[1]-n)))
             return torch.cat(parts)[order.argsort()]
 
-# %% ../nbs/03_text.ipynb #5c35b389
+# %% ../nbs/03_text.ipynb #827e20c5
 class TextStates:
     "What frozen layers of a text encoder make of every token of M captions"
     def __init__(self,
@@ -158,6 +159,7 @@ def extract_states(
     batch_size:int=64, # Captions a forward pass
 )->TextStates:
     "States of all captions, from the cache where they are in it"
+    if tune: text_layers(model, tune)
     folder = Path(cache_dir)/hashlib.sha256(json.dumps([key, captions]+[tune]*(tune>0)).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder/'lock'):
