@@ -71,13 +71,13 @@ def _add_train():
     app.command('train')(_train)
 _add_train()
 
-# %% ../nbs/13_cli.ipynb #a16a6714
+# %% ../nbs/13_cli.ipynb #d828dc79
 @app.command()
 def reproduce(
     dataset:Annotated[str, typer.Option(help="scenes (generated, needs nothing), flickr8k or karpathy")]='scenes',
     data_root:Annotated[str, typer.Option(help="Folder of the dataset (not for scenes)")]='',
     backbone:Annotated[str, typer.Option(help="transformers vision backbone, folder or hub name (not for scenes)")]='',
-    study:Annotated[str, typer.Option(help="main (the quick comparison), losses (seven of them, and InfoNCE with the consensus level) ablation (each part of AHRL added and removed) or tuned (the last layers of the text encoder train too)")]='main',
+    study:Annotated[str, typer.Option(help="main (the quick comparison), losses (seven of them, and InfoNCE with the consensus level), ablation (each part of AHRL added and removed) or tuned (the last layers of the text encoder train too)")]='main',
     text_backbone:Annotated[str, typer.Option(help="transformers text encoder, kept frozen (but for --study tuned), folder or hub name; empty is the preset's Bi-GRU")]='',
     seeds:Annotated[int, typer.Option(min=1, help="Seeds 0..N-1 for every row")]=3,
     jobs:Annotated[int, typer.Option(min=1, help="Notebooks at a time")]=2,
@@ -146,7 +146,7 @@ def report(
     from amsps.runs import project_root
     _fail(_report(records, output, project_root()/'data/cache/reports/custom', data_root))
 
-# %% ../nbs/13_cli.ipynb #be1f3168
+# %% ../nbs/13_cli.ipynb #e810d89e
 @app.command()
 def evaluate(
     run:Annotated[Path, typer.Argument(help="Folder of a finished run, as `amsps train` prints it")],
@@ -162,13 +162,14 @@ def evaluate(
     from amsps.config import parse_config
     from amsps.report import writable_folder
     from amsps.runs import add_metrics, evaluate_run, load_data, load_run
+    from amsps.training import write_atomically
     if keep_record: writable_folder(keep_record)
     model,tokenizer,record = load_run(run)
     config = parse_config(record['config']|dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir, concept_vectors=''))
     torch.set_num_threads(config.threads)
     data = load_data(config.model_copy(update=dict(freeze_text=False))) # the run's own folder holds its text encoder
     metrics,test = evaluate_run(model, tokenizer, data)
-    if keep_record: (keep_record/f"{record['name']}.json").write_text(json.dumps(add_metrics(record, data.fingerprint, metrics, test), indent=1))
+    if keep_record: write_atomically(keep_record/f"{record['name']}.json", json.dumps(add_metrics(record, data.fingerprint, metrics, test), indent=1))
     if as_json: typer.echo(json.dumps(metrics, indent=1)); return
     for split,m in metrics.items(): typer.echo(f'{split+":":6}{_metric_line(m)}')
     if data.fingerprint!=record['data']['fingerprint']: typer.echo('note: these are not the data that the run was trained on (other fingerprint)')

@@ -140,7 +140,7 @@ def label_of(
     if config['loss']=='ahrl': return 'AMSPS' if config.get('n_concepts') else 'AHRL'
     return _NAMES[config['loss']]+(' + consensus' if config.get('n_concepts') else '')
 
-# %% ../nbs/00_config.ipynb #717af245
+# %% ../nbs/00_config.ipynb #4914fe45
 BATCH_ONLY = dict(offline_weight=0., cross_weight=0., penalty=False, mining_weight=0., label='AMSPS, batch only') # No caption is encoded but those of the batch
 AHRL_OFF = dict(loss='ahrl', adaptive_margin=0., offline_weight=0., cross_weight=0., penalty=False, filter_hidden=False, mining_weight=0.) # Every part off
 
@@ -173,6 +173,7 @@ def study_grid(
     "The runs of a table: `main` and `losses` compare losses, `ablation` adds each part of AHRL and the consensus level alone and takes each part from the whole; `tuned` also trains the last layers of the text encoder"
     if dataset not in PRESETS: raise InputError(f"unknown dataset {dataset!r}; choose from {', '.join(PRESETS)}")
     if study not in STUDIES: raise InputError(f"unknown study {study!r}; choose from {', '.join(STUDIES)}")
+    if study=='tuned' and not values.get('text_backbone'): raise InputError("the study 'tuned' trains the last layers of a transformers text encoder: name one with `text_backbone` (--text-backbone)")
     ahrl = dict(loss='ahrl') | AHRL_SETTINGS[dataset]
     rows = dict(main=lambda: [ahrl | AMSPS_SETTINGS[dataset], ahrl, dict(loss='hardest_triplet'), dict(loss='infonce')], # the longest first, so that two jobs at a time end together
                 losses=lambda: [*(dict(loss=l) for l in ('hardest_triplet','sam','aoq')), dict(loss='fne', mine_above=.5), dict(loss='infonce'), dict(loss='infonce') | AMSPS_SETTINGS[dataset], ahrl, ahrl | AMSPS_SETTINGS[dataset]],

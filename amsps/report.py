@@ -302,11 +302,11 @@ thead th{border-bottom:2px solid #444}tbody tr+tr td{border-top:1px solid #ddd}c
 {% for name,caption,png in figures %}<h2>{{ caption }}</h2><img alt="{{ caption }}" src="data:image/png;base64,{{ png }}"><p class="small">Files: {{ name }}.pdf, {{ name }}.png</p>{% endfor %}
 <h2>Provenance</h2><p>{{ data }}</p><div class="scroll">{{ runs|safe }}</div><h2>How to repeat it</h2><pre>{{ command }}</pre></html>''')
 
-# %% ../nbs/12_report.ipynb #5fa9571d
+# %% ../nbs/12_report.ipynb #95d241c8
 CAPTIONS = dict(figure_similarity='Similarity of annotated, hidden positive and other pairs, test split',
                 figure_hidden='True pairs that nobody annotated: how many come among the first k, test split',
                 figure_mining='Hidden positives mined from the training split, by epoch',
-                figure_retrieval='Retrieved examples of the test split; queries drawn at random, hardest triplet')
+                figure_retrieval='Retrieved examples of the test split; queries drawn at random; the hardest triplet where it is among the rows')
 
 def _html_table(markdown):
     "The pipe table of a Markdown file as HTML"

@@ -112,7 +112,7 @@ def hidden_pairs(
     chosen = (judged.grade>=accept)&(annotations.caption_image[judged.caption]!=judged.image)
     return judged.image[chosen],judged.caption[chosen]
 
-# %% ../nbs/10_runs.ipynb #4c238850
+# %% ../nbs/10_runs.ipynb #06c1335d
 KARPATHY_FOLDERS = ('images', 'Flicker8k_Dataset', 'Flickr8k_Dataset', 'flickr30k-images', 'flickr30k_images')
 
 def read_annotations(
@@ -145,7 +145,8 @@ def load_data(
     data = _load_scenes(config, cache) if config.dataset=='scenes' else _load_photographs(config, cache)
     if config.freeze_text:
         tokenizer,text = load_text_backbone(config.text_backbone)
-        def states(tune): return extract_states(data.annotations.captions, tokenizer, text, cache/'text', _text_digest(config.text_backbone), tune)
+        key = _text_digest(config.text_backbone)
+        def states(tune): return extract_states(data.annotations.captions, tokenizer, text, cache/'text', key, tune)
         data.states = states(config.tune_layers)
         data.sentences = states(0) if config.evidence=='sentence' else None
     return data
