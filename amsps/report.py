@@ -165,14 +165,14 @@ def save_figure(
     fig.savefig(stem.with_suffix('.pdf'), bbox_inches='tight', metadata=dict(CreationDate=None))
     fig.savefig(stem.with_suffix('.png'), bbox_inches='tight', dpi=150)
 
-# %% ../nbs/12_report.ipynb #6f9175c8
+# %% ../nbs/12_report.ipynb #b247e7f3
 def similarity_figure(
     records:list[dict], # Runs; those of one loss are added up over seeds
 ): # matplotlib figure
     "How similar annotated, hidden positive and other pairs are, one panel a loss"
     losses = by_label([label_of(r['config']) for r in records])
     columns = min(4, len(losses)); rows = -(-len(losses)//columns)
-    fig,axs = plt.subplots(rows, columns, figsize=(3.2*columns, 2.6*rows), sharey=True, squeeze=False)
+    fig,axs = plt.subplots(rows, columns, figsize=(3.2*columns, 2.6*rows), squeeze=False)
     for ax in axs.flat[len(losses):]: ax.set_visible(False)
     for ax,loss in zip(axs.flat, losses):
         runs = [r for r in records if label_of(r['config'])==loss]
