@@ -15,13 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 class InputError(ValueError):
     "A mistake in the user's input; the message is complete and meant to be read"
 
-# %% ../nbs/00_config.ipynb #67fa4d80
+# %% ../nbs/00_config.ipynb #383fbfcf
 class RunConfig(BaseModel):
     "Parameters of a training run"
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
-    dataset: Literal['scenes','flickr8k','karpathy'] = Field('scenes', description="What to train on: the embedded scenes, Flickr8k in its official layout, or Karpathy's JSON with images")
-    data_root: str = Field('', description="Folder of the dataset (not for scenes)")
-    backbone: str = Field('', description="transformers vision backbone for grid features, folder or hub name (not for scenes)")
+    dataset: Literal['scenes','flickr8k','flickr30k','mscoco','own'] = Field('scenes', description="What to train on: the embedded scenes, a standard dataset, or your own photographs; names the tables")
+    data_root: str = Field('', description="Folder of the dataset, in any layout that `amsps data check` knows (not for scenes)")
+    layout: str = Field('auto', description="File layout of the folder, where it holds several (not for scenes)")
+    backbone: str = Field('', description="transformers vision backbone for grid features, folder or hub name; empty takes the region features that lie in the folder (not for scenes)")
     cache_dir: str = Field('', description="Features, checkpoints and runs are kept here; empty is data/cache of the project")
     grid: int = Field(3, ge=1, le=32, description="Grid features: cells along a side; the mean is added")
     image_size: int = Field(0, ge=0, le=2048, description="Images are squeezed to a square of this many pixels before feature extraction; 0 leaves it to the backbone's processor")
@@ -63,6 +64,7 @@ class RunConfig(BaseModel):
     word_dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on word embeddings, or on what a transformers text encoder gives")
     min_count: int = Field(4, ge=1, description="Rarer words become [UNK] (Bi-GRU)")
     epochs: int = Field(6, ge=1, description="Passes over the training pairs")
+    max_steps: int = Field(0, ge=0, description="Stop after so many steps, to try a setting out; 0 is no limit")
     batch_size: int = Field(64, ge=2, description="Pairs a step")
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay of AdamW")
@@ -71,8 +73,8 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of weights, order and dropout")
     threads: int = Field(1, ge=1, description="CPU threads; part of a run's name, since it changes the last bits")
 
-# %% ../nbs/00_config.ipynb #40a2f852
-LOCATIONS = ('data_root', 'backbone', 'cache_dir', 'text_backbone', 'concept_vectors') # Where things lie: no part of a run's name, which has digests of what they hold
+# %% ../nbs/00_config.ipynb #11c2b8e4
+LOCATIONS = ('data_root', 'layout', 'backbone', 'cache_dir', 'text_backbone', 'concept_vectors') # Where things lie: no part of a run's name, which has digests of what they hold
 
 def parse_config(
     values:dict, # Parameter names and values
@@ -80,8 +82,7 @@ def parse_config(
     "A `RunConfig`, or an `InputError` that names the parameter"
     try: config = RunConfig(**values)
     except ValidationError as e: raise InputError(_parameter_message(e, RunConfig.model_fields)) from None
-    if config.dataset!='scenes' and not (config.data_root and config.backbone):
-        raise InputError(f"dataset {config.dataset!r} needs `data_root` (folder with the files) and `backbone` (vision model for the grid features)")
+    if config.dataset!='scenes' and not config.data_root: raise InputError(f"dataset {config.dataset!r} needs `data_root`, the folder with its files (`amsps data check FOLDER` says what lies there), and, where the folder has no region features, a `backbone`")
     if config.tune_layers and not config.freeze_text: raise InputError("`tune_layers` says how many of a frozen text encoder's layers train: set `text_backbone` and `freeze_text` too")
     if config.freeze_text and not config.text_backbone: raise InputError("`freeze_text` needs a `text_backbone`; the Bi-GRU has nothing to freeze")
     if config.evidence=='sentence' and not config.freeze_text: raise InputError("evidence 'sentence' comes from a frozen text encoder: set `text_backbone` and `freeze_text`, or take evidence 'coverage'")
@@ -106,11 +107,11 @@ def namespace_config(
     "The run that a notebook's parameters describe; a name that papermill injected and no one knows is refused"
     return parse_config({k:v for k,v in namespace.items() if k in RunConfig.model_fields or not k.startswith('_') and k not in ('In','Out') and isinstance(v, (bool,int,float,str,list,dict))})
 
-# %% ../nbs/00_config.ipynb #7b4d9ad1
+# %% ../nbs/00_config.ipynb #e42bc49b
 PRESETS = dict(
     scenes=dict(),
     flickr8k=dict(embed_size=256, word_size=300, region_hidden=0, pooling='attention', dropout=.2, word_dropout=.2, batch_size=128, epochs=8, learning_rate=1e-3, warmup_epochs=3))
-PRESETS['karpathy'] = PRESETS['flickr8k']
+PRESETS |= {d:PRESETS['flickr8k'] for d in ('flickr30k','mscoco','own')} # not searched: Flickr8k's
 FROZEN_TEXT = dict(image_size=320, grid=1, embed_size=512, pooling='mean', dropout=.5, word_dropout=.1, batch_size=256, temperature=.05, evidence='sentence') # On photographs, with a frozen transformers text encoder
 TUNED_TEXT = dict(tune_layers=2, text_learning_rate=1e-4, epochs=6) # ... of which the last layers train
 
@@ -125,7 +126,7 @@ AHRL_SETTINGS = dict(
     scenes=dict(selection='smooth', margin=.1, adaptive_margin=.3, offline_weight=.05, cross_weight=.02, mining_weight=.5, mine_above=.3, warmup_epochs=1, active_from=1, refresh=2),
     flickr8k=dict(selection='smooth', temperature=.05, margin=.1, adaptive_margin=.3, offline_weight=.05, cross_weight=.02, mining_weight=.2, warmup_epochs=1, active_from=2, refresh=3)) # What the full AHRL of a dataset is
 AMSPS_SETTINGS = dict(scenes=dict(n_concepts=60, consensus='likelihood', fusion=.85), flickr8k=dict(n_concepts=1500, consensus='likelihood', fusion=.7)) # ... and what AMSPS adds to it
-for d in (AHRL_SETTINGS, AMSPS_SETTINGS): d['karpathy'] = d['flickr8k']
+for d in (AHRL_SETTINGS, AMSPS_SETTINGS): d |= {k:d['flickr8k'] for k in ('flickr30k','mscoco','own')}
 
 # %% ../nbs/00_config.ipynb #e23e245e
 _PARTS = ('adaptive margin', 'candidates', 'cross pairs', 'penalty', 'hidden positives')

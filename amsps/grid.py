@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TYPES', 'check_parameters', 'NotebookFailure', 'run_notebook', 'config_parameters', 'run_grid']
 
-# %% ../nbs/11_grid.ipynb #eebce69f
+# %% ../nbs/11_grid.ipynb #c954d720
 import json, multiprocessing, os, re, tempfile, threading, time
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import contextmanager
@@ -17,6 +17,7 @@ from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
 from .config import InputError, RunConfig
+from .data import SPLITS
 from .runs import load_data, project_root, read_record, run_dir
 
 # %% ../nbs/11_grid.ipynb #7cbda34b
@@ -91,7 +92,7 @@ class _Tail:
         self.seen += len(new)
         return [f"{self.name}  epoch {l['epoch']}/{l['epochs']}  loss {l['loss']:.3f}  dev rSum {l['dev_rsum']:.1f}  {l['seconds']:.0f} s" for l in map(json.loads, new)]
 
-# %% ../nbs/11_grid.ipynb #f3f6de99
+# %% ../nbs/11_grid.ipynb #b606923a
 def run_grid(
     configs:list[RunConfig], # Runs; complete ones are only read
     jobs:int=2, # At a time
@@ -111,8 +112,10 @@ def _prepare(configs):
     "Folder of each run; loads each dataset once"
     loaded,folders = {},{}
     for c in configs:
-        key = tuple(v for k,v in c.model_dump().items() if k.startswith('scenes_') or k in ('dataset','data_root','backbone','cache_dir','grid','image_size','text_backbone','freeze_text','tune_layers','evidence'))
-        if key not in loaded: loaded[key] = load_data(c)
+        key = tuple(v for k,v in c.model_dump().items() if k.startswith('scenes_') or k in ('dataset','data_root','layout','backbone','cache_dir','grid','image_size','text_backbone','freeze_text','tune_layers','evidence'))
+        if key not in loaded:
+            loaded[key] = load_data(c)
+            for s in SPLITS: loaded[key].split(s) # an empty one is refused before anything starts
         folders[run_dir(c, loaded[key])] = c
     return folders
 

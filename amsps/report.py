@@ -10,19 +10,20 @@ __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'KINDS', 'PALETTE', 'FRAME', 'MIN
            'retrieval_figure', 'is_judged', 'report_notebooks', 'records_study', 'write_html', 'report_inputs',
            'has_pictures', 'report_is_current', 'writable_folder', 'make_report']
 
-# %% ../nbs/12_report.ipynb #b590441b
+# %% ../nbs/12_report.ipynb #f3595406
 import base64, hashlib, json, os
 from pathlib import Path
 import jinja2, matplotlib.pyplot as plt, numpy as np, pandas as pd, seaborn as sns
-from scipy import stats
 from .config import LABELS, STUDIES, InputError, label_of, study_grid
 from .grid import NotebookFailure, run_notebook
-from .runs import code_digest, project_root, read_annotations
+from .formats import read_dataset
+from .runs import code_digest, project_root
+from .significance import holm, query_bootstrap, seed_difference
 from .scenes import scene_captions, scene_picture
 from .training import write_atomically
-from .vision import load_image
+from .data import load_image
 
-# %% ../nbs/12_report.ipynb #93ddb558
+# %% ../nbs/12_report.ipynb #427d6ef9
 RECORD_KEYS = ('name', 'config', 'metrics', 'history', 'data', 'environment', 'similarities', 'examples', 'wall_seconds', 'peak_memory_mib', 'finished')
 
 def read_records(
@@ -67,9 +68,9 @@ def _mined(record): # precision and recall of the last mining pass in percent, w
 def results_frame(
     records:list[dict], # From `read_records`
     split:str='test', # Metrics of this split
-)->pd.DataFrame: # One row a run: name, loss (label), seed, metrics
+)->pd.DataFrame: # One row a run: name, loss (label), seed, metrics, ranks of the test queries where the record has them
     "Metrics of runs as a frame"
-    rows = [dict(name=r['name'], loss=label_of(r['config']), seed=r['config']['seed'], **r['metrics'][split], **_mined(r)) for r in records]
+    rows = [dict(name=r['name'], loss=label_of(r['config']), seed=r['config']['seed'], **r['metrics'][split], **_mined(r), ranks=r.get('ranks') if split=='test' else None) for r in records]
     order = {l:i for i,l in enumerate(by_label([r['loss'] for r in rows]))}
     return pd.DataFrame(rows).sort_values(['loss','seed'], key=lambda s: s.map(order) if s.name=='loss' else s, ignore_index=True)
 
@@ -100,7 +101,7 @@ def readable_table(
     names = [c for c in table if f'{c} sd' in table]
     return pd.DataFrame({'seeds':table['seeds'].astype(str)} | {c:[cell(m, s) for m,s in zip(table[c], table[f'{c} sd'])] for c in names}, index=table.index)
 
-# %% ../nbs/12_report.ipynb #7a5ab5ce
+# %% ../nbs/12_report.ipynb #47903563
 def references(
     label:str, # Of a row
     labels:list[str], # All of a table, in order
@@ -113,8 +114,8 @@ def references(
 def paired_differences(
     frame:pd.DataFrame, # From `results_frame`
     metrics:tuple[str,...]|None=None, # None is rSum, and mAP@R where relevance is known, else the median rank of hidden positives where some are known
-)->pd.DataFrame: # One row a loss, reference and metric: pairs, difference, low, high (95 %, NaN with one pair)
-    "Differences to a row's `references`, paired over seeds"
+)->pd.DataFrame: # One row a loss, reference and metric: pairs, and of `seed_difference` and `query_bootstrap` (NaN where they say nothing); `p_holm` over the whole table
+    "Differences to a row's `references`, paired over seeds; of rSum also over test queries"
     beyond = '{}_map_at_r' if 'i2t_map_at_r' in frame else 'hidden_{}_medr'
     metrics = metrics or ('rsum', *(beyond.format(d) for d in ('i2t','t2i')))
     labels,rows = by_label(frame.loss.tolist()),[]
@@ -123,19 +124,27 @@ def paired_differences(
         for metric in (m for m in metrics if m in frame):
             wide = frame.pivot(index='seed', columns='loss', values=metric)
             for loss in others:
-                d = (wide[loss]-wide[reference]).dropna()
-                if not len(d): continue
-                half = stats.t.ppf(.975, len(d)-1)*d.std()/np.sqrt(len(d)) if len(d)>1 else np.nan
-                rows.append({'loss':loss, 'against':reference, 'metric':(COLUMNS|JUDGED)[metric], 'pairs':len(d), 'difference':d.mean(), 'low':d.mean()-half, 'high':d.mean()+half})
-    return pd.DataFrame(rows, columns=['loss','against','metric','pairs','difference','low','high'])
+                pairs = wide[[loss,reference]].dropna()
+                if len(pairs): rows.append({'loss':loss, 'against':reference, 'metric':(COLUMNS|JUDGED)[metric], 'pairs':len(pairs)} | seed_difference(pairs[loss], pairs[reference]) | (_over_queries(frame, loss, reference, pairs.index) if metric=='rsum' else {}))
+    out = pd.DataFrame(rows, columns=['loss','against','metric','pairs','difference','low','high','effect','p','wilcoxon','query_low','query_high','query_p'])
+    return out.assign(p_holm=holm(out.p))
+
+def _over_queries(frame, loss, reference, seeds):
+    a,b = ([r for r,s in zip(frame.ranks[frame.loss==l], frame.seed[frame.loss==l]) if s in seeds] for l in (loss, reference))
+    if any(r is None for r in a+b): return {}
+    return {f'query_{k}':v for k,v in query_bootstrap(a, b).items() if k!='difference'}
+
+def _p(x): return '–' if np.isnan(x) else '< .001' if x<.001 else f'{x:.3f}'.lstrip('0') if x<1 else '1'
 
 def readable_differences(
     differences:pd.DataFrame, # From `paired_differences`
-)->pd.DataFrame: # Strings `+d` and `low to high`
+)->pd.DataFrame: # Strings
     "Differences for the eye"
     d = differences
-    interval = [f'{l:+.1f} to {h:+.1f}' if n>1 else '–' for l,h,n in zip(d.low, d.high, d.pairs)]
-    return d[['against','metric','pairs']].assign(difference=[f'{x:+.1f}' for x in d.difference], **{'95 % interval':interval})
+    def interval(low, high): return ['–' if np.isnan(l) else f'{l:+.1f} to {h:+.1f}' for l,h in zip(low, high)]
+    out = d[['against','metric','pairs']].assign(difference=[f'{x:+.1f}' for x in d.difference], **{'95 % over seeds':interval(d.low, d.high)})
+    if d.query_low.notna().any(): out = out.assign(**{'95 % over queries':interval(d.query_low, d.query_high)})
+    return out.assign(effect=['–' if np.isnan(x) else f'{x:+.1f}' for x in d.effect], **{'p':[_p(x) for x in d.p], 'p, Holm':[_p(x) for x in d.p_holm]})
 
 # %% ../nbs/12_report.ipynb #2221f0c2
 def write_table(
@@ -235,7 +244,7 @@ def hidden_figure(
     fig.legend(*axs[0].get_legend_handles_labels(), loc='upper center', bbox_to_anchor=(.5, .02), ncols=min(4, len(labels)), frameon=False, fontsize=9)
     return fig
 
-# %% ../nbs/12_report.ipynb #8bc93096
+# %% ../nbs/12_report.ipynb #213ab2e1
 def example_lookup(
     config:dict, # Of a record
     data_root:str='', # Folder of the dataset (not for scenes)
@@ -245,7 +254,8 @@ def example_lookup(
         def number(name): return int(name.removeprefix('scene'))
         return (lambda i: scene_picture(number(i))),(lambda c: scene_captions(number(c.split('#')[0]))[2][int(c.split('#')[1])])
     if not data_root: raise InputError(f"pictures and captions of {config['dataset']} are needed: name its folder with `data_root`")
-    notes = read_annotations(config['dataset'], data_root)
+    notes = read_dataset(data_root, config.get('layout', 'auto'))
+    if notes.image_paths is None: raise InputError(f"{data_root} has no image files to show; leave `data_root` out, and the figure of retrieved examples with it")
     path,text = dict(zip(notes.image_ids, notes.image_paths)),dict(zip(notes.caption_ids, notes.captions))
     return (lambda i: load_image(path[i])),text.__getitem__
 

@@ -41,6 +41,12 @@ def backbone(tmp_path_factory):
     MobileNetV2ImageProcessorPil(size=dict(height=64, width=64), do_center_crop=False).save_pretrained(d)
     return d
 
+@pytest.fixture(scope='session')
+def source():
+    "What `layouts.py` writes in many layouts"
+    from layouts import Source
+    return Source()
+
 @pytest.fixture
 def small_flickr8k(tmp_path):
     "Real layout, 24 drawn images with two captions each, and one orphan caption"

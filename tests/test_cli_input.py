@@ -24,6 +24,7 @@ PARAMETERS = [
     (['--dataset', 'coco'], ['parameter `dataset`', "got 'coco'"]),
     (['--dataset', 'flickr8k'], ['needs `data_root`']),
     (['--dataset', 'flickr8k', '--data-root', '/nowhere', '--backbone', '/nowhere'], ['/nowhere is not a folder']),
+    (['--dataset', 'own', '--data-root', '/', '--layout', 'scan'], ["unknown layout 'scan'", 'choose from auto, flickr8k']),
     (['--cache-dir', '/dev/null/cache'], ['cannot create the cache folder /dev/null/cache']),
 ]
 @pytest.mark.parametrize('args,said', PARAMETERS, ids=[' '.join(map(str, a)) for a,_ in PARAMETERS])

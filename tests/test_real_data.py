@@ -1,5 +1,5 @@
 "The real Flickr8k, where it lies beside the project."
-from amsps.data import read_flickr8k, read_karpathy
+from amsps.formats import read_dataset, read_flickr8k
 from amsps.runs import hidden_pairs, read_experts
 
 def test_official_layout(flickr8k):
@@ -11,7 +11,11 @@ def test_official_layout(flickr8k):
     assert len(hidden_pairs(judged, a)[0])==465
 
 def test_karpathy_agrees(flickr8k):
-    a,k = read_flickr8k(flickr8k),read_karpathy(flickr8k/'dataset_flickr8k.json', flickr8k/'Flicker8k_Dataset')
+    a,k = read_dataset(flickr8k),read_dataset(flickr8k, 'karpathy')
     assert set(zip(a.image_ids, a.splits))==set(zip(k.image_ids, k.splits))
     def pairs(x): return sorted((x.image_ids[i], c) for i,c in zip(x.caption_image, x.captions))
     assert pairs(a)==pairs(k)
+
+def test_check_knows_it(cli, flickr8k):
+    r = cli('data', 'check', flickr8k)
+    assert r.returncode==0 and 'known as     images as in Flickr8k\n' in r.stdout and 'pictures     8,000, all can be decoded' in r.stdout
