@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['LOCATIONS', 'PRESETS', 'FROZEN_TEXT', 'TUNED_TEXT', 'AHRL_SETTINGS', 'AMSPS_SETTINGS', 'LABELS', 'BATCH_ONLY',
-           'AHRL_OFF', 'STUDIES', 'InputError', 'RunConfig', 'parse_config', 'namespace_config', 'preset', 'label_of',
-           'ahrl_parts', 'study_grid']
+           'GRADED', 'SMOOTHED', 'AHRL_OFF', 'STUDIES', 'InputError', 'RunConfig', 'parse_config', 'namespace_config',
+           'preset', 'label_of', 'ahrl_parts', 'study_grid']
 
 # %% ../nbs/00_config.ipynb #1d9c3536
 from typing import Literal
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 class InputError(ValueError):
     "A mistake in the user's input; the message is complete and meant to be read"
 
-# %% ../nbs/00_config.ipynb #383fbfcf
+# %% ../nbs/00_config.ipynb #abc870e5
 class RunConfig(BaseModel):
     "Parameters of a training run"
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
@@ -48,6 +48,8 @@ class RunConfig(BaseModel):
     filter_hidden: bool = Field(True, description="AHRL: hidden positives are no negatives")
     mining_weight: float = Field(0.5, ge=0, description="AHRL: weight of the hidden positives' own term")
     mining_margin: float = Field(0.0, ge=-1, le=2, description="AHRL: margin of hidden positives, cosine units")
+    graded_weight: float = Field(0.0, ge=0, description="AHRL: share of an anchor's target that goes to the whole batch, by relatedness")
+    graded_temperature: float = Field(0.2, gt=0, description="AHRL: temperature of relatedness in that share; a high one is plain label smoothing")
     n_concepts: int = Field(0, ge=0, description="Concepts of the consensus level, 0 is without it (AHRL with it is AMSPS)")
     consensus: Literal['graph','likelihood'] = Field('graph', description="Form of the consensus level: CVSE's graph of concepts, or how much likelier than usual each concept is")
     concept_vectors: str = Field('', description="Word vectors of concepts: GloVe text or .npz; empty is the text encoder's table, or learnt")
@@ -73,7 +75,7 @@ class RunConfig(BaseModel):
     seed: int = Field(0, ge=0, description="Seed of weights, order and dropout")
     threads: int = Field(1, ge=1, description="CPU threads; part of a run's name, since it changes the last bits")
 
-# %% ../nbs/00_config.ipynb #11c2b8e4
+# %% ../nbs/00_config.ipynb #40c2d2bb
 LOCATIONS = ('data_root', 'layout', 'backbone', 'cache_dir', 'text_backbone', 'concept_vectors') # Where things lie: no part of a run's name, which has digests of what they hold
 
 def parse_config(
@@ -86,7 +88,7 @@ def parse_config(
     if config.tune_layers and not config.freeze_text: raise InputError("`tune_layers` says how many of a frozen text encoder's layers train: set `text_backbone` and `freeze_text` too")
     if config.freeze_text and not config.text_backbone: raise InputError("`freeze_text` needs a `text_backbone`; the Bi-GRU has nothing to freeze")
     if config.evidence=='sentence' and not config.freeze_text: raise InputError("evidence 'sentence' comes from a frozen text encoder: set `text_backbone` and `freeze_text`, or take evidence 'coverage'")
-    if config.evidence=='none' and (config.loss=='sam' or config.loss=='ahrl' and config.adaptive_margin): raise InputError("an adaptive margin needs `evidence` of how captions are related; choose coverage or sentence")
+    if config.evidence=='none' and (config.loss=='sam' or config.loss=='ahrl' and (config.adaptive_margin or config.graded_weight)): raise InputError("an adaptive margin or graded targets need `evidence` of how captions are related; choose coverage or sentence")
     if 0<config.n_concepts<10: raise InputError(f"a consensus level needs at least 10 concepts (7 : 2 : 1); got `n_concepts` {config.n_concepts}")
     if config.consensus=='likelihood' and config.fusion==0: raise InputError("the likelihood of concepts needs a `fusion` above 0: an image or a caption may have no concept")
     late = max(config.active_from, config.warmup_epochs)>=config.epochs
@@ -128,9 +130,9 @@ AHRL_SETTINGS = dict(
 AMSPS_SETTINGS = dict(scenes=dict(n_concepts=60, consensus='likelihood', fusion=.85), flickr8k=dict(n_concepts=1500, consensus='likelihood', fusion=.7)) # ... and what AMSPS adds to it
 for d in (AHRL_SETTINGS, AMSPS_SETTINGS): d |= {k:d['flickr8k'] for k in ('flickr30k','mscoco','own')}
 
-# %% ../nbs/00_config.ipynb #e23e245e
+# %% ../nbs/00_config.ipynb #9778d161
 _PARTS = ('adaptive margin', 'candidates', 'cross pairs', 'penalty', 'hidden positives')
-LABELS = ('Sum triplet', 'Mean triplet', 'Hardest triplet', 'SelHN', 'SAM', 'AOQ', 'FNE', 'InfoNCE', 'InfoNCE + consensus', '+ smooth selection', *(f'+ {p}' for p in (*_PARTS, 'consensus')), 'AHRL', *(f'AHRL without {p}' for p in _PARTS), 'AMSPS', 'AMSPS, batch only') # Rows of tables, in this order
+LABELS = ('Sum triplet', 'Mean triplet', 'Hardest triplet', 'SelHN', 'SAM', 'AOQ', 'FNE', 'InfoNCE', 'InfoNCE + consensus', '+ smooth selection', *(f'+ {p}' for p in (*_PARTS, 'consensus')), 'AHRL', *(f'AHRL without {p}' for p in _PARTS), 'AMSPS', 'AMSPS, batch only', 'AMSPS, graded', 'AMSPS, smoothed') # Rows of tables, in this order
 _NAMES = dict(zip(('sum_triplet','mean_triplet','hardest_triplet','selhn','sam','aoq','fne','infonce'), LABELS))
 
 def label_of(
@@ -141,9 +143,11 @@ def label_of(
     if config['loss']=='ahrl': return 'AMSPS' if config.get('n_concepts') else 'AHRL'
     return _NAMES[config['loss']]+(' + consensus' if config.get('n_concepts') else '')
 
-# %% ../nbs/00_config.ipynb #4914fe45
+# %% ../nbs/00_config.ipynb #b98c035a
 BATCH_ONLY = dict(offline_weight=0., cross_weight=0., penalty=False, mining_weight=0., label='AMSPS, batch only') # No caption is encoded but those of the batch
-AHRL_OFF = dict(loss='ahrl', adaptive_margin=0., offline_weight=0., cross_weight=0., penalty=False, filter_hidden=False, mining_weight=0.) # Every part off
+GRADED = dict(graded_weight=.8, graded_temperature=.2, mine_above=.03, mining_weight=4., filter_hidden=False, label='AMSPS, graded') # Of photographs: hidden positives and targets by degree
+SMOOTHED = GRADED | dict(graded_temperature=1000., label='AMSPS, smoothed') # Its control: the same share, given to all alike
+AHRL_OFF = dict(loss='ahrl', adaptive_margin=0., offline_weight=0., cross_weight=0., penalty=False, filter_hidden=False, mining_weight=0., graded_weight=0.) # Every part off
 
 def ahrl_parts(
     dataset:str, # Key of `PRESETS`
@@ -177,7 +181,7 @@ def study_grid(
     if study=='tuned' and not values.get('text_backbone'): raise InputError("the study 'tuned' trains the last layers of a transformers text encoder: name one with `text_backbone` (--text-backbone)")
     ahrl = dict(loss='ahrl') | AHRL_SETTINGS[dataset]
     rows = dict(main=lambda: [ahrl | AMSPS_SETTINGS[dataset], ahrl, dict(loss='hardest_triplet'), dict(loss='infonce')], # the longest first, so that two jobs at a time end together
-                losses=lambda: [*(dict(loss=l) for l in ('hardest_triplet','sam','aoq')), dict(loss='fne', mine_above=.5), dict(loss='infonce'), dict(loss='infonce') | AMSPS_SETTINGS[dataset], ahrl, ahrl | AMSPS_SETTINGS[dataset]],
+                losses=lambda: [*(dict(loss=l) for l in ('hardest_triplet','sam','aoq')), dict(loss='fne', mine_above=.5), dict(loss='infonce'), dict(loss='infonce') | AMSPS_SETTINGS[dataset], ahrl, *(ahrl | AMSPS_SETTINGS[dataset] | more for more in ({}, GRADED, SMOOTHED))],
                 ablation=lambda: _ablation(dataset),
                 tuned=lambda: [r | TUNED_TEXT for r in (ahrl | AMSPS_SETTINGS[dataset] | BATCH_ONLY, dict(loss='infonce'))])[study]()
     return [parse_config(preset(dict(dataset=dataset, seed=s) | values) | r | values) for s in range(seeds) for r in rows]

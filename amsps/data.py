@@ -171,7 +171,7 @@ def load_features(
     check_features(x, str(path))
     return x
 
-# %% ../nbs/00_data.ipynb #2db8acbe
+# %% ../nbs/00_data.ipynb #b344d5fb
 @dataclass(frozen=True, eq=False)
 class Regions:
     "Region features of N images, rows of memory-mapped files"
@@ -195,7 +195,7 @@ class Regions:
     )->np.ndarray: # (B, K, F)
         file,row = self.file[i],self.row[i]
         out = np.empty((len(row), *self.shape[1:]), self.dtype)
-        for f in np.unique(file): out[file==f] = self.files[f][row[file==f]]
+        for f in np.unique(file): _read_rows(self.files[f], row, np.flatnonzero(file==f), out)
         return out
 
     @property
@@ -206,6 +206,14 @@ class Regions:
             h.update(f'{x.shape} {x.dtype}'.encode())
             for i in np.unique(np.linspace(0, len(x)-1, 64).astype(int)): h.update(np.ascontiguousarray(x[i]).tobytes())
         return h.hexdigest()
+
+def _read_rows(x, row, places, out):
+    "out[p] = x[row[p]] for the places p; by plain reads"
+    if not (isinstance(x, np.memmap) and x.flags.c_contiguous): out[places] = x[row[places]]; return
+    with open(x.filename, 'rb') as f:
+        for p in places:
+            f.seek(x.offset+int(row[p])*out[p].nbytes)
+            if f.readinto(out[p].reshape(-1).view(np.uint8))!=out[p].nbytes: raise InputError(f"{x.filename} ends before image {row[p]}; it was cut while in use: download it again")
 
 def _layout(x): return f"{Path(getattr(x, 'filename', 'array')).name} {' x '.join(map(str, x.shape[1:]))} {x.dtype}"
 

@@ -404,7 +404,7 @@ def read_bottom_up(
     x = convert_bottom_up(_bottom_up_files(root), keys, Path(cache)/'bottom_up')
     return replace(a, regions=Regions([x], np.zeros(len(keys), int), np.arange(len(keys))))
 
-# %% ../nbs/00_formats.ipynb #3579a0ec
+# %% ../nbs/00_formats.ipynb #909b913d
 def read_huggingface(
     root:Path, # Folder written by `save_to_disk`
     cache:Path|None=None, # Where pictures that are stored inside go; None reads the annotations only
@@ -432,6 +432,7 @@ def read_huggingface(
     return _assemble(names, splits, paths or None, _number(owners), owners, captions, notes=("no splits given: 80 : 10 : 10, drawn by image name",) if drawn else ())
 
 def _stored_picture(file, stored, path):
+    if stored is None and not path: raise InputError(f"a row of the Hugging Face dataset has neither a picture nor its file ({file.name}); leave it out")
     if stored is None: return Path(path)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SELECTIONS', 'FAMILY', 'negative_mask', 'check_batch', 'margin_gaps', 'select_gaps', 'TripletLoss', 'InfoNCELoss',
-           'semantic_margin', 'Offline', 'Mined', 'hierarchical_penalty', 'AHRL', 'family_loss']
+           'semantic_margin', 'Offline', 'Mined', 'hierarchical_penalty', 'graded_term', 'AHRL', 'family_loss']
 
 # %% ../nbs/06_losses.ipynb #6393b189
 from typing import NamedTuple
@@ -150,7 +150,16 @@ def hierarchical_penalty(
     w = (beta-(offline-online)/alpha).clamp(low, high)
     return w if flow else w.detach()
 
-# %% ../nbs/06_losses.ipynb #0b0fe461
+# %% ../nbs/06_losses.ipynb #75dd0c71
+def graded_term(
+    sims:Tensor, # (B, B), anchors in rows
+    relatedness:Tensor, # (B, B) in 0..1
+    temperature:float=0.2, # Of relatedness
+)->Tensor: # (B,), of either sign
+    "What an anchor's own pair has over the items that relatedness would give it"
+    return sims.diagonal()-((relatedness/temperature).softmax(1)*sims).sum(1)
+
+# %% ../nbs/06_losses.ipynb #5e2ab412
 class AHRL(nn.Module):
     "Adaptive hierarchical reinforcement loss [P, AOQ, SAM, FNE, ours]; every part has its switch"
     def __init__(self,
@@ -168,17 +177,20 @@ class AHRL(nn.Module):
         filter_above:float|None=None, # Confidence above which an item of the batch is no negative; None keeps all
         mining_weight:float=0., # lambda_mine
         mining_margin:float=0., # m_mine, cosine units
+        graded_weight:float=0., # a, share of the target that relatedness gives to the batch
+        graded_temperature:float=0.2, # tau_g, of relatedness
         reduction:str='mean', # Over anchors: `mean` or `sum`
     ):
         super().__init__()
         if selection not in SELECTIONS: raise ValueError(f"unknown selection {selection!r}; choose from {', '.join(SELECTIONS)}")
-        parts = [k for k,v in dict(kappa=kappa, offline_weight=offline_weight, cross_weight=cross_weight, mining_weight=mining_weight).items() if v]
+        parts = [k for k,v in dict(kappa=kappa, offline_weight=offline_weight, cross_weight=cross_weight, mining_weight=mining_weight, graded_weight=graded_weight).items() if v]
         if selection=='safe' and parts: raise ValueError(f"selection 'safe' knows one fixed margin; switch off {', '.join(parts)} or choose another selection")
         if reduction not in ('mean','sum'): raise ValueError(f"unknown reduction {reduction!r}; choose from mean, sum")
         self.margin,self.selection,self.temperature,self.kappa = margin,selection,temperature,kappa
         self.offline_weight,self.cross_weight,self.offline_margin = offline_weight,cross_weight,offline_margin
         self.penalty,self.beta,self.alpha,self.penalty_range,self.penalty_flow = penalty,beta,alpha,penalty_range,penalty_flow
         self.filter_above,self.mining_weight,self.mining_margin,self.reduction = filter_above,mining_weight,mining_margin,reduction
+        self.graded_weight,self.graded_temperature = graded_weight,graded_temperature
         self.mode = 'active'
 
     @property
@@ -186,7 +198,7 @@ class AHRL(nn.Module):
 
     @property
     def needs(self)->frozenset: # Names of the optional arguments of `forward` that the active mode uses
-        uses = dict(relatedness=self.kappa, hidden=self.filter_above is not None, offline=self.offline_weight or self.cross_weight or self.penalty, mined=self.mining_weight)
+        uses = dict(relatedness=self.kappa or self.graded_weight, hidden=self.filter_above is not None, offline=self.offline_weight or self.cross_weight or self.penalty, mined=self.mining_weight)
         return frozenset(k for k,v in uses.items() if v)
 
     def _select(self, gaps, mask):
@@ -198,6 +210,7 @@ class AHRL(nn.Module):
         positive,active = sims.diagonal(),self.mode=='active'
         gaps = margin_gaps(sims, positive, semantic_margin(self.margin, self.kappa if active else 0., relatedness))
         terms = dict(online=self._select(gaps, negatives))
+        if active and relatedness is not None and self.graded_weight: terms['graded'] = graded_term(sims, relatedness, self.graded_temperature)
         if active and offline is not None:
             same,cross,same_mask,cross_mask = offline
             if self.offline_weight: terms['offline'] = self._select(margin_gaps(same, positive, self.offline_margin), same_mask)
@@ -222,7 +235,7 @@ class AHRL(nn.Module):
         hidden:Tensor|None=None, # (B, B) in 0..1, confidence that image i and caption j match although nobody annotated it
         offline:Offline|None=None, # Candidates
         mined:Mined|None=None, # Hidden positives
-    )->dict[str,Tensor]: # Scalars `loss`, `i2t`, `t2i`, and those of `online`, `offline`, `cross`, `mined`, `weight` that are on
+    )->dict[str,Tensor]: # Scalars `loss`, `i2t`, `t2i`, and those of `online`, `offline`, `cross`, `mined`, `graded`, `weight` that are on
         check_batch(sims, image)
         negatives = negative_mask(image, known)
         if self.mode=='active' and hidden is not None and self.filter_above is not None: negatives = negatives & (hidden<=self.filter_above)
@@ -237,7 +250,7 @@ class AHRL(nn.Module):
 
     def _total(self, t):
         out = t['online']*t.get('weight', 1.)
-        for k,w in (('offline',self.offline_weight), ('cross',self.cross_weight), ('mined',self.mining_weight)):
+        for k,w in (('offline',self.offline_weight), ('cross',self.cross_weight), ('mined',self.mining_weight), ('graded',self.graded_weight)):
             if k in t: out = out+w*t[k]
         return out
 

@@ -43,21 +43,31 @@ def text_groups(
     "Equal numbers for captions with the same words in the same order"
     return np.unique([' '.join(re.findall(word_pattern, c.lower())) for c in captions], return_inverse=True)[1]
 
-# %% ../nbs/07_mining.ipynb #eb0799f0
+# %% ../nbs/07_mining.ipynb #a3be412e
 def ordered_topk(
     sims:Tensor, # (b, n) float32; -inf is never chosen
     k:int, # At least 1
 )->Tensor: # (b, k) int64 positions by falling similarity, then rising position; -1 where there is none
     "The k best of each row, ties broken by position"
-    n,k_short = sims.shape[1],k-min(k, sims.shape[1])
+    m = min(k, sims.shape[1])
+    values,best = sims.topk(m, 1)
+    edge = values[:,-1:]
+    tied = ((sims>=edge).sum(1)>m)&(edge[:,0]>float('-inf')) # more items than places at the last similarity
+    if tied.any(): best[tied] = _first_of_ties(sims[tied], m)
+    best = best.sort(1).values
+    values = sims.gather(1, best)
+    values,order = values.sort(dim=1, descending=True, stable=True)
+    best = best.gather(1, order).masked_fill(values==float('-inf'), -1)
+    return torch.nn.functional.pad(best, (0,k-m), value=-1)
+
+def _first_of_ties(sims, m):
+    "The m best, of equal ones those that come first: similarity and position in one integer"
     bits = (sims.float()+0.).contiguous().view(torch.int32).long() # + 0. turns -0. into 0.
     rank = torch.where(bits>=0, bits, bits^0x7fffffff) # as integers these order like the floats
-    key = rank*2**32+(2**32-1-torch.arange(n))
-    best = (2**32-1-(key.topk(min(k, n), 1).values&0xffffffff))
-    best = best.masked_fill(sims.gather(1, best)==float('-inf'), -1)
-    return torch.nn.functional.pad(best, (0,k_short), value=-1)
+    key = rank*2**32+(2**32-1-torch.arange(sims.shape[1]))
+    return 2**32-1-(key.topk(m, 1).values&0xffffffff)
 
-# %% ../nbs/07_mining.ipynb #d0ae830e
+# %% ../nbs/07_mining.ipynb #8c73ce05
 BLOCK_BYTES = 64*2**20 # Similarities held at a time
 
 def _blocks(n, width, block=None):
@@ -93,7 +103,10 @@ def mine_candidates(
     images,texts = _plain(images, texts)
     if h<1: raise ValueError(f"`h` must be at least 1; got {h}")
     if known.shape!=(len(images), len(texts)): raise ValueError(f"`known` must be (images, captions) = {(len(images), len(texts))}; got {known.shape}")
-    def best(q, x, of): return torch.cat([ordered_topk(_hide(q[b]@x.T, of[b]), h) for b in _blocks(len(q), len(x), block)])
+    def best(q, x, of):
+        out = torch.empty(len(q), h, dtype=torch.int64)
+        for b in _blocks(len(q), len(x), block): out[b] = ordered_topk(_hide(q[b]@x.T, of[b]), h)
+        return out
     return Candidates(best(images, texts, csr_array(known)), best(texts, images, csr_array(known.T)))
 
 # %% ../nbs/07_mining.ipynb #700aa217
@@ -230,7 +243,7 @@ def fit_joint_model(
         return isotonic_regression(match.posterior[k]*p/r, weights=r).x.clip(0, 1)
     return JointMatchModel(match, edges, np.stack([rising(k) for k in range(len(match.posterior))]))
 
-# %% ../nbs/07_mining.ipynb #e944dbe8
+# %% ../nbs/07_mining.ipynb #e20f5fd6
 def mine_hidden(
     images:Tensor, texts:Tensor, # (N, D), (M, D) unit length
     known:csr_array, # (N, M), non-zero where a pair is no negative already
@@ -243,14 +256,15 @@ def mine_hidden(
     "Unannotated pairs that very likely match"
     if not 0<threshold<1: raise ValueError(f"`threshold` must lie between 0 and 1; got {threshold}")
     images,texts = _plain(images, texts)
-    known,rows,cols,conf = csr_array(known),[],[],[]
+    known,shape = csr_array(known),(len(images), min(most, len(texts)))
+    best,confidence = torch.empty(shape, dtype=torch.int32),torch.empty(shape) # in one piece: small parts of every block would keep all blocks' memory from being given back
     for b in _blocks(len(images), len(texts), block):
         s = images[b]@texts.T
         c = _hide(match(s) if evidence is None else match(s, evidence.scores(b)), known[b])
-        top = ordered_topk(c.masked_fill(c<=threshold, float('-inf')), most)
-        r,k = (top>=0).nonzero(as_tuple=True)
-        rows.append(r+b.start); cols.append(top[r,k]); conf.append(c[r,top[r,k]])
-    return csr_array((torch.cat(conf).numpy(), (torch.cat(rows).numpy(), torch.cat(cols).numpy())), shape=known.shape)
+        top = ordered_topk(c.masked_fill(c<=threshold, float('-inf')), shape[1])
+        best[b],confidence[b] = top,c.gather(1, top.clamp(min=0))
+    rows,k = (best>=0).nonzero(as_tuple=True)
+    return csr_array((confidence[rows,k].numpy(), (rows.numpy(), best[rows,k].numpy())), shape=known.shape)
 
 # %% ../nbs/07_mining.ipynb #401139f9
 def unannotated_scores(

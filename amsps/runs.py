@@ -283,7 +283,7 @@ def build_model(
     model.consensus.set_graph(graph, tokenizer, vectors)
     return model,tokenizer
 
-# %% ../nbs/10_runs.ipynb #59bffb75
+# %% ../nbs/10_runs.ipynb #80712837
 def build_loss(
     config:RunConfig,
 )->torch.nn.Module:
@@ -291,7 +291,8 @@ def build_loss(
     if config.loss=='infonce': return InfoNCELoss(config.temperature)
     if config.loss!='ahrl': return family_loss(config.loss, margin=config.margin, **(dict(filter_above=config.mine_above) if config.loss=='fne' else {}))
     return AHRL(config.margin, config.selection, config.temperature, config.adaptive_margin, config.offline_weight, config.cross_weight, config.offline_margin, config.penalty,
-                filter_above=config.mine_above if config.filter_hidden else None, mining_weight=config.mining_weight, mining_margin=config.mining_margin)
+                filter_above=config.mine_above if config.filter_hidden else None, mining_weight=config.mining_weight, mining_margin=config.mining_margin,
+                graded_weight=config.graded_weight, graded_temperature=config.graded_temperature)
 
 def build_evidence(
     kind:str, # coverage, sentence or none

@@ -38,6 +38,9 @@ def test_own_photographs(source, backbone, tmp_path):
     r = amsps('train', '--dataset', 'own', '--grid', 2, *common, *TINY)
     assert r.returncode==0, r.stderr
     run = next(l.split()[1] for l in r.stdout.splitlines() if l.startswith('run:'))
+    (tmp_path/'relevance.tsv').write_text('image\tcaption\tgrade\n'+''.join(f'{n}\t{n}#0\t2\n' for n in source.names))
+    r = amsps('evaluate', run, '--relevance', tmp_path/'relevance.tsv', *common)
+    assert r.returncode==0 and 'equal to the record' in r.stdout and r.stdout.count('nDCG')==4, r.stdout+r.stderr
     r = amsps('search', run, '--caption', 'a red ball', '--top', 12, *common)
     assert r.returncode==0 and sorted(l.split()[1] for l in r.stdout.splitlines())==sorted(source.names), r.stderr
     r = amsps('search', run, '--image', tmp_path/'data/images/1003.jpg', *common)
