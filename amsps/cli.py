@@ -6,8 +6,8 @@
 __all__ = ['app', 'ROOT', 'BACKBONE', 'CACHE', 'data_app', 'LAYOUT', 'main', 'reproduce', 'report', 'compare', 'evaluate',
            'search', 'check', 'prepare', 'extract']
 
-# %% ../nbs/13_cli.ipynb #6399f36c
-import errno, inspect, json, os, shutil, sys
+# %% ../nbs/13_cli.ipynb #b105626d
+import errno, inspect, json, os, shlex, shutil, sys
 from pathlib import Path
 from typing import Annotated
 import typer
@@ -162,7 +162,7 @@ def compare(
     _fail(make_comparison(out, project_root()/'data/cache/reports/comparison'))
     typer.echo(f"{len(TABLES)} tables: {out}")
 
-# %% ../nbs/13_cli.ipynb #0eb412a1
+# %% ../nbs/13_cli.ipynb #1ddd113d
 ROOT = Annotated[str, typer.Option(help="Folder of the dataset (not for scenes)")]
 BACKBONE = Annotated[str, typer.Option(help="transformers vision backbone, as in training (not for scenes, nor for a folder with region features)")]
 CACHE = Annotated[str, typer.Option(help="Features and runs  [default: data/cache]", show_default=False)]
@@ -171,11 +171,15 @@ def _load(run, data_root, backbone, cache_dir):
     "Model, tokeniser, record and data of a finished run"
     import torch
     from amsps.config import parse_config
-    from amsps.runs import load_data, load_run
+    from amsps.runs import load_data, load_run, public_name
     model,tokenizer,record = load_run(run)
     config = parse_config(record['config']|dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir, concept_vectors=''))
     torch.set_num_threads(config.threads)
-    return model,tokenizer,record,load_data(config.model_copy(update=dict(freeze_text=False))) # the run's own folder holds its text encoder
+    data = load_data(config.model_copy(update=dict(freeze_text=False))) # the run's own folder holds its text encoder
+    size,own = data.features.shape[2],record['data']['features'][2]
+    if size!=own: raise InputError(f"the features are of size {size}, those that {run} was trained on of {own}: name the run's own `backbone` ({record['config']['backbone'] or 'none: region features'})")
+    if public_name(backbone)!=record['config']['backbone']: typer.echo(f"note: the run was trained on features of {record['config']['backbone'] or 'the folder itself'}, these are of {public_name(backbone) or 'the folder itself'}", err=True)
+    return model,tokenizer,record,data
 
 @app.command()
 def evaluate(
@@ -223,7 +227,7 @@ def search(
     else: found = search_captions(image, model, tokenizer, data, top, split, backbone, record['config'])
     for sim,what in found: typer.echo(f'{sim:.3f}  {what}')
 
-# %% ../nbs/13_cli.ipynb #cbc00dd6
+# %% ../nbs/13_cli.ipynb #804e55fd
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Look at a dataset on disk, or prepare it for training.")
 app.add_typer(data_app, name='data')
 LAYOUT = Annotated[str, typer.Option(help="File layout, where the folder holds several; auto takes the first that is found")]
@@ -256,12 +260,13 @@ def prepare(
     from amsps.config import parse_config
     from amsps.formats import check_dataset
     from amsps.runs import load_data
+    if dataset=='scenes': raise InputError("the scenes need no preparation; name the dataset that lies in the folder: own, flickr8k, flickr30k or mscoco")
     config = parse_config(dict(dataset=dataset, data_root=str(root), layout=layout, backbone=backbone, grid=grid, image_size=image_size, cache_dir=cache_dir))
     for line in check_dataset(root, layout, _standard_sets()): typer.echo(line)
     x = load_data(config).features
     typer.echo(f"prepared     {x.shape[0]:,} images, {x.shape[1]} regions of {x.shape[2]}, {x.dtype}")
-    options = dict(dataset=dataset, data_root=root, backbone=backbone, grid=grid if grid!=3 else '', image_size=image_size or '', cache_dir=cache_dir)
-    typer.echo('now          amsps train '+' '.join(f"--{k.replace('_','-')} {v}" for k,v in options.items() if v))
+    options = dict(dataset=dataset, data_root=root, layout='' if layout=='auto' else layout, backbone=backbone, grid=grid if grid!=3 else '', image_size=image_size or '', cache_dir=cache_dir)
+    typer.echo('now          amsps train '+' '.join(f"--{k.replace('_','-')} {shlex.quote(str(v))}" for k,v in options.items() if v))
 
 # %% ../nbs/13_cli.ipynb #b83aaf9e
 @app.command()

@@ -51,7 +51,7 @@ class Annotations:
         parts = [f'{s} {self.splits.count(s):,} images / {(of_split==s).sum():,} captions' for s in SPLITS if s in self.splits]
         return '; '.join(parts + [f'skipped {n:,} {rule}' for rule,n in self.skipped.items()] + list(self.notes))
 
-# %% ../nbs/00_data.ipynb #9d15a0c8
+# %% ../nbs/00_data.ipynb #511d02c2
 def _first_duplicate(xs): return next((x for x,n in Counter(xs).items() if n>1), None)
 
 def _check_annotations(a):
@@ -59,6 +59,7 @@ def _check_annotations(a):
     if len(a.splits)!=n: raise InputError(f"`splits` must name the split of each of the {n} images; got {len(a.splits)} values")
     if len(a.caption_ids)!=m or len(a.caption_image)!=m:
         raise InputError(f"`caption_ids` and `caption_image` must have one entry for each of the {m} captions; got {len(a.caption_ids)} and {len(a.caption_image)}")
+    if a.regions is not None and len(a.regions)!=n: raise InputError(f"{len(a.regions)} images in the features, {n} in the annotations; both must list the same images in the same order")
     for what,ids in (('image', a.image_ids), ('caption', a.caption_ids)):
         if (dup:=_first_duplicate(ids)) is not None: raise InputError(f"{what} id {dup!r} occurs twice; ids must be unique: rename or remove one")
     if (bad:=set(a.splits)-set(SPLITS)): raise InputError(f"unknown split {sorted(bad)[0]!r}; expected one of {', '.join(SPLITS)}")

@@ -8,18 +8,19 @@ __all__ = ['IMAGE_FOLDERS', 'SPLIT_NAMES', 'IMAGE_COLUMNS', 'CAPTION_COLUMNS', '
            'read_precomp', 'convert_bottom_up', 'read_bottom_up', 'read_huggingface', 'Layout', 'find_layout',
            'read_dataset', 'check_pictures', 'check_dataset']
 
-# %% ../nbs/00_formats.ipynb #7f017437
+# %% ../nbs/00_formats.ipynb #2344177b
 import base64, binascii, csv, hashlib, io, json, os, re
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 import numpy as np
 from filelock import FileLock
+from PIL import Image
 from tqdm.auto import tqdm
 from .config import InputError
 from .data import SPLITS, Annotations, Regions, check_features, disk_room, load_image, open_features, read_lines, read_text
 
-# %% ../nbs/00_formats.ipynb #73f4552a
+# %% ../nbs/00_formats.ipynb #176859ab
 def find_path(
     root:Path, # Folder to look in
     *names:str, # Alternatives, tried in order
@@ -34,7 +35,7 @@ def _inside(name, where):
     "A relative path that stays where it is, with forward slashes"
     p = PurePosixPath(str(name).strip().replace('\\', '/'))
     if p.is_absolute() or re.match(r'[A-Za-z]:', str(p)) or '..' in p.parts: raise InputError(f"{where}: image {str(name)!r} is an absolute path or leaves the folder; name images relative to the image folder")
-    if not p.parts: raise InputError(f"{where}: the name of the image is empty; name a file relative to the image folder")
+    if not p.parts or max(len(x.encode()) for x in p.parts)>255: raise InputError(f"{where}: the name of the image is {'too long for a file' if p.parts else 'empty'}; name a file relative to the image folder")
     return str(p)
 
 IMAGE_FOLDERS = ('images', 'Images', 'Flicker8k_Dataset', 'Flickr8k_Dataset', 'flickr30k-images', 'flickr30k_images')
@@ -70,17 +71,17 @@ def _number(owners):
     for o in owners: seen[o] = seen.get(o, -1)+1; out.append(f'{o}#{seen[o]}')
     return out
 
-# %% ../nbs/00_formats.ipynb #025477a4
+# %% ../nbs/00_formats.ipynb #19533142
 SPLIT_NAMES = dict(train='train', restval='train', val='dev', valid='dev', validation='dev', dev='dev', test='test')
 
 def _split(name, where):
-    if name not in SPLIT_NAMES: raise InputError(f"{where}: unknown split {name!r}; expected one of {', '.join(SPLIT_NAMES)}")
+    if not isinstance(name, str) or name not in SPLIT_NAMES: raise InputError(f"{where}: unknown split {name!r}; expected one of {', '.join(SPLIT_NAMES)}")
     return SPLIT_NAMES[name]
 
 _LISTS = dict(train=('Flickr_8k.trainImages.txt', 'train.txt'), dev=('Flickr_8k.devImages.txt', 'dev.txt', 'val.txt'), test=('Flickr_8k.testImages.txt', 'test.txt'))
 
 def _read_split_lists(root):
-    "Name without suffix -> split, and the names in their order; None where there are no lists"
+    "Name, as it stands in the lists, -> split; None where there are no lists"
     if not any((root/n).exists() for names in _LISTS.values() for n in names): return None
     split_of = {}
     for s,names in _LISTS.items():
@@ -152,7 +153,7 @@ def _from_karpathy(root, images):
     owners = [n for n,own in zip(names, ids) for _ in own]
     return _assemble(list(names), list(splits), [folder/n for n in names] if images else None, list(chain(*ids)), owners, list(chain(*captions))),keys
 
-# %% ../nbs/00_formats.ipynb #078d2811
+# %% ../nbs/00_formats.ipynb #f466c557
 IMAGE_COLUMNS = ('image', 'image_name', 'image_path', 'file_name', 'filename', 'file', 'img')
 CAPTION_COLUMNS = ('caption', 'captions', 'comment', 'text', 'sentence', 'raw')
 TABLES = ('captions.txt', 'results.csv', 'captions.csv', 'captions.tsv', 'captions.jsonl')
@@ -173,22 +174,39 @@ def _column(names, known, where):
     if not found: raise InputError(f"{where}: expected a column called {' or '.join(known)}; found {', '.join(map(repr, names)) or 'nothing'}")
     return found[0]
 
+def _first_line(file): # alone: it may be the wrong file, of many gigabytes
+    try:
+        with open(file, 'rb') as f: return f.readline(10_000).decode('utf-8-sig', 'replace').rstrip('\r\n')
+    except OSError as e: raise InputError(f"cannot read {file}: {e.strerror}; check the path and its permissions") from None
+
+def _mark(file): return next((m for m in ('|','\t') if m in _first_line(file)), ',')
+
+def _header(file, mark):
+    names = [n.strip().strip('"').lower() for n in _first_line(file).split(mark)]
+    if len(names)==6 and names[0].isdigit() and names[3].isdigit(): raise InputError(f"{file} has bottom-up features and no captions; put Karpathy's dataset_*.json into the folder")
+    return names
+
+def _numbered(reader):
+    "(line where it begins, record) of a csv reader, or of any rows"
+    k = 1
+    for row in reader: yield k,row; k = getattr(reader, 'line_num', k)+1
+
 def _table_rows(file):
     "(line, image, caption, split or None), then how many lines were mended"
-    text = read_text(file)
-    head = text.split('\n', 1)[0]
-    mark = next((m for m in ('|','\t') if m in head), ',')
-    reader = csv.reader(io.StringIO(text, newline=''), strict=True) if mark==',' else ([x.strip() for x in l.split(mark)] for l in read_lines(file))
-    names,rows,mended = [n.strip().lower() for n in next(reader, [])],[],0
+    mark = _mark(file)
+    text_lines = read_lines(file)
+    reader = csv.reader(io.StringIO('\n'.join(text_lines)), strict=True) if mark==',' else ([x.strip() for x in l.split(mark)] for l in text_lines)
+    names,rows,mended = _header(file, mark),[],0
     i,c = (_column(names, known, f'{file}, line 1') for known in (IMAGE_COLUMNS, CAPTION_COLUMNS))
-    s = names.index('split') if 'split' in names else None
+    s,k = names.index('split') if 'split' in names else None,0
     try:
-        for k,row in enumerate(reader, 2):
-            if not any(row): continue
+        for k,row in _numbered(reader):
+            if k==1 or not any(row): continue
+            if any('\n' in x for x in row): raise InputError(f"{file}, line {k}: a quoted text runs on over the next lines, {row[c][:50]!r}; close its quotes, or double the quotes in it")
             if mark=='|' and len(row)==len(names)-1 and (m:=re.fullmatch(r'(\d+)\s+(.+)', row[-1])): row,mended = [*row[:-1], m[1], m[2]],mended+1
             if len(row)!=len(names): raise InputError(f"{file}, line {k}: expected {len(names)} fields ({', '.join(names)}), found {len(row)}: {mark.join(row)[:70]!r}"+('; put a caption that holds a comma in quotes' if mark==',' else ''))
             rows.append((k, row[i], row[c].strip(), None if s is None else row[s].strip()))
-    except csv.Error as e: raise InputError(f"{file}, line {reader.line_num}: {e}; put a caption that holds quotes or commas in quotes, and double the quotes in it") from None
+    except csv.Error as e: raise InputError(f"{file}, line {k+1}: {e}; put a caption that holds quotes or commas in quotes, and double the quotes in it") from None
     return rows,mended
 
 def _json_rows(file):
@@ -203,7 +221,7 @@ def _json_rows(file):
         rows += [(k, image, c.strip(), x.get('split')) for c in captions]
     return rows,0
 
-# %% ../nbs/00_formats.ipynb #635a6142
+# %% ../nbs/00_formats.ipynb #2df8a357
 def read_table(
     root:Path, # Folder with the table, and the images in it or below
 )->Annotations:
@@ -234,11 +252,13 @@ def _table_splits(root, file, rows, owners, names):
         return out,set(),()
     if (lists:=_read_split_lists(root)) is not None:
         of = {n:lists.get(n, lists.get(PurePosixPath(n).stem)) for n in names}
-        if (lost:=[l for l in lists if l not in names and l not in {PurePosixPath(n).stem for n in names}]): raise InputError(f"image {lost[0]!r} of the lists of splits has no caption in {file} ({len(lost)} such images); complete the table or the lists")
+        known = {*names, *(PurePosixPath(n).stem for n in names)}
+        if (lost:=[l for l in lists if l not in known]): raise InputError(f"image {lost[0]!r} of the lists of splits has no caption in {file} ({len(lost)} such images); complete the table or the lists")
+        if not any(of.values()): raise InputError(f"no image of {file} is in any list of splits; complete the lists, or remove them to have the splits drawn")
         return of,{n for n,s in of.items() if s is None},()
     return dict(zip(names, draw_splits(names))),set(),("no splits given: 80 : 10 : 10, drawn by image name",)
 
-# %% ../nbs/00_formats.ipynb #4a03be6d
+# %% ../nbs/00_formats.ipynb #ffb9229e
 def _coco_files(root): return sorted(f for g in ('annotations/captions_*.json', 'captions_*.json') for f in root.glob(g) if re.match(r'captions_(train|val)\d*\.json$', f.name))
 
 def read_coco(
@@ -246,8 +266,12 @@ def read_coco(
 )->Annotations:
     "MSCOCO captions in their official layout"
     root = Path(root)
+    files = _coco_files(root)
+    if not files: raise InputError(f"no annotations/captions_train*.json or captions_val*.json in {root}; is this MSCOCO?")
+    years = sorted({re.search(r'\d*$', f.stem)[0] for f in files})
+    if len(years)>1: raise InputError(f"{root} holds captions of {' and '.join(years)}, which are the same photographs in other splits; leave one year's files in the folder")
     names,splits,paths,ids,owners,captions,bare = [],[],[],[],[],[],0
-    for file in _coco_files(root):
+    for file in files:
         part = file.stem.removeprefix('captions_')
         images,texts = _coco_entries(file)
         folder = image_folder_of(root, part, next(iter(images.values())))
@@ -273,30 +297,44 @@ def _coco_entries(file):
     if not texts: raise InputError(f"{file} has no captions; is the download complete?")
     return images,texts
 
-# %% ../nbs/00_formats.ipynb #8d7051eb
+# %% ../nbs/00_formats.ipynb #387d49be
 _STEMS = dict(train=('train',), dev=('dev', 'val'), test=('testall', 'test'))
 
 def _precomp_folder(root): return root/'precomp' if (root/'precomp').is_dir() else root
 
+def _equal(x, i, j): return bool((np.asarray(x[i])==np.asarray(x[j])).all())
+
+def _spread(n, most=256): return np.unique(np.linspace(0, n-1, min(n, most)).astype(int)).tolist()
+
 def _repeats(x, name):
     "5 where rows come in equal fives, 1 where they do not; looks at 64 fives"
-    groups = np.unique(np.linspace(0, len(x)//5-1, 64).astype(int)) if len(x)>=5 and len(x)%5==0 else []
-    equal = [bool((np.asarray(x[5*g+1:5*g+5])==x[5*g]).all()) for g in groups]
+    groups = _spread(len(x)//5, 64) if len(x)>=5 and len(x)%5==0 else []
+    equal = [all(_equal(x, 5*g, 5*g+k) for k in range(1, 5)) for g in groups]
     if any(equal) and not all(equal): raise InputError(f"{name}: some rows come in equal fives and others (from row {5*groups[equal.index(False)]}) do not; images and captions are out of step: download the file again")
     return 5 if equal and all(equal) else 1
 
+def _check_repeated(x, ids, first, stem):
+    "Rows with one id are one image, rows of neighbouring ids are two; looks at 256 of each"
+    for k in _spread(len(ids)):
+        if not _equal(x, k, first[ids[k]]): raise InputError(f"{stem}_ims.npy, row {k}: {stem}_ids.txt says it is image {ids[k]!r}, but it differs from that image's row {first[ids[k]]}; images and ids are out of step: download the files again")
+    rows = list(first.values())
+    alike = [k for k in _spread(len(rows)-1) if _equal(x, rows[k], rows[k+1])] if len(rows)>1 else []
+    if alike and len(alike)<len(_spread(len(rows)-1)): raise InputError(f"{stem}_ims.npy: rows {rows[alike[0]]} and {rows[alike[0]+1]} are equal, but {stem}_ids.txt calls them two images; images and ids are out of step: download the files again")
+
 def _precomp_map(stem, n_captions, ids, x):
     "Names of a split's images, the row of each, and each caption's image"
-    n = len(ids) if x is None else len(x)
-    if ids is not None and len(ids) not in (n, n_captions): raise InputError(f"{stem}_ids.txt has {len(ids)} lines; expected one for each of the {n} images or each of the {n_captions} captions")
-    if ids is not None and len(ids)==n_captions and len(set(ids))<n_captions and n in (n_captions, len(set(ids))): # they say which image a caption has
+    n,distinct = len(ids) if x is None else len(x),len(set(ids or []))
+    if ids is not None and distinct<len(ids)==n_captions: # they say which image a caption has
+        if n not in (n_captions, distinct): raise InputError(f"{stem}_ids.txt names {distinct} images, but {stem}_ims.npy has {n} rows for {n_captions} captions; expected a row for each image or each caption: complete the files")
         first = {}
         for k,i in enumerate(ids): first.setdefault(i, k)
+        if n==n_captions and x is not None: _check_repeated(x, ids, first, stem)
         at = {i:k for k,i in enumerate(first)}
         return list(first),list(first.values()) if n==n_captions else list(range(n)),[at[i] for i in ids]
     each = _repeats(x, f'{stem}_ims.npy') if n==n_captions and x is not None else 1
-    names = ids[::each] if ids else [str(i) for i in range(n//each)]
-    if n_captions%len(names): raise InputError(f"{stem}: {n} images and {n_captions} captions do not go together: no whole number of captions an image; complete the files, or give {stem}_ids.txt a line for each caption")
+    if ids is not None and len(ids) not in (n, n//each): raise InputError(f"{stem}_ids.txt has {len(ids)} lines; expected one for each of the {n//each} images or each of the {n_captions} captions")
+    names = (ids if len(ids)==n//each else ids[::each]) if ids else [str(i) for i in range(n//each)]
+    if n_captions%len(names): raise InputError(f"{stem}: {len(names)} images and {n_captions} captions do not go together: no whole number of captions an image; complete the files, or give {stem}_ids.txt a line for each caption")
     return names,list(range(0, n, each)),[k//(n_captions//len(names)) for k in range(n_captions)]
 
 def read_precomp(
@@ -319,6 +357,7 @@ def read_precomp(
         file += [len(files)]*len(rows); row += rows; stems.append(stem)
         if x is not None: files.append(x)
     if files and len(files)!=len(stems): raise InputError(f"{folder} has features of some splits only; expected {', '.join(f'{s}_ims.npy' for s in stems)}")
+    if not stems: raise InputError(f"{folder} has captions of no split; expected {', '.join(f'{s}_caps.txt' for own in _STEMS.values() for s in own)}")
     regions = Regions(files, np.array(file), np.array(row)) if files else None
     paths = _mapped_images(root, names, must=regions is None)
     notes = ("the test split is testall",) if 'testall' in stems else ()
@@ -359,7 +398,7 @@ def _stamp(file): # names and sizes change with content; so do first and last Mi
         for at in (0, max(0, size-2**20)): f.seek(at); h.update(f.read(2**20))
     return h.hexdigest()
 
-# %% ../nbs/00_formats.ipynb #993e31f9
+# %% ../nbs/00_formats.ipynb #770082b3
 def convert_bottom_up(
     files:list[Path], # TSV files, no header
     keys:list[str], # N image ids in the order wanted
@@ -377,19 +416,31 @@ def convert_bottom_up(
     return open_features(out/'features.npy', len(keys))
 
 def _convert_into(part, files, keys):
-    at,shape,seen = {str(int(re.sub(r'\D*(\d+)$', r'\1', k))):i for i,k in enumerate(keys)},None,np.zeros(len(keys), bool)
-    with open(part, 'wb') as out, tqdm(total=len(keys), desc='converting region features', unit='image') as bar:
+    with open(part, 'wb') as out:
+        def write(place, x):
+            if not out.tell(): np.lib.format.write_array_header_1_0(out, dict(descr='<f2', fortran_order=False, shape=(len(keys), *x.shape))); write.start = out.tell()
+            out.seek(write.start+place*x.size*2); out.write(x.clip(-65504, 65504).astype('<f2').tobytes())
+        _convert_rows(files, keys, write)
+
+def _convert_rows(files, keys, write): # (K, F); calls write(position, (K, F) features) once for every image
+    if (odd:=next((k for k in keys if not re.search(r'\d+$', k)), None)) is not None: raise InputError(f"image {odd!r} of the annotations has no number at its end, as image ids of bottom-up features are; take features that name these images")
+    at,shape,seen = {str(int(re.search(r'\d+$', k)[0])):i for i,k in enumerate(keys)},None,np.zeros(len(keys), bool)
+    if len(at)<len(keys): raise InputError("two images of the annotations have the same number at their end; bottom-up features cannot tell them apart")
+    with tqdm(total=len(keys), desc='reading region features', unit='image', leave=False) as bar:
         for file in files:
             for k,i,boxes,text in _bottom_up_rows(file):
                 if i not in at or seen[at[i]]: continue
                 x = _decode(file, k, boxes, text)
-                if shape is None:
-                    shape = x.shape
-                    np.lib.format.write_array_header_1_0(out, dict(descr='<f2', fortran_order=False, shape=(len(keys), *shape))); start = out.tell()
+                shape = shape or x.shape
                 if x.shape!=shape: raise InputError(f"{file}, line {k}: {x.shape[0]} boxes of {x.shape[1]} where the first image has {shape[0]} of {shape[1]}; an array needs the same number everywhere: take the version with 36 boxes")
-                out.seek(start+at[i]*x.size*2); out.write(x.clip(-65504, 65504).astype('<f2').tobytes())
+                write(at[i], x)
                 seen[at[i]] = True; bar.update()
     if not seen.all(): raise InputError(f"image {keys[int(seen.argmin())]} is in none of {', '.join(Path(f).name for f in files)} ({int((~seen).sum())} of {len(keys)} images are missing); add the file that has it")
+    return shape
+
+def _check_bottom_up(root): # (N, K, F); decodes everything, keeps nothing
+    _,keys = _from_karpathy(root, images=False)
+    return (len(keys), *_convert_rows(_bottom_up_files(root), keys, lambda place, x: None))
 
 def _bottom_up_files(root): return sorted(root.glob('*.tsv'))
 
@@ -404,7 +455,7 @@ def read_bottom_up(
     x = convert_bottom_up(_bottom_up_files(root), keys, Path(cache)/'bottom_up')
     return replace(a, regions=Regions([x], np.zeros(len(keys), int), np.arange(len(keys))))
 
-# %% ../nbs/00_formats.ipynb #909b913d
+# %% ../nbs/00_formats.ipynb #469d2d56
 def read_huggingface(
     root:Path, # Folder written by `save_to_disk`
     cache:Path|None=None, # Where pictures that are stored inside go; None reads the annotations only
@@ -414,25 +465,33 @@ def read_huggingface(
     except ImportError: raise InputError(f"{root} is a Hugging Face dataset; reading it needs the library `datasets`: pip install \"amsps[datasets]\"") from None
     try: data = datasets.load_from_disk(str(root))
     except (OSError, ValueError, TypeError, KeyError) as e: raise InputError(f"{root} is not a whole Hugging Face dataset ({str(e).splitlines()[0]}); save it again with `save_to_disk`") from None
-    names,splits,paths,owners,captions = [],[],[],[],[]
+    names,splits,paths,owners,captions,known = [],[],[],[],[],{}
     for part,rows in (data if isinstance(data, datasets.DatasetDict) else {'':data}).items():
         i,c = (_column([n.lower() for n in rows.column_names], known, root) for known in (IMAGE_COLUMNS, CAPTION_COLUMNS))
         image,caption = rows.column_names[i],rows.column_names[c]
         if isinstance(rows.features[image], datasets.Image): rows = rows.cast_column(image, datasets.Image(decode=False))
         for k,row in enumerate(rows):
             path,stored = (row[image]['path'],row[image]['bytes']) if isinstance(row[image], dict) else (row[image],None)
+            if not stored and not path: raise InputError(f"{root}: row {k} of {part or 'the dataset'} has neither a picture nor its file; leave it out")
             name = f"{part or 'image'}/{k:06d}-{Path(path or 'image').name}"
             texts = [row[caption]] if isinstance(row[caption], str) else row[caption]
             if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts): raise InputError(f"{root}: row {k} of {part or 'the dataset'} has captions that are no text: {texts!r}")
-            names.append(name); splits.append(row.get('split') or part); owners += [name]*len(texts); captions += [t.strip() for t in texts]
-            if cache is not None: paths.append(_stored_picture(Path(cache)/'pictures'/rows._fingerprint/name, stored, path))
+            key = hashlib.sha256(stored).digest() if stored else path # rows of one picture are one image
+            if key not in known:
+                names.append(known.setdefault(key, name)); splits.append(row.get('split') or part)
+                if cache is not None: paths.append(_stored_picture(Path(cache)/'pictures'/rows._fingerprint/name, stored, path))
+                elif stored: _decodes(stored, f'{root}, row {k} of {part or "the dataset"}')
+            owners += [known[key]]*len(texts); captions += [t.strip() for t in texts]
     if not names: raise InputError(f"{root} has no rows; save it again with `save_to_disk`")
     drawn = not any(splits)
     splits = draw_splits(names) if drawn else [_split(s, root) for s in splits]
     return _assemble(names, splits, paths or None, _number(owners), owners, captions, notes=("no splits given: 80 : 10 : 10, drawn by image name",) if drawn else ())
 
+def _decodes(stored, where):
+    try: Image.open(io.BytesIO(stored)).convert('RGB')
+    except (OSError, SyntaxError, ValueError) as e: raise InputError(f"{where}: the picture cannot be decoded ({e}); leave the row out") from None
+
 def _stored_picture(file, stored, path):
-    if stored is None and not path: raise InputError(f"a row of the Hugging Face dataset has neither a picture nor its file ({file.name}); leave it out")
     if stored is None: return Path(path)
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -480,7 +539,7 @@ def read_dataset(
     try: return LAYOUTS[name].read(Path(root), cache)
     except PermissionError as e: raise InputError(f"{e.filename} cannot be read ({e.strerror}); change its permissions") from None
 
-# %% ../nbs/00_formats.ipynb #12a0b299
+# %% ../nbs/00_formats.ipynb #1c0e9096
 def _standard(counts, known):
     "The dataset whose counts these are, or the nearest with what differs, among those that share a split's size"
     def images(c): return {s:c.get(s, [0])[0] for s in SPLITS}
@@ -517,7 +576,9 @@ def check_dataset(
     if a.regions is not None:
         for x in a.regions.files: check_features(x, str(x.filename))
         lines.append(f"features     {' x '.join(map(str, a.regions.shape))} {a.regions.dtype}, all finite")
-    elif name=='bottom_up': lines.append(f"features     in {', '.join(f.name for f in _bottom_up_files(Path(root)))}, to be converted at first use")
+    elif name=='bottom_up':
+        shape = _check_bottom_up(Path(root))
+        lines.append(f"features     {' x '.join(map(str, shape))}, all finite, in {', '.join(f.name for f in _bottom_up_files(Path(root)))}; converted at first use")
     if a.image_paths is not None:
         check_pictures(a.image_paths)
         lines.append(f'pictures     {len(a.image_paths):,}, all can be decoded')

@@ -98,7 +98,7 @@ def fold_metrics(
         found.append(recall_metrics(*retrieval_ranks(image_embeds[i:i+fold], text_embeds[own], owner[own]-i)))
     return {k:float(np.mean([m[k] for m in found])) for k in found[0]}
 
-# %% ../nbs/08_metrics.ipynb #af1c8c14
+# %% ../nbs/08_metrics.ipynb #12c4fef0
 @cache
 def _eccv():
     with warnings.catch_warnings(action='ignore'): # it would like ujson
@@ -121,7 +121,7 @@ def eccv_metrics(
 )->dict[str,float]: # In percent: `eccv_i2t_map_at_r`, `eccv_i2t_r_precision`, `eccv_i2t_r1`, `cxc_i2t_r1`, `cxc_i2t_r5`, `cxc_i2t_r10`, and `..._t2i_...`
     "ECCV Caption and CxC, by `eccv_caption`"
     _check(image_embeds, text_embeds)
-    if not eccv_covers(image_ids, caption_ids): raise ValueError("these are not the 5,000 images and 25,000 captions of ECCV Caption; read MSCOCO with Karpathy's dataset_coco.json or the official captions_*.json")
+    if not eccv_covers(image_ids, caption_ids): raise ValueError("these are not the 5,000 images and 25,000 captions of ECCV Caption; read MSCOCO with Karpathy's dataset_coco.json")
     rankings = _eccv_rankings(image_embeds, text_embeds, image_ids, caption_ids)
     with redirect_stderr(io.StringIO()): # progress bars that cannot be switched off
         found = _eccv().compute_all_metrics(*rankings, target_metrics=('cxc_recalls','eccv_map_at_r','eccv_rprecision','eccv_r1'), Ks=(1,5,10))

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['TRAINING_CODE', 'PACKAGES', 'BINS', 'project_root', 'cache_root', 'Judgements', 'RunData', 'read_experts',
            'read_crowd', 'hidden_pairs', 'load_data', 'code_digest', 'run_name', 'environment', 'similarity_histograms',
-           'retrieval_examples', 'build_model', 'build_loss', 'build_evidence', 'build_miner', 'run_dir', 'read_record',
-           'train_run', 'evaluate_run', 'load_run', 'add_metrics', 'read_relevance', 'evaluate_relevance',
-           'search_images', 'search_captions']
+           'retrieval_examples', 'public_name', 'build_model', 'build_loss', 'build_evidence', 'build_miner', 'run_dir',
+           'read_record', 'train_run', 'evaluate_run', 'load_run', 'add_metrics', 'read_relevance',
+           'evaluate_relevance', 'search_images', 'search_captions']
 
-# %% ../nbs/10_runs.ipynb #9c9b3ae1
-import ast, hashlib, importlib.metadata, json, os, platform, re, resource, shutil, subprocess, sys, time
+# %% ../nbs/10_runs.ipynb #c8220595
+import ast, csv, hashlib, importlib.metadata, json, os, platform, re, resource, shutil, subprocess, sys, time
 from dataclasses import dataclass
 from functools import cache
 from datetime import datetime, timezone
@@ -115,7 +115,7 @@ def hidden_pairs(
     chosen = (judged.grade>=accept)&(annotations.caption_image[judged.caption]!=judged.image)
     return judged.image[chosen],judged.caption[chosen]
 
-# %% ../nbs/10_runs.ipynb #177369dd
+# %% ../nbs/10_runs.ipynb #2ac5d8aa
 def _load_scenes(config, cache):
     sizes = dict(train=config.scenes_train, dev=config.scenes_dev, test=config.scenes_test)
     key = _digest(sizes, code_digest(('data','scenes')))[:16]
@@ -148,7 +148,7 @@ def _load_photographs(config, cache):
     notes = read_dataset(root, layout, cache)
     x,key = _features_of(notes, config, cache)
     files = (('experts', read_experts, 'ExpertAnnotations.txt'), ('crowd', read_crowd, 'CrowdFlowerAnnotations.txt'))
-    judged = {k:read(root/f, notes) for k,read,f in files if layout in ('flickr8k','table') and config.dataset=='flickr8k' and (root/f).exists()} # they name captions as these layouts do
+    judged = {k:read(root/f, notes) for k,read,f in files if layout==config.dataset=='flickr8k' and (root/f).exists()} # they name captions as this layout does
     hidden = hidden_pairs(judged['experts'], notes) if 'experts' in judged else None
     known = [h.tolist() for h in hidden] if hidden is not None else []
     return RunData(notes, x, _digest(notes.fingerprint, key, known), hidden=hidden, coco=config.dataset=='mscoco', **judged)
@@ -256,6 +256,14 @@ def retrieval_examples(
         i2t.append(dict(image=dataset.image_ids[i], found=[dict(caption=dataset.caption_ids[j], sim=round(s[j].item(), 3), match=kind(i, j)) for j in best]))
     return dict(t2i=t2i, i2t=i2t)
 
+# %% ../nbs/10_runs.ipynb #f60712ea
+def public_name(
+    path:str, # Of a model or file
+)->str: # No folder of this machine; `model` alone says nothing and takes its parent's name along
+    "How a record names what a run was made with"
+    p = Path(path)
+    return f'{p.parent.name}/{p.name}' if p.name=='model' and p.parent.name else p.name
+
 # %% ../nbs/10_runs.ipynb #17f79ffe
 def build_model(
     config:RunConfig,
@@ -344,11 +352,7 @@ def train_run(
     for c in final.glob('checkpoint-*'): shutil.rmtree(c)
     return read_record(final)
 
-# %% ../nbs/10_runs.ipynb #ba5b6133
-def _public_name(path): # of a model or file: no folder of this machine, but `model` alone says nothing
-    p = Path(path)
-    return f'{p.parent.name}/{p.name}' if p.name=='model' and p.parent.name else p.name
-
+# %% ../nbs/10_runs.ipynb #f385fb30
 def _train_into(folder, config, data, name):
     start,resumed = time.monotonic(),(folder/'log.jsonl').exists()
     torch.set_num_threads(config.threads)
@@ -361,7 +365,7 @@ def _train_into(folder, config, data, name):
     history = fit(model, tokenizer, train_set, dev_set, folder, loss, miner, **{k:getattr(config, k) for k in options}, progress=False)
     model.save_pretrained(folder/'model'); tokenizer.save_pretrained(folder/'model')
     metrics,test = evaluate_run(model, tokenizer, data)
-    config_out = config.model_dump() | {k:_public_name(getattr(config, k)) for k in ('backbone','text_backbone','concept_vectors')}
+    config_out = config.model_dump() | {k:public_name(getattr(config, k)) for k in ('backbone','text_backbone','concept_vectors')}
     return dict(name=name, config={k:v for k,v in config_out.items() if k not in ('data_root','cache_dir')}, metrics=metrics, history=history, mining=miner.history() if miner else [],
                 data=dict(fingerprint=data.fingerprint, summary=data.annotations.summary(), features=list(data.features.shape)), **provenance, **test, resumed=resumed,
                 wall_seconds=round(time.monotonic()-start, 1), peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform=='darwin' else 2**10)),
@@ -387,7 +391,7 @@ def evaluate_run(
     return metrics,dict(similarities=similarity_histograms(images, texts, split, hidden), examples=retrieval_examples(images, texts, split, hidden), ranks=pack_ranks(*found, owner), **(dict(hidden_curve=hidden_curve(*ranks)) if ranks else {}))
 
 def _coco_protocol(metrics, images, texts, split):
-    "MSCOCO's test split: `test_1k`, the mean of its folds of 1,000 images; ECCV Caption and CxC, where ids are the official ones"
+    "MSCOCO's test split: `test_1k`, the mean of its folds of 1,000 images; ECCV Caption and CxC, where ids are the official ones. Karpathy's JSON has 25,010 captions of it, precomputed files the 25,000 that most report on"
     if len(images)>FOLD and len(images)%FOLD==0: metrics['test_1k'] = fold_metrics(images, texts, torch.from_numpy(split.caption_image))
     ids = [[int(m[1]) if (m:=re.search(pattern, i)) else -1 for i in of] for pattern,of in ((r'(\d+)\D*$', split.image_ids), (r'#(\d+)$', split.caption_ids))]
     if eccv_covers(*ids): metrics['test'] |= eccv_metrics(images, texts, *ids)
@@ -435,7 +439,7 @@ def add_metrics(
     env = environment()
     return test | record | dict(metrics={s:m | record['metrics'].get(s, {}) for s,m in metrics.items()}, evaluated=dict(commit=env['commit'], uncommitted=env['uncommitted'], finished=datetime.now(timezone.utc).isoformat(timespec='seconds')))
 
-# %% ../nbs/10_runs.ipynb #e70456ce
+# %% ../nbs/10_runs.ipynb #6f7f68d4
 def read_relevance(
     path:Path, # CSV or TSV with the columns image, caption, and perhaps grade
     annotations:Annotations,
@@ -443,17 +447,22 @@ def read_relevance(
     "Graded relevance from a file"
     image,caption = ({n:i for i,n in enumerate(ids)} for ids in (annotations.image_ids, annotations.caption_ids))
     lines = read_lines(path)
-    mark = '\t' if lines and '\t' in lines[0] else ','
-    head = [n.strip().lower() for n in lines[0].split(mark)] if lines else []
-    if not {'image','caption'}<=set(head)<={'image','caption','grade'}: raise InputError(f"{path}, line 1: expected the columns image, caption and perhaps grade, with commas or tabs; found {', '.join(head) or 'nothing'}")
+    rows = csv.reader(lines, delimiter='\t' if lines and '\t' in lines[0] else ',', strict=True)
     cells = {}
-    for k,line in enumerate(lines[1:], 2):
-        x = dict(zip(head, (v.strip() for v in line.split(mark))))
-        try: at,grade = (image[x['image']],caption[x['caption']]),float(x.get('grade', 1))
-        except (KeyError, ValueError) as e: raise InputError(f"{path}, line {k}: expected the ids of a known image and caption and a number; found {line[:80]!r} ({e})") from None
-        if not 0<=grade<float('inf'): raise InputError(f"{path}, line {k}: a grade is a number from 0 upwards; found {grade}")
-        if at in cells: raise InputError(f"{path}, line {k}: this pair has a grade already, {cells[at]}; keep one")
-        cells[at] = grade
+    try:
+        head = [n.strip().lower() for n in next(rows, [])]
+        if sorted(head) not in (['caption','image'], ['caption','grade','image']): raise InputError(f"{path}, line 1: expected the columns image, caption and perhaps grade, with commas or tabs; found {', '.join(head) or 'nothing'}")
+        for row in rows:
+            where = f'{path}, line {rows.line_num}'
+            if not any(row): continue
+            if len(row)!=len(head): raise InputError(f"{where}: expected {len(head)} fields ({', '.join(head)}), found {len(row)}: {','.join(row)[:80]!r}; grades have a decimal point")
+            x = dict(zip(head, (v.strip() for v in row)))
+            try: at,grade = (image[x['image']],caption[x['caption']]),float(x.get('grade', 1))
+            except (KeyError, ValueError) as e: raise InputError(f"{where}: expected the ids of a known image and caption and a number; found {','.join(row)[:80]!r} ({e})") from None
+            if not 0<=grade<float('inf'): raise InputError(f"{where}: a grade is a number from 0 upwards; found {grade}")
+            if at in cells: raise InputError(f"{where}: this pair has a grade already, {cells[at]}; keep one")
+            cells[at] = grade
+    except csv.Error as e: raise InputError(f"{path}, line {rows.line_num}: {e}; put a field that holds commas or quotes in quotes") from None
     if not cells: raise InputError(f"{path} has no pairs; expected a line for each relevant image and caption")
     return csr_array((list(cells.values()), tuple(np.array(list(cells)).T)), shape=(len(image), len(caption)))
 
@@ -467,8 +476,8 @@ def evaluate_relevance(
     for name in ('dev','test'):
         split = data.split(name)
         of = csr_array(csr_array(relevance[split.rows])[:,split.columns])
-        if of.count_nonzero(): out[name] = graded_metrics(*embed(model, tokenizer, split), of, accept)
-    if not out: raise InputError("the relevance file has no pair of dev or test: its pairs are of the training split, or across splits")
+        if (of>=accept).count_nonzero() if accept>0 else of.count_nonzero(): out[name] = graded_metrics(*embed(model, tokenizer, split), of, accept)
+    if not out: raise InputError(f"the relevance file has no pair of dev or test with a grade of {accept:g} or more (its highest grade is {relevance.max():g}): pairs of the training split, or across splits, do not count; lower `accept` (--accept), or complete the file")
     return out
 
 # %% ../nbs/10_runs.ipynb #ec8a3bdc

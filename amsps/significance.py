@@ -10,12 +10,12 @@ import numpy as np
 from scipy import stats
 from .metrics import unpack_ranks
 
-# %% ../nbs/08_significance.ipynb #bac0b301
+# %% ../nbs/08_significance.ipynb #c4d1eb90
 def seed_difference(
     a:np.ndarray, b:np.ndarray, # (S,) a metric with the same seeds
 )->dict[str,float]: # `difference` (a - b), `low`, `high` (95 %), `effect`, `p` (paired t), `wilcoxon`; NaN where one pair or no spread says nothing
     "Paired comparison over seeds"
-    d = np.asarray(a, dtype=float)-np.asarray(b, dtype=float)
+    d = (np.asarray(a, dtype=float)-np.asarray(b, dtype=float)).round(9) # equal differences are equal to the last bit
     n,nan = len(d),float('nan')
     if not n: raise ValueError("there are no pairs to compare")
     sd = d.std(ddof=1) if n>1 else nan

@@ -17,6 +17,11 @@ def step(x): x = x.copy(); x[5] += 1; return x
 def loop(file): file.unlink(); file.symlink_to(file.name)
 def no_image(file): file.write_bytes(b'\x89PNG\r\n\x1a\n'+b'\0'*40)
 
+def hf_without_pictures(root):
+    import datasets
+    shutil.rmtree(root)
+    datasets.Dataset.from_dict(dict(image=[dict(bytes=b'no picture', path=None)], caption=['x']), features=datasets.Features(dict(image=datasets.Image(decode=False), caption=datasets.Value('string')))).save_to_disk(root)
+
 CASES = { # layout and name -> what is done to the folder, what is said
     'flickr8k truncated': (lambda r: cut(r/'Flickr8k.token.txt', 700), ['has no caption']),
     'flickr8k no tab': (lambda r: edit(r/'Flickr8k.token.txt', b'#0\t', b'#0 '), ['line 1: expected IMAGE#N<TAB>caption']),
@@ -63,7 +68,12 @@ CASES = { # layout and name -> what is done to the folder, what is said
     'precomp no features of dev': (lambda r: (r/'dev_ims.npy').unlink(), ['features of some splits only']),
     'precomp empty captions': (lambda r: cut(r/'dev_caps.txt', 0), ['dev_caps.txt is empty']),
     'precomp blank caption': (lambda r: (r/'dev_caps.txt').write_text('a dog\n\n'), ['is empty']),
-    'precomp_repeated out of step': (lambda r: ((r/'train_ids.txt').unlink(), np.save(r/'train_ims.npy', step(np.repeat(np.ones((2,36,16), 'float32'), 5, axis=0))), (r/'train_caps.txt').write_text('a dog\n'*10)), ['some rows come in equal fives']),
+    'precomp_repeated out of step, no ids': (lambda r: ((r/'train_ids.txt').unlink(), np.save(r/'train_ims.npy', step(np.repeat(np.ones((2,36,16), 'float32'), 5, axis=0))), (r/'train_caps.txt').write_text('a dog\n'*10)), ['some rows come in equal fives']),
+    'precomp_repeated shifted by one': (lambda r: change(r/'train_ims.npy', lambda x: np.roll(x, 1, axis=0)), ["row 1: train_ids.txt says it is image '1000'", 'out of step']),
+    'precomp_repeated shifted by an image': (lambda r: (r/'train_ids.txt').write_text(''.join(f'{i}\n' for i in [0]*2+[1]+[9]+[2]*2+[3]*2+[4]*2+[5]*2+[6]*2+[7]*2+[8]*2)), ['train_ids.txt calls them two images']),
+    'precomp ids of too many': (lambda r: (r/'train_ids.txt').write_text('1\n'*9+'2\n'*9), ['train_ids.txt names 2 images, but train_ims.npy has 9 rows']),
+    'precomp other names': (lambda r: [f.rename(r/f'my{f.name}') for f in list(r.iterdir())], ['captions of no split']),
+    'coco two years': (lambda r: shutil.copy(r/'annotations/captions_train2014.json', r/'annotations/captions_train2017.json'), ['captions of 2014 and 2017, which are the same photographs']),
     'vse_infinity no mapping': (lambda r: (r/'id_mapping.json').write_text('{"1": "x.jpg"}'), ["no file name for image id '1000'"]),
     'vse_infinity no features, no mapping': (lambda r: ([f.unlink() for f in (r/'precomp').glob('*.npy')], (r/'id_mapping.json').unlink()), ['neither *_ims.npy nor id_mapping.json']),
     'bottom_up truncated': (lambda r: cut(r/'test_36.tsv', 5000), ['test_36.tsv, line 2']),
@@ -72,10 +82,17 @@ CASES = { # layout and name -> what is done to the folder, what is said
     'bottom_up other boxes': (lambda r: edit(r/'test_36.tsv', b'\t36\t', b'\t18\t'), ['boxes of', 'where the first image has 18 of 32', '36 boxes']),
     'bottom_up no whole boxes': (lambda r: edit(r/'test_36.tsv', b'\t36\t', b'\t35\t'), ['no whole number of features for 35 boxes']),
     'bottom_up file missing': (lambda r: (r/'test_36.tsv').unlink(), ['is in none of train_36.tsv (6 of 12 images are missing)']),
+    'bottom_up other images': (lambda r: j(r/'dataset_flickr30k.json', lambda x: x['images'][2].update(filename='1002_93b08cb0e.jpg')), ["image '1002_93b08cb0e' of the annotations has no number at its end"]),
     'bottom_up id is text': (lambda r: edit(r/'test_36.tsv', b'1006\t', b'dog.jpg\t'), ['image_id and num_boxes must be whole numbers']),
     'kaggle_flickr8k comma': (lambda r: edit(r/'captions.txt', b'"', b'', -1), ['line 2: expected 2 fields (image, caption), found 3', 'in quotes']),
     'kaggle_flickr8k quotes': (lambda r: edit(r/'captions.txt', b'drawn ."', b'drawn "quoted" ."'), ['line 2:', 'double the quotes']),
     'kaggle_flickr30k fields': (lambda r: edit(r/'results.csv', b'| 0| ', b'| '), ['results.csv, line 2: expected 3 fields']),
+    'own_csv stray quotes': (lambda r: ((f:=r/'captions.csv').write_text('\n'.join(l.replace(',', ',"', 1) if k==3 else l+'"' if k==6 else l for k,l in enumerate(f.read_text().splitlines())))), ['line 4: a quoted text runs on over the next lines']),
+    'own_csv stray quote': (lambda r: ((f:=r/'captions.csv').write_text('\n'.join(l.replace(',', ',"', 1) if k==3 else l for k,l in enumerate(f.read_text().splitlines())))), ['line 4:', 'quotes']),
+    'own_csv odd header': (lambda r: edit(r/'captions.csv', b'image,caption', b'"image"x,caption'), ['line 1: expected a column called image or']),
+    'own_csv empty lists': (lambda r: [(r/f'{s}.txt').touch() for s in ('train','dev','test')], ['is in any list of splits']),
+    'own_csv long name': (lambda r: edit(r/'captions.csv', b'1000.jpg', b'x'*300+b'.jpg'), ['line 2: the name of the image is too long for a file']),
+    'own_csv a bottom-up file': (lambda r: ((r/'captions.csv').unlink(), (r/'trainval.tsv').write_bytes(b'9\t640\t480\t36\tAAAA\tAAAA\n')), ['bottom-up features and no captions', 'dataset_*.json']),
     'own_csv no header': (lambda r: edit(r/'captions.csv', b'image,caption\n', b''), ['line 1: expected a column called image or']),
     'own_csv only a header': (lambda r: (r/'captions.csv').write_text('image,caption\n'), ['has no captions']),
     'own_csv two images': (lambda r: (r/'captions.csv').write_text('image,caption\n1000.jpg,a\n1001.jpg,b\n'), ['need at least 3 images; found 2']),
@@ -87,8 +104,10 @@ CASES = { # layout and name -> what is done to the folder, what is said
     'own_jsonl no caption': (lambda r: edit(r/'captions.jsonl', b'"captions"', b'"tags"'), ['line 1: expected {"image"']),
     'own_jsonl null': (lambda r: (r/'captions.jsonl').write_text('{"image": "1000.jpg", "caption": null}\n'), ['line 1: expected {"image"']),
     'own_jsonl unknown split': (lambda r: edit(r/'captions.jsonl', b'"train"', b'"training"'), ["line 1: unknown split 'training'"]),
+    'own_jsonl split is a list': (lambda r: edit(r/'captions.jsonl', b'"train"', b'["train"]'), ["line 1: unknown split ['train']"]),
     'own_jsonl two splits': (lambda r: (r/'captions.jsonl').write_text((r/'captions.jsonl').read_text()+'{"image": "1000.jpg", "caption": "x", "split": "test"}\n'), ["'1000.jpg' is in test here and in train before"]),
     'huggingface torn': (lambda r: cut(next((r/'train').glob('*.arrow')), 100), ['is not a whole Hugging Face dataset']),
+    'huggingface pictures': (lambda r: hf_without_pictures(r), ['row 0 of the dataset: the picture cannot be decoded']),
     'huggingface no state': (lambda r: (r/'test/state.json').unlink(), ['is not a whole Hugging Face dataset']),
 }
 
@@ -102,16 +121,15 @@ def snapshot(root): return {p.relative_to(root):(p.stat().st_size, p.stat().st_m
 
 @pytest.mark.parametrize('case', CASES)
 def test_refused(cli, source, backbone, case, tmp_path):
-    "By `data check`, which changes nothing; what only a conversion or a training finds, by `data prepare` or `train`"
+    "By `data check`, which changes nothing; an empty split, which is no fault of the data, by `train`"
     layout,(breaks,said) = case.split()[0],CASES[case]
     root = write(layout, source, tmp_path/'data')
     breaks(root); before = snapshot(root)
-    if layout=='bottom_up': command = ['data', 'prepare', root, '--dataset', 'flickr30k']
-    elif case=='flickr8k empty split': command = ['train', '--dataset', 'flickr8k', '--data-root', root, '--backbone', backbone, '--grid', 2]
+    if case=='flickr8k empty split': command = ['train', '--dataset', 'flickr8k', '--data-root', root, '--backbone', backbone, '--grid', 2]
     else: command = ['data', 'check', root]
     refused(cli(*command, *([] if command[1]=='check' else ['--cache-dir', tmp_path/'cache'])), *said)
     assert snapshot(root)==before
-    assert not [p for p in tmp_path.rglob('*') if p.name=='record.json' or p.suffix=='.part' or layout=='bottom_up' and p.name=='features.npy']
+    assert not [p for p in tmp_path.rglob('*') if p.name=='record.json' or p.suffix=='.part']
 
 @pytest.mark.parametrize('layout', [l for l in LAYOUTS if l!='huggingface'])
 def test_windows_files(source, layout, tmp_path):
@@ -140,6 +158,19 @@ def test_no_permission(cli, source, layout, file, tmp_path, request):
     finally:
         if not os.getuid(): os.seteuid(0)
         (root/file).chmod(0o755)
+
+def test_conversion_leaves_nothing(cli, source, tmp_path):
+    "A fault in the last line of the last file"
+    root = write('bottom_up', source, tmp_path/'data')
+    f = root/'train_36.tsv'; f.write_bytes(f.read_bytes()[:-50])
+    command = ('train', '--dataset', 'flickr30k', '--data-root', root, '--cache-dir', tmp_path/'cache')
+    refused(cli(*command), 'train_36.tsv, line 6')
+    assert not list(tmp_path.rglob('features*'))
+
+def test_layout_without_its_files(cli, source, tmp_path):
+    root = write('own_csv', source, tmp_path/'data')
+    for layout,said in (('coco','is this MSCOCO?'), ('flickr8k','no caption file'), ('karpathy','dataset*.json'), ('precomp','captions of no split'), ('bottom_up','dataset*.json'), ('huggingface','not a whole Hugging Face dataset')):
+        refused(cli('data', 'check', root, '--layout', layout), said)
 
 @pytest.fixture
 def little_room():

@@ -21,7 +21,7 @@ def test_reads(source, layout, tmp_path):
     assert a.regions is not None or all(p.is_file() for p in a.image_paths)
 
 @pytest.mark.parametrize('layout,said', [('precomp_float16', '12 x 36 x 16 float16, all finite'), ('vse_infinity', 'pictures     12, all can be decoded'), ('kaggle_flickr30k', 'mended 1 line'),
-    ('bottom_up', 'train_36.tsv, to be converted at first use'), ('coco', "nobody's split"), ('own_csv', 'drawn by image name')])
+    ('bottom_up', '12 x 36 x 16, all finite, in test_36.tsv, train_36.tsv; converted at first use'), ('coco', "nobody's split"), ('own_csv', 'drawn by image name')])
 def test_check_says(cli, source, layout, said, tmp_path):
     write(layout, source, tmp_path/'data')
     r = cli('data', 'check', tmp_path/'data')
@@ -34,7 +34,7 @@ def test_own_photographs(source, backbone, tmp_path):
     write('own_csv', source, tmp_path/'data')
     common = ['--data-root', tmp_path/'data', '--backbone', backbone, '--cache-dir', tmp_path/'cache']
     r = amsps('data', 'prepare', tmp_path/'data', '--backbone', backbone, '--cache-dir', tmp_path/'cache', '--grid', 2)
-    assert r.returncode==0 and 'prepared     12 images, 5 regions' in r.stdout, r.stderr
+    assert r.returncode==0 and f'--data-root {tmp_path}/data' in r.stdout and 'prepared     12 images, 5 regions' in r.stdout, r.stderr
     r = amsps('train', '--dataset', 'own', '--grid', 2, *common, *TINY)
     assert r.returncode==0, r.stderr
     run = next(l.split()[1] for l in r.stdout.splitlines() if l.startswith('run:'))
@@ -43,6 +43,8 @@ def test_own_photographs(source, backbone, tmp_path):
     assert r.returncode==0 and 'equal to the record' in r.stdout and r.stdout.count('nDCG')==4, r.stdout+r.stderr
     r = amsps('search', run, '--caption', 'a red ball', '--top', 12, *common)
     assert r.returncode==0 and sorted(l.split()[1] for l in r.stdout.splitlines())==sorted(source.names), r.stderr
+    r = amsps('search', run, '--caption', 'a ball', '--data-root', write('precomp', source, tmp_path/'other'), '--cache-dir', tmp_path/'cache')
+    assert r.returncode==2 and 'the features are of size 16, those that' in r.stderr and 'Traceback' not in r.stderr
     r = amsps('search', run, '--image', tmp_path/'data/images/1003.jpg', *common)
     assert r.returncode==0 and len(r.stdout.splitlines())==5, r.stderr
 
