@@ -539,7 +539,7 @@ def read_dataset(
     try: return LAYOUTS[name].read(Path(root), cache)
     except PermissionError as e: raise InputError(f"{e.filename} cannot be read ({e.strerror}); change its permissions") from None
 
-# %% ../nbs/00_formats.ipynb #1c0e9096
+# %% ../nbs/00_formats.ipynb #26cf8cf1
 def _standard(counts, known):
     "The dataset whose counts these are, or the nearest with what differs, among those that share a split's size"
     def images(c): return {s:c.get(s, [0])[0] for s in SPLITS}
@@ -565,7 +565,8 @@ def check_dataset(
     known:dict|None=None, # Standard datasets, from `data/datasets.json`
 )->list[str]: # Lines
     "What a folder holds, after reading all of it"
-    name = find_layout(root, layout)
+    try: name = find_layout(root, layout)
+    except InputError as e: raise InputError(f"{e}"+''.join(f"\n{d['title']} comes from {d['source']}" for d in (known or {}).values())) from None
     a = read_dataset(root, name)
     each = np.bincount(a.caption_image)
     of_split = np.array(a.splits)[a.caption_image]
