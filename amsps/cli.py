@@ -75,13 +75,13 @@ def _add_train():
     app.command('train')(_train)
 _add_train()
 
-# %% ../nbs/13_cli.ipynb #365626d0
+# %% ../nbs/13_cli.ipynb #42b69061
 @app.command()
 def reproduce(
     dataset:Annotated[str, typer.Option(help="scenes (generated, needs nothing), flickr8k, flickr30k, mscoco or own")]='scenes',
     data_root:Annotated[str, typer.Option(help="Folder of the dataset (not for scenes)")]='',
     backbone:Annotated[str, typer.Option(help="transformers vision backbone, folder or hub name; without it the region features in the folder are taken (not for scenes)")]='',
-    study:Annotated[str, typer.Option(help="main (the quick comparison), losses (seven of them, and InfoNCE with the consensus level), ablation (each part of AHRL added and removed) or tuned (the last layers of the text encoder train too)")]='main',
+    study:Annotated[str, typer.Option(help="main (the quick comparison), losses (seven of them, InfoNCE with the consensus level, AMSPS with graded targets and their control), ablation (each part of AHRL added and removed) or tuned (the last layers of the text encoder train too)")]='main',
     text_backbone:Annotated[str, typer.Option(help="transformers text encoder, kept frozen (but for --study tuned), folder or hub name; empty is the preset's Bi-GRU")]='',
     seeds:Annotated[int, typer.Option(min=1, help="Seeds 0..N-1 for every row")]=3,
     jobs:Annotated[int, typer.Option(min=1, help="Notebooks at a time")]=2,
