@@ -162,7 +162,7 @@ def compare(
     _fail(make_comparison(out, project_root()/'data/cache/reports/comparison'))
     typer.echo(f"{len(TABLES)} tables: {out}")
 
-# %% ../nbs/13_cli.ipynb #1ddd113d
+# %% ../nbs/13_cli.ipynb #58cdb7ed
 ROOT = Annotated[str, typer.Option(help="Folder of the dataset (not for scenes)")]
 BACKBONE = Annotated[str, typer.Option(help="transformers vision backbone, as in training (not for scenes, nor for a folder with region features)")]
 CACHE = Annotated[str, typer.Option(help="Features and runs  [default: data/cache]", show_default=False)]
@@ -193,13 +193,13 @@ def evaluate(
     "Evaluate a trained model on dev and test, and compare with its record."
     _quiet()
     from amsps.report import writable_folder
-    from amsps.runs import add_metrics, evaluate_relevance, evaluate_run, read_relevance
+    from amsps.runs import add_metrics, evaluate_run, read_relevance
     from amsps.training import write_atomically
     if keep_record: writable_folder(keep_record)
     model,tokenizer,record,data = _load(run, data_root, backbone, cache_dir)
     grades = read_relevance(relevance, data.annotations) if relevance else None
-    metrics,test = evaluate_run(model, tokenizer, data)
-    given = evaluate_relevance(model, tokenizer, data, grades, accept) if relevance else {}
+    metrics,test = evaluate_run(model, tokenizer, data, grades, accept)
+    given = test.pop('graded', {})
     if keep_record: write_atomically(keep_record/f"{record['name']}.json", json.dumps(add_metrics(record, data.fingerprint, metrics, test), indent=1))
     if as_json: typer.echo(json.dumps(metrics|({'relevance':given} if relevance else {}), indent=1)); return
     for split,m in metrics.items(): typer.echo(f'{split+":":9}{_metric_line(m)}')

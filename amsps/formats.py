@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['IMAGE_FOLDERS', 'SPLIT_NAMES', 'IMAGE_COLUMNS', 'CAPTION_COLUMNS', 'TABLES', 'LAYOUTS', 'find_path', 'image_folder',
-           'draw_splits', 'read_flickr8k', 'read_karpathy', 'find_table', 'read_table', 'read_coco', 'image_folder_of',
-           'read_precomp', 'convert_bottom_up', 'read_bottom_up', 'read_huggingface', 'Layout', 'find_layout',
-           'read_dataset', 'check_pictures', 'check_dataset']
+           'draw_splits', 'read_flickr8k', 'read_karpathy', 'find_table', 'read_table', 'read_coco', 'read_precomp',
+           'convert_bottom_up', 'read_bottom_up', 'read_huggingface', 'Layout', 'find_layout', 'read_dataset',
+           'check_pictures', 'check_dataset']
 
-# %% ../nbs/00_formats.ipynb #2344177b
-import base64, binascii, csv, hashlib, io, json, os, re
+# %% ../nbs/00_formats.ipynb #9dbc30c8
+import base64, binascii, hashlib, io, json, os, re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -18,7 +19,7 @@ from filelock import FileLock
 from PIL import Image
 from tqdm.auto import tqdm
 from .config import InputError
-from .data import SPLITS, Annotations, Regions, check_features, disk_room, load_image, open_features, read_lines, read_text
+from .data import SPLITS, Annotations, Regions, check_features, disk_room, load_image, open_features, read_lines, read_rows, read_text
 
 # %% ../nbs/00_formats.ipynb #176859ab
 def find_path(
@@ -120,7 +121,7 @@ def read_flickr8k(
     names = [_inside(n, token_file) for n in split_of]
     return _assemble(names, list(split_of.values()), [folder/n for n in names], ids, owners, captions, skipped={'captions of images that are in no split': skipped} if skipped else {})
 
-# %% ../nbs/00_formats.ipynb #ffde3a82
+# %% ../nbs/00_formats.ipynb #6d1d49bc
 def _karpathy_file(root):
     found = sorted(root.glob('dataset*.json'))
     if len(found)!=1: raise InputError(f"{root} must hold one dataset*.json (Karpathy's layout); found {len(found)}")
@@ -139,7 +140,7 @@ def _karpathy_entries(json_file):
             key = str(im.get('cocoid', Path(im['filename']).stem))
         except (KeyError, TypeError, AttributeError, ValueError) as e:
             raise InputError(f"{json_file}: images[{k}] lacks what a Karpathy entry has (filename, split, sentences[].raw): {e!r}") from None
-        yield _inside(name, json_file),_split(split if isinstance(split, str) else repr(split), f'{json_file}: image {name!r}'),ids,captions,key
+        yield _inside(name, json_file),_split(split, f'{json_file}: image {name!r}'),ids,captions,key
 
 def read_karpathy(
     root:Path, # Folder with one `dataset*.json`, and the images below it
@@ -153,7 +154,7 @@ def _from_karpathy(root, images):
     owners = [n for n,own in zip(names, ids) for _ in own]
     return _assemble(list(names), list(splits), [folder/n for n in names] if images else None, list(chain(*ids)), owners, list(chain(*captions))),keys
 
-# %% ../nbs/00_formats.ipynb #f466c557
+# %% ../nbs/00_formats.ipynb #e5b8f720
 IMAGE_COLUMNS = ('image', 'image_name', 'image_path', 'file_name', 'filename', 'file', 'img')
 CAPTION_COLUMNS = ('caption', 'captions', 'comment', 'text', 'sentence', 'raw')
 TABLES = ('captions.txt', 'results.csv', 'captions.csv', 'captions.tsv', 'captions.jsonl')
@@ -174,39 +175,23 @@ def _column(names, known, where):
     if not found: raise InputError(f"{where}: expected a column called {' or '.join(known)}; found {', '.join(map(repr, names)) or 'nothing'}")
     return found[0]
 
-def _first_line(file): # alone: it may be the wrong file, of many gigabytes
+def _refuse_features(file): # by the first line alone: it may hold many gigabytes
     try:
-        with open(file, 'rb') as f: return f.readline(10_000).decode('utf-8-sig', 'replace').rstrip('\r\n')
+        with open(file, 'rb') as f: first = f.readline(100).split(b'\t')
     except OSError as e: raise InputError(f"cannot read {file}: {e.strerror}; check the path and its permissions") from None
-
-def _mark(file): return next((m for m in ('|','\t') if m in _first_line(file)), ',')
-
-def _header(file, mark):
-    names = [n.strip().strip('"').lower() for n in _first_line(file).split(mark)]
-    if len(names)==6 and names[0].isdigit() and names[3].isdigit(): raise InputError(f"{file} has bottom-up features and no captions; put Karpathy's dataset_*.json into the folder")
-    return names
-
-def _numbered(reader):
-    "(line where it begins, record) of a csv reader, or of any rows"
-    k = 1
-    for row in reader: yield k,row; k = getattr(reader, 'line_num', k)+1
+    if len(first)>4 and first[0].isdigit() and first[3].isdigit(): raise InputError(f"{file} has bottom-up features and no captions; put Karpathy's dataset_*.json into the folder")
 
 def _table_rows(file):
     "(line, image, caption, split or None), then how many lines were mended"
-    mark = _mark(file)
-    text_lines = read_lines(file)
-    reader = csv.reader(io.StringIO('\n'.join(text_lines)), strict=True) if mark==',' else ([x.strip() for x in l.split(mark)] for l in text_lines)
-    names,rows,mended = _header(file, mark),[],0
+    _refuse_features(file)
+    (_,head),*body = read_rows(file) or [(1, [])]
+    names,rows,mended = [n.lower() for n in head],[],0
     i,c = (_column(names, known, f'{file}, line 1') for known in (IMAGE_COLUMNS, CAPTION_COLUMNS))
-    s,k = names.index('split') if 'split' in names else None,0
-    try:
-        for k,row in _numbered(reader):
-            if k==1 or not any(row): continue
-            if any('\n' in x for x in row): raise InputError(f"{file}, line {k}: a quoted text runs on over the next lines, {row[c][:50]!r}; close its quotes, or double the quotes in it")
-            if mark=='|' and len(row)==len(names)-1 and (m:=re.fullmatch(r'(\d+)\s+(.+)', row[-1])): row,mended = [*row[:-1], m[1], m[2]],mended+1
-            if len(row)!=len(names): raise InputError(f"{file}, line {k}: expected {len(names)} fields ({', '.join(names)}), found {len(row)}: {mark.join(row)[:70]!r}"+('; put a caption that holds a comma in quotes' if mark==',' else ''))
-            rows.append((k, row[i], row[c].strip(), None if s is None else row[s].strip()))
-    except csv.Error as e: raise InputError(f"{file}, line {k+1}: {e}; put a caption that holds quotes or commas in quotes, and double the quotes in it") from None
+    s = names.index('split') if 'split' in names else None
+    for k,row in body:
+        if 2<len(names)==len(row)+1 and (m:=re.fullmatch(r'(\d+)\s+(.+)', row[-1])): row,mended = [*row[:-1], m[1], m[2]],mended+1
+        if len(row)!=len(names): raise InputError(f"{file}, line {k}: expected {len(names)} fields ({', '.join(names)}), found {len(row)}: {' '.join(row)[:70]!r}; put a caption that holds a comma in quotes")
+        rows.append((k, row[i], row[c], None if s is None else row[s]))
     return rows,mended
 
 def _json_rows(file):
@@ -258,7 +243,7 @@ def _table_splits(root, file, rows, owners, names):
         return of,{n for n,s in of.items() if s is None},()
     return dict(zip(names, draw_splits(names))),set(),("no splits given: 80 : 10 : 10, drawn by image name",)
 
-# %% ../nbs/00_formats.ipynb #ffb9229e
+# %% ../nbs/00_formats.ipynb #e96ede7f
 def _coco_files(root): return sorted(f for g in ('annotations/captions_*.json', 'captions_*.json') for f in root.glob(g) if re.match(r'captions_(train|val)\d*\.json$', f.name))
 
 def read_coco(
@@ -274,7 +259,7 @@ def read_coco(
     for file in files:
         part = file.stem.removeprefix('captions_')
         images,texts = _coco_entries(file)
-        folder = image_folder_of(root, part, next(iter(images.values())))
+        folder = _coco_folder(root, part, next(iter(images.values())))
         kept = [i for i in sorted(images) if i in texts]; bare += len(images)-len(kept)
         for k,i in enumerate(kept):
             name = f'{part}/{images[i]}'
@@ -283,7 +268,7 @@ def read_coco(
     notes = ("val is dev and test by turns, which is nobody's split: put Karpathy's dataset_coco.json into the folder to compare with others",) if 'dev' in splits else ()
     return _assemble(names, splits, paths, ids, owners, captions, skipped={'images without a caption': bare} if bare else {}, notes=notes)
 
-def image_folder_of(root, part, first): return next((f for f in (root/part, root/'images'/part, root/'images') if (f/first).is_file()), root/part)
+def _coco_folder(root, part, first): return next((f for f in (root/part, root/'images'/part, root/'images') if (f/first).is_file()), root/part)
 
 def _coco_entries(file):
     "Image id -> file name; image id -> [(annotation id, caption)]"
@@ -374,7 +359,7 @@ def _mapped_images(root, names, must):
     folder = image_folder(root, files[0])
     return [folder/f for f in files] if must or (folder/files[0]).is_file() else None
 
-# %% ../nbs/00_formats.ipynb #fbe4822e
+# %% ../nbs/00_formats.ipynb #7c59d2c0
 def _bottom_up_rows(file):
     "(line, image id, number of boxes, base64 features) of every image"
     with open(file, 'rb') as f:
@@ -392,13 +377,13 @@ def _decode(file, k, boxes, text):
     if not np.isfinite(x).all(): raise InputError(f"{file}, line {k}: the features hold NaN or infinity; download the file again")
     return x
 
-def _stamp(file): # names and sizes change with content; so do first and last MiB
+def _stamp(file): # size, first and last MiB: 20 GB are not read for a name
     with open(file, 'rb') as f:
         size = f.seek(0, 2); h = hashlib.sha256(str(size).encode())
         for at in (0, max(0, size-2**20)): f.seek(at); h.update(f.read(2**20))
     return h.hexdigest()
 
-# %% ../nbs/00_formats.ipynb #770082b3
+# %% ../nbs/00_formats.ipynb #a6a9760c
 def convert_bottom_up(
     files:list[Path], # TSV files, no header
     keys:list[str], # N image ids in the order wanted
@@ -417,15 +402,17 @@ def convert_bottom_up(
 
 def _convert_into(part, files, keys):
     with open(part, 'wb') as out:
+        start = 0
         def write(place, x):
-            if not out.tell(): np.lib.format.write_array_header_1_0(out, dict(descr='<f2', fortran_order=False, shape=(len(keys), *x.shape))); write.start = out.tell()
-            out.seek(write.start+place*x.size*2); out.write(x.clip(-65504, 65504).astype('<f2').tobytes())
+            nonlocal start
+            if not start: np.lib.format.write_array_header_1_0(out, dict(descr='<f2', fortran_order=False, shape=(len(keys), *x.shape))); start = out.tell()
+            out.seek(start+place*x.size*2); out.write(x.clip(-65504, 65504).astype('<f2').tobytes())
         _convert_rows(files, keys, write)
 
 def _convert_rows(files, keys, write): # (K, F); calls write(position, (K, F) features) once for every image
     if (odd:=next((k for k in keys if not re.search(r'\d+$', k)), None)) is not None: raise InputError(f"image {odd!r} of the annotations has no number at its end, as image ids of bottom-up features are; take features that name these images")
     at,shape,seen = {str(int(re.search(r'\d+$', k)[0])):i for i,k in enumerate(keys)},None,np.zeros(len(keys), bool)
-    if len(at)<len(keys): raise InputError("two images of the annotations have the same number at their end; bottom-up features cannot tell them apart")
+    if len(at)<len(keys): raise InputError(f"{len(keys)} images of the annotations have {len(at)} different numbers at their end; bottom-up features, which know images by number, cannot tell them apart: take another layout")
     with tqdm(total=len(keys), desc='reading region features', unit='image', leave=False) as bar:
         for file in files:
             for k,i,boxes,text in _bottom_up_rows(file):
@@ -455,7 +442,7 @@ def read_bottom_up(
     x = convert_bottom_up(_bottom_up_files(root), keys, Path(cache)/'bottom_up')
     return replace(a, regions=Regions([x], np.zeros(len(keys), int), np.arange(len(keys))))
 
-# %% ../nbs/00_formats.ipynb #469d2d56
+# %% ../nbs/00_formats.ipynb #6eeb6ce8
 def read_huggingface(
     root:Path, # Folder written by `save_to_disk`
     cache:Path|None=None, # Where pictures that are stored inside go; None reads the annotations only
@@ -465,46 +452,58 @@ def read_huggingface(
     except ImportError: raise InputError(f"{root} is a Hugging Face dataset; reading it needs the library `datasets`: pip install \"amsps[datasets]\"") from None
     try: data = datasets.load_from_disk(str(root))
     except (OSError, ValueError, TypeError, KeyError) as e: raise InputError(f"{root} is not a whole Hugging Face dataset ({str(e).splitlines()[0]}); save it again with `save_to_disk`") from None
-    names,splits,paths,owners,captions,known = [],[],[],[],[],{}
-    for part,rows in (data if isinstance(data, datasets.DatasetDict) else {'':data}).items():
-        i,c = (_column([n.lower() for n in rows.column_names], known, root) for known in (IMAGE_COLUMNS, CAPTION_COLUMNS))
-        image,caption = rows.column_names[i],rows.column_names[c]
-        if isinstance(rows.features[image], datasets.Image): rows = rows.cast_column(image, datasets.Image(decode=False))
-        for k,row in enumerate(rows):
-            path,stored = (row[image]['path'],row[image]['bytes']) if isinstance(row[image], dict) else (row[image],None)
-            if not stored and not path: raise InputError(f"{root}: row {k} of {part or 'the dataset'} has neither a picture nor its file; leave it out")
-            name = f"{part or 'image'}/{k:06d}-{Path(path or 'image').name}"
-            texts = [row[caption]] if isinstance(row[caption], str) else row[caption]
-            if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts): raise InputError(f"{root}: row {k} of {part or 'the dataset'} has captions that are no text: {texts!r}")
-            key = hashlib.sha256(stored).digest() if stored else path # rows of one picture are one image
-            if key not in known:
-                names.append(known.setdefault(key, name)); splits.append(row.get('split') or part)
-                if cache is not None: paths.append(_stored_picture(Path(cache)/'pictures'/rows._fingerprint/name, stored, path))
-                elif stored: _decodes(stored, f'{root}, row {k} of {part or "the dataset"}')
-            owners += [known[key]]*len(texts); captions += [t.strip() for t in texts]
+    names,splits,paths,owners,captions,seen = [],[],[],[],[],{}
+    for where,part,split,picture,texts in _huggingface_rows(data, root):
+        key = hashlib.sha256(picture['bytes']).digest() if picture['bytes'] else picture['path'] # rows of one picture are one image
+        if key not in seen:
+            seen[key] = len(names)
+            names.append(f"{part or 'image'}/{len(names):06d}-{Path(picture['path'] or 'image').name}"); splits.append(split)
+            if cache is not None: paths.append(_stored_picture(Path(cache)/'pictures'/_huggingface_id(data)/names[-1], picture))
+            elif picture['bytes']: _decodes(picture['bytes'], where)
+        if splits[seen[key]]!=split: raise InputError(f"{where}: the picture is in split {split!r} here and in {splits[seen[key]]!r} before ({names[seen[key]]}); each image belongs to one split")
+        owners += [names[seen[key]]]*len(texts); captions += [t.strip() for t in texts]
     if not names: raise InputError(f"{root} has no rows; save it again with `save_to_disk`")
     drawn = not any(splits)
     splits = draw_splits(names) if drawn else [_split(s, root) for s in splits]
     return _assemble(names, splits, paths or None, _number(owners), owners, captions, notes=("no splits given: 80 : 10 : 10, drawn by image name",) if drawn else ())
 
+# %% ../nbs/00_formats.ipynb #24dfb614
+def _parts(data): return data if hasattr(data, 'keys') else {'':data} # DatasetDict or Dataset
+
+def _huggingface_id(data): return hashlib.sha256('/'.join(p._fingerprint for p in _parts(data).values()).encode()).hexdigest()[:16]
+
+def _huggingface_rows(data, root):
+    "(where, part, split, picture as bytes and path, captions) of every row"
+    import datasets
+    for part,rows in _parts(data).items():
+        image,caption = (rows.column_names[_column([n.lower() for n in rows.column_names], known, root)] for known in (IMAGE_COLUMNS, CAPTION_COLUMNS))
+        if isinstance(rows.features[image], datasets.Image): rows = rows.cast_column(image, datasets.Image(decode=False))
+        for k,row in enumerate(rows):
+            where = f"{root}, row {k} of {part or 'the dataset'}"
+            picture = row[image] if isinstance(row[image], dict) else dict(path=row[image], bytes=None)
+            if not picture['bytes'] and not picture['path']: raise InputError(f"{where}: it has neither a picture nor its file; leave it out")
+            texts = [row[caption]] if isinstance(row[caption], str) else row[caption]
+            if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts): raise InputError(f"{where}: its captions are no text: {texts!r}")
+            yield where,part,row.get('split') or part,picture,texts
+
 def _decodes(stored, where):
     try: Image.open(io.BytesIO(stored)).convert('RGB')
     except (OSError, SyntaxError, ValueError) as e: raise InputError(f"{where}: the picture cannot be decoded ({e}); leave the row out") from None
 
-def _stored_picture(file, stored, path):
-    if stored is None: return Path(path)
+def _stored_picture(file, picture): # the file of a picture, written where it was stored inside
+    if not picture['bytes']: return Path(picture['path'])
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        with disk_room(file): file.with_name(file.name+'.part').write_bytes(stored); os.replace(file.with_name(file.name+'.part'), file)
+        with disk_room(file): file.with_name(file.name+'.part').write_bytes(picture['bytes']); os.replace(file.with_name(file.name+'.part'), file)
     return file
 
-# %% ../nbs/00_formats.ipynb #97ba9576
+# %% ../nbs/00_formats.ipynb #70a9b1d1
 @dataclass(frozen=True)
 class Layout:
     "A file layout"
     files: str         # What lies in the folder, for messages
-    found: 'callable'  # root -> bool
-    read: 'callable'   # (root, cache) -> Annotations
+    found: Callable    # root -> bool
+    read: Callable     # (root, cache) -> Annotations
 
 LAYOUTS = dict(
     flickr8k=Layout('Flickr8k.token.txt, Flickr_8k.*Images.txt, Flicker8k_Dataset/', lambda r: any((r/f/'Flickr8k.token.txt').exists() for f in ('','Flickr8k_text')), lambda r,c: read_flickr8k(r)),

@@ -34,7 +34,7 @@ def sim_blocks(
     block = block or max(1, BLOCK_BYTES//(4*len(items)))
     for i in range(0, len(queries), block): yield i,queries[i:i+block]@items.T
 
-# %% ../nbs/08_metrics.ipynb #c757e834
+# %% ../nbs/08_metrics.ipynb #2a4f02fb
 def retrieval_ranks(
     image_embeds:Tensor, # (N, D) unit length
     text_embeds:Tensor, # (M, D) unit length
@@ -47,6 +47,9 @@ def retrieval_ranks(
     i2t = [_ranks(s, owner[None,:]==torch.arange(i, i+len(s))[:,None]) for i,s in sim_blocks(image_embeds, text_embeds, block)]
     t2i = [_ranks(s, owner[i:i+len(s),None]==torch.arange(len(image_embeds))[None,:]) for i,s in sim_blocks(text_embeds, image_embeds, block)]
     return torch.cat(i2t),torch.cat(t2i)
+
+def _pessimistic_order(sims, gain): # (..., I): positions by similarity, what is worth least first among equals
+    return np.lexsort((gain, -np.round(sims/TIE)), axis=-1)
 
 def _ranks(sims, positive):
     best = sims.masked_fill(~positive, float('-inf')).amax(1, keepdim=True)
@@ -98,7 +101,7 @@ def fold_metrics(
         found.append(recall_metrics(*retrieval_ranks(image_embeds[i:i+fold], text_embeds[own], owner[own]-i)))
     return {k:float(np.mean([m[k] for m in found])) for k in found[0]}
 
-# %% ../nbs/08_metrics.ipynb #12c4fef0
+# %% ../nbs/08_metrics.ipynb #0f91b86a
 @cache
 def _eccv():
     with warnings.catch_warnings(action='ignore'): # it would like ujson
@@ -150,9 +153,6 @@ def _ranked(queries, items, positive, query_ids, item_ids):
     for i,s in sim_blocks(queries, items, max(1, BLOCK_BYTES//(32*len(items)))): order[i:i+len(s)] = _pessimistic_order(s.numpy(), positive[i:i+len(s)].toarray())
     return _Ranked(query_ids, item_ids, order)
 
-def _pessimistic_order(sims, positive): # (b, I): by similarity, the unmatched first among equals
-    return np.argsort(-(2*np.round(sims/TIE).astype(np.int64)+~positive), axis=1, kind='stable')
-
 # %% ../nbs/08_metrics.ipynb #cf6e57d5
 def pair_ranks(
     image_embeds:Tensor, # (N, D) unit length
@@ -165,7 +165,7 @@ def pair_ranks(
     def ranks(q, items): return torch.cat([(s>=pair[i:i+len(s),None]-TIE).sum(1) for i,s in sim_blocks(q, items)])
     return ranks(image_embeds[image], text_embeds),ranks(text_embeds[caption], image_embeds)
 
-# %% ../nbs/08_metrics.ipynb #2402ad8c
+# %% ../nbs/08_metrics.ipynb #72578307
 def relevance_metrics(
     image_embeds:Tensor, # (N, D) unit length
     text_embeds:Tensor, # (M, D) unit length
@@ -184,13 +184,12 @@ def relevance_metrics(
     return {k:float(v) for k,v in out.items()}
 
 def _at_r(sims, rel): # (b, I), (b, I) bool -> (b, 2) AP@R and R-Precision in 0..1, NaN where nothing is relevant
-    order = np.lexsort((rel, -np.round(sims/TIE)), axis=1) # by similarity, the irrelevant first among equals
-    hits,R = np.take_along_axis(rel, order, 1),rel.sum(1)
+    hits,R = np.take_along_axis(rel, _pessimistic_order(sims, rel), 1),rel.sum(1)
     k = np.arange(1, rel.shape[1]+1)
     hits = hits & (k[None,:]<=R[:,None])
     with np.errstate(invalid='ignore'): return np.stack([(hits.cumsum(1)/k*hits).sum(1)/R, hits.sum(1)/R], 1)
 
-# %% ../nbs/08_metrics.ipynb #60aae931
+# %% ../nbs/08_metrics.ipynb #5b8fd721
 def graded_metrics(
     image_embeds:Tensor, # (N, D) unit length
     text_embeds:Tensor, # (M, D) unit length
@@ -207,12 +206,12 @@ def graded_metrics(
     return out
 
 def _ndcg(sims, gain): # (b, I) -> (b,) in 0..1, NaN where nothing is relevant
-    found = np.take_along_axis(gain, np.lexsort((gain, -np.round(sims/TIE)), axis=1), 1)
+    found = np.take_along_axis(gain, _pessimistic_order(sims, gain), 1)
     discount = 1/np.log2(np.arange(2, gain.shape[1]+2))
     best = (np.sort(gain, axis=1)[:,::-1]*discount).sum(1)
     with np.errstate(invalid='ignore'): return (found*discount).sum(1)/best
 
-# %% ../nbs/08_metrics.ipynb #066a8fe6
+# %% ../nbs/08_metrics.ipynb #9ebcbc0a
 def judgement_metrics(
     image_embeds:Tensor, # (N, D) unit length
     text_embeds:Tensor, # (M, D) unit length
@@ -224,16 +223,16 @@ def judgement_metrics(
     "Agreement of similarities with human judgements of pairs"
     _check(image_embeds, text_embeds)
     if len(grade)<2: raise ValueError(f"agreement needs at least two judged pairs; got {len(grade)}")
-    sims = np.round((image_embeds[image]*text_embeds[caption]).sum(1).numpy()/TIE)
-    out = dict(spearman=stats.spearmanr(sims, grade).statistic, kendall=stats.kendalltau(sims, grade).statistic)
+    sims = (image_embeds[image]*text_embeds[caption]).sum(1).numpy()
+    tied = np.round(sims/TIE)
+    out = dict(spearman=stats.spearmanr(tied, grade).statistic, kendall=stats.kendalltau(tied, grade).statistic)
     for name,query in (('i2t', image), ('t2i', caption)):
-        groups = [_worst_order(sims[g], grade[g]) for g in (np.flatnonzero(query==q) for q in np.unique(query))]
+        groups = [grade[g][_pessimistic_order(sims[g], grade[g])] for g in (np.flatnonzero(query==q) for q in np.unique(query))]
         mixed = [g>=accept for g in groups if g.min()<accept<=g.max()]
         graded = [g-lowest for g in groups if g.max()>g.min()]
         out |= {f'judged_{name}_map':_mean([_ap(x) for x in mixed]), f'judged_{name}_ndcg':_mean([_dcg(x)/_dcg(np.sort(x)[::-1]) for x in graded])}
     return {k:100*float(v) for k,v in out.items() if not np.isnan(v)}
 
-def _worst_order(sims, grade): return grade[np.lexsort((grade, -sims))] # by similarity, the worst first among equals
 def _ap(hits): return (hits.cumsum()/np.arange(1, len(hits)+1))[hits].mean()
 def _dcg(gain): return (gain/np.log2(np.arange(2, len(gain)+2))).sum()
 def _mean(x): return np.mean(x) if len(x) else np.nan

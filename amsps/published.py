@@ -9,17 +9,17 @@ __all__ = ['COMPARED', 'RECALLS', 'SIX', 'MODEL', 'PUBLISHED_COLUMNS', 'REMARKS'
            'relevance_table', 'comparison_caption', 'latex_text', 'latex_table', 'write_comparison', 'table_stem',
            'committed_comparison', 'make_comparison']
 
-# %% ../nbs/15_published.ipynb #a1a7ece6
-import csv, io, re, shutil
+# %% ../nbs/15_published.ipynb #91e663a5
+import re, shutil
 from pathlib import Path
 import numpy as np, pandas as pd
 from .config import InputError, label_of
-from .data import read_text
+from .data import read_rows
 from .grid import NotebookFailure, run_notebook
 from .report import COLUMNS, by_label, check_comparable, readable_table, results_frame, summary_table, writable_folder, write_table
 from .runs import project_root
 
-# %% ../nbs/15_published.ipynb #fa631437
+# %% ../nbs/15_published.ipynb #04d4282e
 COMPARED = dict(flickr8k=('test',), flickr30k=('test',), mscoco=('1k_5fold','5k'))
 RECALLS = {d:tuple(f'{d}_r{k}' for k in (1,5,10)) for d in ('i2t','t2i')} # Percent
 SIX = RECALLS['i2t']+RECALLS['t2i']
@@ -28,9 +28,7 @@ PUBLISHED_COLUMNS = ('method', 'year', 'venue', 'dataset', 'split', 'image_backb
 
 def _csv_rows(path, columns):
     "A function that refuses the row, and the row, for every line below the header"
-    reader = csv.reader(io.StringIO(read_text(path), newline=''), strict=True)
-    try: rows = [(reader.line_num, r) for r in reader]
-    except csv.Error as e: raise InputError(f"{path}, line {reader.line_num}: not CSV ({e})") from None
+    rows = read_rows(path)
     if not rows or tuple(rows[0][1])!=columns: raise InputError(f"{path}, line 1: expected the columns {','.join(columns)}; found {','.join(rows[0][1])[:200] if rows else 'an empty file'}")
     for line,r in rows[1:]:
         def refuse(what): raise InputError(f"{path}, line {line}: {r[0] or 'a row'} {what}")

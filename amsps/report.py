@@ -101,15 +101,16 @@ def readable_table(
     names = [c for c in table if f'{c} sd' in table]
     return pd.DataFrame({'seeds':table['seeds'].astype(str)} | {c:[cell(m, s) for m,s in zip(table[c], table[f'{c} sd'])] for c in names}, index=table.index)
 
-# %% ../nbs/12_report.ipynb #47903563
+# %% ../nbs/12_report.ipynb #cb796c58
 def references(
     label:str, # Of a row
     labels:list[str], # All of a table, in order
 )->list[str]:
-    "What a row is compared with: a part of AHRL with what it was added to or taken from; any other with the hardest triplet, and with InfoNCE where that comes before it"
+    "What a row is compared with: a part of AHRL with what it was added to or taken from; any other with the hardest triplet, and with InfoNCE where that comes before it; graded targets with AMSPS and their control too"
     base = 'AHRL' if label.startswith('AHRL without ') else '+ smooth selection' if label.startswith('+ ') else None
     if base in labels and base!=label: return [base]
-    return [r for r in ('Hardest triplet', 'InfoNCE') if r in labels and r!=label and (r!='InfoNCE' or labels.index(r)<labels.index(label))]
+    own = {'AMSPS, graded':('AMSPS','AMSPS, smoothed'), 'AMSPS, smoothed':('AMSPS',)}.get(label, ())
+    return [r for r in ('Hardest triplet', 'InfoNCE', *own) if r in labels and r!=label and (r!='InfoNCE' or labels.index(r)<labels.index(label))]
 
 def paired_differences(
     frame:pd.DataFrame, # From `results_frame`
@@ -315,9 +316,9 @@ thead th{border-bottom:2px solid #444}tbody tr+tr td{border-top:1px solid #ddd}c
 {% for name,caption,png in figures %}<h2>{{ caption }}</h2><img alt="{{ caption }}" src="data:image/png;base64,{{ png }}"><p class="small">Files: {{ name }}.pdf, {{ name }}.png</p>{% endfor %}
 <h2>Provenance</h2><p>{{ data }}</p><div class="scroll">{{ runs|safe }}</div><h2>How to repeat it</h2><pre>{{ command }}</pre></html>''')
 
-# %% ../nbs/12_report.ipynb #95d241c8
+# %% ../nbs/12_report.ipynb #eecdd57a
 CAPTIONS = dict(figure_similarity='Similarity of annotated, hidden positive and other pairs, test split',
-                figure_hidden='True pairs that nobody annotated: how many come among the first k, test split',
+                figure_hidden='True pairs that nobody annotated: how many come among the first k, test split; of more than six rows those that can be told apart',
                 figure_mining='Hidden positives mined from the training split, by epoch',
                 figure_retrieval='Retrieved examples of the test split; queries drawn at random; the hardest triplet where it is among the rows')
 

@@ -6,11 +6,11 @@
 __all__ = ['TRAINING_CODE', 'PACKAGES', 'BINS', 'project_root', 'cache_root', 'Judgements', 'RunData', 'read_experts',
            'read_crowd', 'hidden_pairs', 'load_data', 'code_digest', 'run_name', 'environment', 'similarity_histograms',
            'retrieval_examples', 'public_name', 'build_model', 'build_loss', 'build_evidence', 'build_miner', 'run_dir',
-           'read_record', 'train_run', 'evaluate_run', 'load_run', 'add_metrics', 'read_relevance',
-           'evaluate_relevance', 'search_images', 'search_captions']
+           'read_record', 'train_run', 'evaluate_run', 'load_run', 'add_metrics', 'read_relevance', 'search_images',
+           'search_captions']
 
-# %% ../nbs/10_runs.ipynb #c8220595
-import ast, csv, hashlib, importlib.metadata, json, os, platform, re, resource, shutil, subprocess, sys, time
+# %% ../nbs/10_runs.ipynb #513333d5
+import ast, hashlib, importlib.metadata, json, os, platform, re, resource, shutil, subprocess, sys, time
 from dataclasses import dataclass
 from functools import cache
 from datetime import datetime, timezone
@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from scipy.sparse import csr_array
 from transformers import AutoTokenizer
 from .config import LOCATIONS, InputError, RunConfig
-from .data import Annotations, PairDataset, Regions, build_tokenizer, load_features, read_lines
+from .data import Annotations, PairDataset, Regions, build_tokenizer, load_features, read_lines, read_rows
 from .formats import find_layout, read_dataset
 from .scenes import SceneData, make_scenes
 from .vision import digest_weights, extract_features, picture_features
@@ -352,7 +352,7 @@ def train_run(
     for c in final.glob('checkpoint-*'): shutil.rmtree(c)
     return read_record(final)
 
-# %% ../nbs/10_runs.ipynb #f385fb30
+# %% ../nbs/10_runs.ipynb #d4aa1c2e
 def _train_into(folder, config, data, name):
     start,resumed = time.monotonic(),(folder/'log.jsonl').exists()
     torch.set_num_threads(config.threads)
@@ -373,12 +373,15 @@ def _train_into(folder, config, data, name):
 
 def evaluate_run(
     model, tokenizer, data:RunData,
-)->tuple[dict,dict]: # Metrics by split; similarities, examples and ranks of the test split, and its `hidden_curve` where there are hidden positives
+    relevance:csr_array|None=None, # (N, M) grades, from `read_relevance`
+    accept:float=1., # Grade from which a pair of it is relevant
+)->tuple[dict,dict]: # Metrics by split; similarities, examples and ranks of the test split, its `hidden_curve` where there are hidden positives; `graded`, metrics by split, where relevance is given
     "Metrics on dev and test; rSum on dev is what selection saw"
-    metrics = {}
+    metrics,graded,grades = {},{},{} if relevance is None else _grades_of(data, relevance, accept)
     for name in ('dev','test'):
         split = data.split(name)
         images,texts = embed(model, tokenizer, split)
+        if name in grades: graded[name] = graded_metrics(images, texts, grades[name], accept)
         owner = torch.from_numpy(split.caption_image)
         found = retrieval_ranks(images, texts, owner)
         metrics[name] = recall_metrics(*found)
@@ -388,7 +391,14 @@ def evaluate_run(
         if ranks: metrics[name] |= hidden_metrics(*ranks)
         metrics[name] |= _judged(images, texts, split, data)
     if data.coco: _coco_protocol(metrics, images, texts, split)
-    return metrics,dict(similarities=similarity_histograms(images, texts, split, hidden), examples=retrieval_examples(images, texts, split, hidden), ranks=pack_ranks(*found, owner), **(dict(hidden_curve=hidden_curve(*ranks)) if ranks else {}))
+    return metrics,dict(similarities=similarity_histograms(images, texts, split, hidden), examples=retrieval_examples(images, texts, split, hidden), ranks=pack_ranks(*found, owner), **(dict(hidden_curve=hidden_curve(*ranks)) if ranks else {}), **(dict(graded=graded) if graded else {}))
+
+def _grades_of(data, relevance, accept):
+    "(n, m) grades of dev and test, where a pair is relevant"
+    parts = {s:csr_array(csr_array(relevance[(split:=data.split(s)).rows])[:,split.columns]) for s in ('dev','test')}
+    out = {s:x for s,x in parts.items() if (x.data>=accept).any()}
+    if not out: raise InputError(f"the relevance file has no pair of dev or test with a grade of {accept:g} or more (its highest grade is {relevance.max():g}): pairs of the training split, or across splits, do not count; lower `accept` (--accept), or complete the file")
+    return out
 
 def _coco_protocol(metrics, images, texts, split):
     "MSCOCO's test split: `test_1k`, the mean of its folds of 1,000 images; ECCV Caption and CxC, where ids are the official ones. Karpathy's JSON has 25,010 captions of it, precomputed files the 25,000 that most report on"
@@ -439,46 +449,26 @@ def add_metrics(
     env = environment()
     return test | record | dict(metrics={s:m | record['metrics'].get(s, {}) for s,m in metrics.items()}, evaluated=dict(commit=env['commit'], uncommitted=env['uncommitted'], finished=datetime.now(timezone.utc).isoformat(timespec='seconds')))
 
-# %% ../nbs/10_runs.ipynb #6f7f68d4
+# %% ../nbs/10_runs.ipynb #58915abd
 def read_relevance(
     path:Path, # CSV or TSV with the columns image, caption, and perhaps grade
     annotations:Annotations,
 )->csr_array: # (N, M) grades
     "Graded relevance from a file"
     image,caption = ({n:i for i,n in enumerate(ids)} for ids in (annotations.image_ids, annotations.caption_ids))
-    lines = read_lines(path)
-    rows = csv.reader(lines, delimiter='\t' if lines and '\t' in lines[0] else ',', strict=True)
-    cells = {}
-    try:
-        head = [n.strip().lower() for n in next(rows, [])]
-        if sorted(head) not in (['caption','image'], ['caption','grade','image']): raise InputError(f"{path}, line 1: expected the columns image, caption and perhaps grade, with commas or tabs; found {', '.join(head) or 'nothing'}")
-        for row in rows:
-            where = f'{path}, line {rows.line_num}'
-            if not any(row): continue
-            if len(row)!=len(head): raise InputError(f"{where}: expected {len(head)} fields ({', '.join(head)}), found {len(row)}: {','.join(row)[:80]!r}; grades have a decimal point")
-            x = dict(zip(head, (v.strip() for v in row)))
-            try: at,grade = (image[x['image']],caption[x['caption']]),float(x.get('grade', 1))
-            except (KeyError, ValueError) as e: raise InputError(f"{where}: expected the ids of a known image and caption and a number; found {','.join(row)[:80]!r} ({e})") from None
-            if not 0<=grade<float('inf'): raise InputError(f"{where}: a grade is a number from 0 upwards; found {grade}")
-            if at in cells: raise InputError(f"{where}: this pair has a grade already, {cells[at]}; keep one")
-            cells[at] = grade
-    except csv.Error as e: raise InputError(f"{path}, line {rows.line_num}: {e}; put a field that holds commas or quotes in quotes") from None
+    (_,head),*body = read_rows(path) or [(1, [])]
+    head,cells = [n.lower() for n in head],{}
+    if sorted(head) not in (['caption','image'], ['caption','grade','image']): raise InputError(f"{path}, line 1: expected the columns image, caption and perhaps grade, with commas or tabs; found {', '.join(head) or 'nothing'}")
+    for k,row in body:
+        where,x = f'{path}, line {k}',dict(zip(head, row))
+        if len(row)!=len(head): raise InputError(f"{where}: expected {len(head)} fields ({', '.join(head)}), found {len(row)}: {' '.join(row)[:80]!r}; grades have a decimal point")
+        try: at,grade = (image[x['image']],caption[x['caption']]),float(x.get('grade', 1))
+        except (KeyError, ValueError) as e: raise InputError(f"{where}: expected the ids of a known image and caption and a number; found {' '.join(row)[:80]!r} ({e})") from None
+        if not 0<=grade<float('inf'): raise InputError(f"{where}: a grade is a number from 0 upwards; found {grade}")
+        if at in cells: raise InputError(f"{where}: this pair has a grade already, {cells[at]}; keep one")
+        cells[at] = grade
     if not cells: raise InputError(f"{path} has no pairs; expected a line for each relevant image and caption")
     return csr_array((list(cells.values()), tuple(np.array(list(cells)).T)), shape=(len(image), len(caption)))
-
-def evaluate_relevance(
-    model, tokenizer, data:RunData,
-    relevance:csr_array, # (N, M) grades, from `read_relevance`
-    accept:float=1., # Grade from which a pair is relevant
-)->dict[str,dict]: # Split -> metrics of `graded_metrics`; splits without a relevant pair are left out
-    "mAP@R, R-Precision and nDCG on dev and test by a given relevance"
-    out = {}
-    for name in ('dev','test'):
-        split = data.split(name)
-        of = csr_array(csr_array(relevance[split.rows])[:,split.columns])
-        if (of>=accept).count_nonzero() if accept>0 else of.count_nonzero(): out[name] = graded_metrics(*embed(model, tokenizer, split), of, accept)
-    if not out: raise InputError(f"the relevance file has no pair of dev or test with a grade of {accept:g} or more (its highest grade is {relevance.max():g}): pairs of the training split, or across splits, do not count; lower `accept` (--accept), or complete the file")
-    return out
 
 # %% ../nbs/10_runs.ipynb #ec8a3bdc
 def _searched(data, split):

@@ -89,7 +89,7 @@ CASES = { # layout and name -> what is done to the folder, what is said
     'kaggle_flickr30k fields': (lambda r: edit(r/'results.csv', b'| 0| ', b'| '), ['results.csv, line 2: expected 3 fields']),
     'own_csv stray quotes': (lambda r: ((f:=r/'captions.csv').write_text('\n'.join(l.replace(',', ',"', 1) if k==3 else l+'"' if k==6 else l for k,l in enumerate(f.read_text().splitlines())))), ['line 4: a quoted text runs on over the next lines']),
     'own_csv stray quote': (lambda r: ((f:=r/'captions.csv').write_text('\n'.join(l.replace(',', ',"', 1) if k==3 else l for k,l in enumerate(f.read_text().splitlines())))), ['line 4:', 'quotes']),
-    'own_csv odd header': (lambda r: edit(r/'captions.csv', b'image,caption', b'"image"x,caption'), ['line 1: expected a column called image or']),
+    'own_csv odd header': (lambda r: edit(r/'captions.csv', b'image,caption', b'"image"x,caption'), ['line 1: ', 'in quotes']),
     'own_csv empty lists': (lambda r: [(r/f'{s}.txt').touch() for s in ('train','dev','test')], ['is in any list of splits']),
     'own_csv long name': (lambda r: edit(r/'captions.csv', b'1000.jpg', b'x'*300+b'.jpg'), ['line 2: the name of the image is too long for a file']),
     'own_csv a bottom-up file': (lambda r: ((r/'captions.csv').unlink(), (r/'trainval.tsv').write_bytes(b'9\t640\t480\t36\tAAAA\tAAAA\n')), ['bottom-up features and no captions', 'dataset_*.json']),
@@ -108,6 +108,7 @@ CASES = { # layout and name -> what is done to the folder, what is said
     'own_jsonl two splits': (lambda r: (r/'captions.jsonl').write_text((r/'captions.jsonl').read_text()+'{"image": "1000.jpg", "caption": "x", "split": "test"}\n'), ["'1000.jpg' is in test here and in train before"]),
     'huggingface torn': (lambda r: cut(next((r/'train').glob('*.arrow')), 100), ['is not a whole Hugging Face dataset']),
     'huggingface pictures': (lambda r: hf_without_pictures(r), ['row 0 of the dataset: the picture cannot be decoded']),
+    'huggingface picture in two splits': (lambda r: shutil.copytree(r/'train', r/'test', dirs_exist_ok=True), ["the picture is in split 'test' here and in 'train' before"]),
     'huggingface no state': (lambda r: (r/'test/state.json').unlink(), ['is not a whole Hugging Face dataset']),
 }
 
