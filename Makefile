@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: reproduce test readme
+.PHONY: reproduce test readme docs
 reproduce: $(READY)
 	$(BIN)/amsps reproduce
 
@@ -11,6 +11,10 @@ test: $(READY)
 	$(BIN)/python .ci/check.py
 	$(BIN)/nbdev_test --n_workers 2
 	$(BIN)/python -m pytest -q tests
+
+docs: $(READY)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'
+	$(BIN)/python .ci/docs.py _docs
 
 readme: $(READY)
 	$(BIN)/python .ci/readme.py

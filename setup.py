@@ -12,5 +12,5 @@ setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(), author=cfg['author'],
     license='Apache-2.0', long_description=(root/'README.md').read_text(encoding='utf-8') if (root/'README.md').exists() else '', long_description_content_type='text/markdown',
     packages=find_packages(include=['amsps', 'amsps.*']), python_requires='>='+cfg['min_python'],
-    install_requires=cfg['requirements'].split(), extras_require=dict(dev=cfg['dev_requirements'].split(), datasets=cfg['datasets_requirements'].split()),
+    install_requires=cfg['requirements'].split(), extras_require={k.removesuffix('_requirements'):v.split() for k,v in cfg.items() if k.endswith('_requirements')},
     entry_points=dict(console_scripts=cfg['console_scripts'].split('\n'), nbdev=['amsps=amsps._modidx:d']), zip_safe=False)

@@ -246,7 +246,7 @@ class PairDataset(torch.utils.data.Dataset):
     ):
         if split not in SPLITS: raise InputError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
         if len(features)!=len(annotations.image_ids): raise InputError(f"{len(features)} images in the features, {len(annotations.image_ids)} in the annotations; both must list the same images in the same order")
-        self.features,self.split,self.states = features,split,states
+        self.features,self.split,self.states,self._tokens = features,split,states,None
         self.rows = np.flatnonzero(np.array(annotations.splits)==split) # (n,) positions in `features`
         if not len(self.rows): raise InputError(f"split {split!r} is empty; the data has {', '.join(sorted(set(annotations.splits)))}")
         local = np.full(len(features), -1); local[self.rows] = np.arange(len(self.rows))
@@ -275,9 +275,21 @@ class PairDataset(torch.utils.data.Dataset):
         caption:np.ndarray, # (B,) positions of captions in the split
     )->dict[str,Tensor]: # `input_ids`, `attention_mask` (B, L) int64; `states` (B, L, H) float32 where the dataset has them
         "Captions as the model takes them"
-        x = tokenizer([self.captions[j] for j in caption], padding=True, truncation=True, return_tensors='pt')
-        out = dict(input_ids=x['input_ids'], attention_mask=x['attention_mask'])
-        return out if self.states is None else out | dict(states=self.states(self.columns[np.asarray(caption)], out['attention_mask'].sum(1)))
+        caption = np.asarray(caption)
+        tokens,starts = self._tokenised(tokenizer)
+        lengths = starts[caption+1]-starts[caption]
+        mask = np.arange(lengths.max())<lengths[:,None]
+        ids = np.full(mask.shape, tokenizer.pad_token_id)
+        ids[mask] = np.concatenate([tokens[starts[j]:starts[j+1]] for j in caption])
+        out = dict(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask.astype(np.int64)))
+        return out if self.states is None else out | dict(states=self.states(self.columns[caption], torch.from_numpy(lengths)))
+
+    def _tokenised(self, tokenizer):
+        "Token ids of all captions, one after the other, and where each begins; made once for a tokeniser"
+        if self._tokens is None or self._tokens[0] is not tokenizer:
+            ids = tokenizer(self.captions, truncation=True)['input_ids']
+            self._tokens = tokenizer,np.concatenate(ids).astype(np.int32),np.cumsum([0, *map(len, ids)])
+        return self._tokens[1:]
 
     def __len__(self): return len(self.captions)
     def __getitem__(self, j): return dict(image=int(self.caption_image[j]), caption=j)

@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['COMPARED', 'RECALLS', 'SIX', 'MODEL', 'PUBLISHED_COLUMNS', 'REMARKS', 'ENCODERS', 'OURS', 'NAMES', 'RELEVANCE',
-           'RELEVANCE_COLUMNS', 'TABLES', 'read_published', 'remark_of', 'encoder_names', 'row_label',
-           'reproduce_command', 'our_rows', 'comparison_table', 'readable_comparison', 'read_published_relevance',
-           'relevance_table', 'comparison_caption', 'latex_text', 'latex_table', 'write_comparison', 'table_stem',
-           'committed_comparison', 'make_comparison']
+           'RELEVANCE_COLUMNS', 'TABLES', 'read_published', 'remark_of', 'encoder_names', 'reproduce_command',
+           'our_rows', 'comparison_table', 'readable_comparison', 'read_published_relevance', 'relevance_table',
+           'comparison_caption', 'latex_text', 'latex_table', 'write_comparison', 'table_stem', 'committed_comparison',
+           'make_comparison']
 
-# %% ../nbs/15_published.ipynb #91e663a5
-import re, shutil
+# %% ../nbs/15_published.ipynb #28085342
+import re
 from pathlib import Path
 import numpy as np, pandas as pd
-from .config import InputError, label_of
+from .cache import project_root
+from .config import InputError
 from .data import read_rows
-from .grid import NotebookFailure, run_notebook
-from .report import COLUMNS, by_label, check_comparable, readable_table, results_frame, summary_table, writable_folder, write_table
-from .runs import project_root
+from .grid import records_for
+from .kernels import NotebookFailure, run_notebook
+from .report import writable_folder
+from .tables import COLUMNS, by_label, check_comparable, read_records, readable_table, results_frame, row_of, summary_table, write_table
 
 # %% ../nbs/15_published.ipynb #04d4282e
 COMPARED = dict(flickr8k=('test',), flickr30k=('test',), mscoco=('1k_5fold','5k'))
@@ -101,13 +103,7 @@ def encoder_names(
     how = 'trained' if not c.get('freeze_text') else f"last {layers} layer{'s'*(layers>1)} trained" if layers else 'frozen'
     return f'{ENCODERS.get(image, image)} (frozen)',f'{ENCODERS.get(text, text)} ({how})' if text else 'BiGRU'
 
-def row_label(
-    config:dict, # Of a record
-)->str:
-    "Name of a run's row; it tells studies of one dataset apart"
-    return label_of(config)+(', text layers tuned' if config.get('tune_layers') else '')
-
-def reproduce_command(dataset): return f'amsps reproduce --dataset {dataset} --study losses --data-root DIR'
+def reproduce_command(dataset): return f'amsps reproduce --dataset {dataset} --table comparison --data-root DIR'
 
 def our_rows(
     records:list[dict], # Of one dataset; may be empty
@@ -119,10 +115,10 @@ def our_rows(
     for r in records:
         if r['config']['dataset']!=dataset: raise InputError(f"{r['name']} is a run on {r['config']['dataset']}, not on {dataset}")
         if metrics not in r['metrics']: raise InputError(f"{r['name']} has no metrics `{metrics}`, only {', '.join(r['metrics'])}; `amsps evaluate RUN --keep-record DIR` adds what an older record lacks")
-    records = [r | dict(config=r['config'] | dict(label=row_label(r['config']))) for r in records]
+    records = records_for(records, 'table_comparison')
     check_comparable(records)
     table = summary_table(results_frame(records, metrics), names) if records else pd.DataFrame()
-    encoders = {r['config']['label']:encoder_names(r) for r in records}
+    encoders = {row_of(r):encoder_names(r) for r in records}
     rows = []
     for label in by_label([*encoders, *OURS]):
         numbers = {k:v for k,v in table.loc[label].items()} if label in encoders else {}
@@ -236,10 +232,11 @@ def write_comparison(
     table:pd.DataFrame, # From `comparison_table` or `relevance_table`
     stem:Path, # Path without a suffix
     caption:str, # One line
+    records:list[dict]=(), # Ours
 )->pd.DataFrame: # What Markdown and LaTeX show
-    "Write STEM.md, STEM.tex and STEM.csv"
+    "Write STEM.md, STEM.tex and STEM.csv; with records STEM.json, too"
     shown = readable_comparison(table)
-    write_table(shown, table, stem, caption)
+    write_table(shown, table, stem, caption, records_for(records, 'table_comparison'), [[m.removesuffix(' (ours)')] if o else [] for m,o in zip(table.index, table.ours)]) if records else write_table(shown, table, stem, caption)
     Path(stem).with_suffix('.tex').write_text(latex_table(shown, caption, f'tab:{Path(stem).name}'))
     return shown
 
@@ -257,23 +254,17 @@ def committed_comparison(
     table = relevance_table(read_published_relevance(folder/'eccv_caption.csv'), records) if (dataset, split)==('mscoco','eccv') else comparison_table(read_published(folder/'results.csv'), records, dataset, split)
     return table,comparison_caption(table, dataset, split)
 
-def _gather_records(dataset, target):
-    "Kept records of a dataset's studies in one folder; empty where there are none"
-    shutil.rmtree(target, ignore_errors=True)
-    files = [f for study in ('losses','tuned') for f in sorted((project_root()/f'data/results/{dataset}-{study}').glob('*.json'))]
-    for f in files: target.mkdir(parents=True, exist_ok=True); shutil.copyfile(f, target/f.name)
-    return str(target) if files else ''
-
 def make_comparison(
     output:Path, # Tables go here
-    cache:Path, # Executed notebooks, and the records that they read
-    tables:tuple=TABLES, # (dataset, split)
+    cache:Path, # Executed notebooks
+    datasets:tuple=tuple(COMPARED),
 )->list[NotebookFailure]: # Empty if all is well
-    "Execute the comparison notebook for each table"
+    "Execute the comparison notebook for each dataset"
     output,cache = writable_folder(output).resolve(),Path(cache).resolve()
     failures = []
-    for dataset,split in tables:
-        parameters = dict(dataset=dataset, split=split, records=_gather_records(dataset, cache/f'records/{dataset}'), output=str(output))
-        failure = run_notebook(project_root()/'nbs/experiments/table_comparison.ipynb', cache/f'{table_stem(dataset, split)}.ipynb', parameters)
+    for dataset in datasets:
+        records = project_root()/f'data/results/{dataset}'
+        parameters = dict(dataset=dataset, records=str(records) if records.is_dir() else '', output=str(output))
+        failure = run_notebook(project_root()/'nbs/experiments/table_comparison.ipynb', cache/f'table_comparison_{dataset}.ipynb', parameters)
         if failure: failures.append(failure)
     return failures

@@ -238,6 +238,10 @@ class Miner(TrainerCallback):
 # %% ../nbs/09_training.ipynb #90a2ac2c
 SCHEDULES = ('step', 'cosine')
 
+def _similarity_log(sims, image): # what to follow during training; the hardest negative is another image's caption
+    others = sims.masked_fill(image[:,None]==image[None,:], -2)
+    return dict(contrast=sims.std(correction=0), positive=sims.diagonal().mean(), hardest_negative=others.amax(1).clamp(min=-1).mean())
+
 class RetrievalTrainer(Trainer):
     "transformers.Trainer for a dual encoder"
     def __init__(self,
@@ -263,7 +267,7 @@ class RetrievalTrainer(Trainer):
         sims = {k:v@t.T for k,(v,t) in out.levels().items() if consensus is None or k in consensus.weights}
         terms = level_objective({k:loss(s, image, known, **extras.get(k, {})) for k,s in sims.items()}, out, consensus)
         check_finite(terms, self.state.global_step+1, self._get_learning_rate())
-        if model.training: self._terms.append({k:v.detach() for k,v in terms.items() if k!='loss'} | dict(contrast=sims['fused'].detach().std(correction=0)))
+        if model.training: self._terms.append({k:v.detach() for k,v in terms.items() if k!='loss'} | _similarity_log(sims['fused'].detach(), image))
         return (terms['loss'],out) if return_outputs else terms['loss']
 
     def log(self, logs, *args, **kwargs):

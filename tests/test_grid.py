@@ -1,8 +1,9 @@
 "Grids of notebooks: parameters, failures, repetition."
 import json
 import nbformat, papermill as pm
-from amsps.grid import run_grid
 from amsps.config import RunConfig, parse_config
+from amsps.grid import Row
+from amsps.schedule import plan_runs, run_grid
 from conftest import ROOT, TINY, amsps
 
 TRAIN = ROOT/'nbs/experiments/train.ipynb'
@@ -21,15 +22,44 @@ def test_one_failure_harms_no_other_run(tmp_path):
     at = next(i for i,c in enumerate(nb.cells) if 'train_run' in c.source and 'record =' in c.source)
     nb.cells[at].source = "if config.seed==1: raise RuntimeError('the power went')\n"+nb.cells[at].source
     nbformat.write(nb, tmp_path/'train.ipynb')
-    configs = [parse_config(SMALL|dict(seed=s, cache_dir=str(tmp_path/'cache'))) for s in range(3)]
+    def plan(): return plan_runs([Row('a row', frozenset(), parse_config(SMALL|dict(cache_dir=str(tmp_path/'cache'))), 3)])
     said = []
-    folders,failures = run_grid(configs, jobs=2, say=said.append, notebook=tmp_path/'train.ipynb')
-    assert sorted(f.name.split('-')[1] for f in folders)==['s0','s2'] and len(failures)==1
+    failures = run_grid(plan(), jobs=2, say=said.append, notebook=tmp_path/'train.ipynb')
+    assert [(p.config.seed, p.state) for p in plan()]==[(0,'cached'), (1,'missing'), (2,'cached')] and len(failures)==1
     text = str(failures[0])
     assert 'RuntimeError: the power went' in text and 'train_run' in text and 'failed in cell' in text
-    assert any('epoch 2/2' in s for s in said) and any('FAILED' in s for s in said)
-    folders,failures = run_grid(configs, jobs=2, say=said.append)   # the mended notebook: only the missing run
-    assert len(folders)==3 and not failures and '3 runs: 2 complete, 1 to do' in said
+    assert any('FAILED: RuntimeError: the power went' in s for s in said)
+    events = [json.loads(l) for l in (tmp_path/'cache/grid.jsonl').read_text().splitlines()]
+    assert [sum(e['event']==k for e in events) for k in ('start','epoch','done','failed')]==[3,4,2,1]
+    assert not run_grid(plan(), jobs=2, say=said.append) and '3 runs: 2 complete, 1 to do' in said   # the mended notebook: only the missing run
+
+def test_stop_after_a_failure(tmp_path):
+    "With `stop` nothing more is started; without it everything else is made"
+    nb = nbformat.read(TRAIN, 4)
+    at = next(i for i,c in enumerate(nb.cells) if 'train_run' in c.source and 'record =' in c.source)
+    nb.cells[at].source = "if config.seed==0: raise RuntimeError('the power went')\n"+nb.cells[at].source
+    nbformat.write(nb, tmp_path/'train.ipynb')
+    rows = [Row('a row', frozenset(), parse_config(SMALL|dict(cache_dir=str(tmp_path/'cache'))), 3)]
+    assert len(run_grid(plan_runs(rows), jobs=1, stop=True, notebook=tmp_path/'train.ipynb'))==1
+    assert [p.state for p in plan_runs(rows)]==['missing']*3
+    assert len(run_grid(plan_runs(rows), jobs=1, notebook=tmp_path/'train.ipynb'))==1
+    assert [p.state for p in plan_runs(rows)]==['missing','cached','cached']
+
+def test_two_processes_share_a_grid(tmp_path):
+    "Neither makes what the other makes; both end well"
+    import subprocess, sys
+    from pathlib import Path
+    grid = ['reproduce', '--figure', 'map', '--seeds', '2', '--jobs', '1', '--cache-dir', tmp_path/'cache']
+    both = [subprocess.Popen([Path(sys.executable).parent/'amsps', *map(str, grid), '--output', str(tmp_path/f'out{i}')], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT) for i in range(2)]
+    said = [p.communicate(timeout=400)[0] for p in both]
+    assert [p.returncode for p in both]==[0,0], said
+    events = [json.loads(l) for l in (tmp_path/'cache/grid.jsonl').read_text().splitlines()]
+    epochs = [(e['run'], e['epoch']) for e in events if e['event']=='epoch']
+    records = [json.loads(f.read_text()) for f in (tmp_path/'cache/runs').glob('*/record.json')]
+    assert len(records)==4 and not any(r['resumed'] for r in records)
+    assert {e['process'] for e in events if e['event']=='done'}=={p.pid for p in both}, 'they shared the work'
+    for i in range(2): assert (tmp_path/f'out{i}/figure_map.png').exists()
+    assert (tmp_path/'out0/figure_map.png').read_bytes()==(tmp_path/'out1/figure_map.png').read_bytes()
 
 def test_own_photographs_and_text_encoder(cli, small_flickr8k, backbone, tmp_path):
     "Official layout, features from a backbone, a transformers text encoder, hidden positives of experts: one run, and no place of this machine in what it leaves"

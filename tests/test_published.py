@@ -1,7 +1,8 @@
 "What the repository publishes comes from its committed records."
 import json, re
 import pytest
-from amsps.report import check_comparable, paired_differences, read_records, readable_table, results_frame, summary_table
+from amsps.grid import records_for
+from amsps.tables import check_comparable, paired_differences, read_records, readable_table, results_frame, summary_table
 from conftest import ROOT
 
 RESULTS = sorted({f.parent for f in (ROOT/'data/results').glob('*/*.json')})

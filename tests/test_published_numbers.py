@@ -84,7 +84,7 @@ def test_our_rows():
         numbers = ours[[c for c in ours if c.startswith(('i2t','t2i','rSum')) and not c.endswith(' sd')]]
         empty = numbers.isna().all(axis=1)
         assert (numbers.notna().all(axis=1)|empty).all() and (empty==ours['filled by'].notna()).all()
-        assert (ours.loc[empty, 'filled by']==f'amsps reproduce --dataset {dataset} --study losses --data-root DIR').all()
+        assert (ours.loc[empty, 'filled by']==f'amsps reproduce --dataset {dataset} --table comparison --data-root DIR').all()
         assert ours.loc[~empty, ['seeds','image backbone','text encoder']].notna().all(axis=None)
     flickr8k = committed('table_comparison_flickr8k').set_index('method')
     assert not flickr8k.loc[[f'{l} (ours)' for l in OURS], 'filled by'].any()

@@ -1,0 +1,93 @@
+"""Pull the plug at random moments: kill -9 a grid and its report, start again, and compare everything with an undisturbed run, byte by byte.
+
+    python benchmarks/unplug.py 50 [SEED]
+
+Prints one line a kill, with what it hit, and a summary; exit code 1 if anything differs."""
+import json, random, subprocess, sys, tempfile, time
+from collections import Counter
+from pathlib import Path
+import psutil
+
+TINY = dict(scenes_train=60, scenes_dev=20, scenes_test=30, embed_size=16, word_size=8, region_hidden=0, epochs=12, patience=12, warmup_epochs=1, active_from=2, refresh=2, dropout=.1)
+OUTPUTS = ('table_main', 'table_levels', 'figure_dynamics', 'figure_map')
+NOT_COMPARED = ('resumed', 'wall_seconds', 'cpu_seconds', 'peak_memory_mib', 'finished', 'environment') # of a record: time and place
+
+def work(cache, out):
+    "The grid and the report, as `amsps reproduce` makes them"
+    import os
+    from transformers.utils import logging
+    os.environ['TOKENIZERS_PARALLELISM'] = 'false'; logging.set_verbosity_error(); logging.disable_progress_bar()
+    from amsps.cli import _gather
+    from amsps.grid import grid_rows
+    from amsps.report import make_report
+    from amsps.schedule import plan_runs, run_grid
+    rows = [r for r in grid_rows('scenes', ('figure_map','figure_similarity'), 1, cache_dir=str(cache), **TINY) if r.name in ('Hardest triplet','AMSPS')]
+    rows = [type(r)(r.name, r.feeds, r.config.model_copy(update=TINY), 1) for r in rows] # the grid's own settings of a row come last
+    plan = plan_runs(rows)
+    failures = run_grid(plan, 2)
+    _gather(plan, None, cache/'records')
+    failures += make_report(cache/'records', out, cache/'notebooks', outputs=OUTPUTS)
+    for f in failures: print(f)
+    sys.exit(bool(failures))
+
+def start(cache, out, log):
+    return psutil.Popen([sys.executable, __file__, '--work', str(cache), str(out)], stdout=log, stderr=subprocess.STDOUT)
+
+def family(p): # a process, its workers and their kernels
+    try: return [*p.children(recursive=True), p]
+    except psutil.NoSuchProcess: return []
+
+def phase(cache, out):
+    "What is going on"
+    runs = [f for f in (cache/'runs').glob('*') if f.is_dir()]
+    partial = [f for f in runs if f.name.endswith('.partial')]
+    if list((cache/'notebooks').glob('*.new')): return 'rendering'
+    if any((f/'record.json.tmp').exists() or (f/'model').exists() for f in partial): return 'writing a record'
+    if any((f/'mined.tmp.npz').exists() for f in partial): return 'writing what was mined'
+    if any((f/'mining.jsonl').exists() for f in partial): return 'training, active'
+    if partial: return 'training, before the first pass'
+    return 'between' if runs else 'starting'
+
+def everything(cache, out):
+    "What must be equal: records but for time and place, weights, tables, figures"
+    found = {}
+    for f in sorted((cache/'runs').glob('*/record.json')):
+        record = {k:v for k,v in json.loads(f.read_text()).items() if k not in NOT_COMPARED}
+        record['mining'] = [{k:v for k,v in m.items() if k!='seconds'} for m in record['mining']]
+        found[f'record {f.parent.name}'] = json.dumps(record)
+        found[f'weights {f.parent.name}'] = (f.parent/'model/model.safetensors').read_bytes()
+    for f in sorted(out.iterdir()):
+        if f.suffix in ('.md','.tex','.csv','.pdf','.png'): found[f.name] = f.read_bytes()
+    return found
+
+def unplug(kills, seed, folder, say=print):
+    "Differences from an undisturbed run after so many kills; what the kills hit"
+    rng,hit = random.Random(seed),Counter()
+    with open(folder/'log', 'w') as log:
+        begun = time.monotonic()
+        if start(folder/'a', folder/'a/out', log).wait(): raise SystemExit(f'the undisturbed run failed: {(folder/"log").read_text()[-2000:]}')
+        took = time.monotonic()-begun
+        say(f'undisturbed: {took:.0f} s')
+        expected,rounds,wrong = everything(folder/'a', folder/'a/out'),0,[]
+        while kills or not rounds:
+            cache = folder/f'b{rounds}'; ended = False
+            while kills and not ended:
+                p = start(cache, cache/'out', log)
+                try: p.wait(rng.uniform(1, took)); ended = True # before the plug was pulled
+                except psutil.TimeoutExpired:
+                    at = phase(cache, cache/'out')
+                    everyone = family(p)
+                    for x in everyone: x.kill()
+                    psutil.wait_procs(everyone, 30); kills -= 1; hit[at] += 1; say(f'killed: {at} ({kills} to go)')
+            if start(cache, cache/'out', log).wait(): raise SystemExit(f'after the kills it failed: {(folder/"log").read_text()[-3000:]}')
+            found = everything(cache, cache/'out'); rounds += 1
+            wrong += [f'round {rounds}: {k} differs' for k in expected if found.get(k)!=expected[k]]+[f'round {rounds}: {k} is more' for k in found if k not in expected]
+            say(f'round {rounds}: {len(found)} things compared, {"all equal" if not wrong else wrong}')
+    return wrong,hit
+
+if __name__=='__main__':
+    if sys.argv[1:2]==['--work']: work(Path(sys.argv[2]), Path(sys.argv[3]))
+    else:
+        with tempfile.TemporaryDirectory() as d: wrong,hit = unplug(int(sys.argv[1]) if sys.argv[1:] else 50, int(sys.argv[2]) if sys.argv[2:] else 0, Path(d))
+        print('hit: '+', '.join(f'{n} {k}' for k,n in hit.most_common())+f"\n{'everything equal, byte by byte' if not wrong else chr(10).join(wrong)}")
+        sys.exit(bool(wrong))
