@@ -3,22 +3,24 @@
     python .ci/docs.py OUTPUT       (`make docs` builds _docs/)
 
 Sources are made in a temporary folder; nothing in nbs/ changes. Sphinx with myst-nb and furo; MathJax lies in the site."""
-import os, re, shutil, sys, tempfile
+import importlib, json, os, re, shutil, sys, tempfile
+from functools import reduce
 from pathlib import Path
 os.environ['IN_TEST'] = '1'
 import nbformat
 from execnb.nbio import nb2str, read_nb
 from nbdev.process import NBProcessor
-from nbdev.processors import add_show_docs, clean_magics, clean_show_doc, exec_show_docs, filter_stream_, hide_, hide_line, populate_language, rm_export, strip_ansi, strip_hidden_metadata
+from nbdev.processors import add_show_docs, clean_magics, filter_stream_, hide_, hide_line, populate_language, rm_export, strip_ansi, strip_hidden_metadata
+from nbdev.showdoc import BasicMarkdownRenderer, show_doc
 from sphinx.cmd.build import main as sphinx
 
 ROOT = Path(__file__).resolve().parents[1]
-PROCESSORS = [populate_language, add_show_docs, strip_ansi, hide_line, filter_stream_, clean_show_doc, exec_show_docs, rm_export, clean_magics, hide_, strip_hidden_metadata]
+PROCESSORS = [populate_language, add_show_docs, strip_ansi, hide_line, filter_stream_, rm_export, clean_magics, hide_, strip_hidden_metadata]
 CONF = '''
 project, author, copyright = 'amsps', 'The amsps authors', '2026, the amsps authors'
 extensions = ['myst_nb', 'sphinx-mathjax-offline']
 html_theme, html_title, html_copy_source, html_show_sourcelink = 'furo', 'amsps', False, False
-nb_execution_mode, suppress_warnings = 'off', ['myst.header', 'myst.xref_missing', 'mystnb.unknown_mime_type', 'misc.highlighting_failure']
+nb_execution_mode, suppress_warnings = 'off', ['myst.header', 'myst.xref_missing', 'mystnb.unknown_mime_type', 'misc.highlighting_failure', 'toc.not_included']
 myst_enable_extensions = ['dollarmath', 'amsmath', 'attrs_inline']
 myst_heading_anchors = 3
 exclude_patterns = ['_static']
@@ -35,23 +37,41 @@ mjx-container[display="true"] { overflow-x: auto; overflow-y: hidden; padding: .
 
 def page_name(rel): return rel.with_name(re.sub(r'^\d+[a-z]?_', '', rel.name)) # 06_losses -> losses
 
-def shows_doc(source): return re.search(r'^\s*(nbdev\.)?show_doc\(', re.sub(r'^#\|.*\n?', '', source, flags=re.M))
+def shown_doc(source): # the name whose signature a cell shows
+    m = re.search(r'^show_doc\(([\w.]+)', source, flags=re.M)
+    return m and m[1]
+
+def signature(module, name):
+    "Signature, docstring and parameters of what a module exports, as Markdown"
+    text = show_doc(reduce(getattr, name.split('.'), importlib.import_module(f'amsps.{module}')), renderer=BasicMarkdownRenderer)._repr_markdown_()
+    return re.sub(r'\{target=[^}]*\}', '', text).replace('---\n', '', 1)
 
 def links(text, here):
     "Links between notebooks as links between pages; links into the repository as text, for the site stands alone"
     def to(m):
-        label,target = m[1],m[2]
+        sign,label,target = m[1],m[2],m[3]
         if re.match(r'https?:|#|mailto:', target): return m[0]
         name,_,anchor = target.partition('#')
         path = (here.parent/name).resolve() if not name.startswith('nbs/') else ROOT/name
-        if path.suffix=='.ipynb' and path.exists(): return f"[{label}](/{page_name(path.relative_to(ROOT/'nbs')).with_suffix('')}{'#'+anchor if anchor else ''})"
-        if path.suffix in ('.png','.svg') and path.exists(): return f'[{label}](/_files/{path.relative_to(ROOT)})'
-        return f'{label}' if text[m.start()-1:m.start()]=='!' else f'{label} (`{path.relative_to(ROOT) if path.is_relative_to(ROOT) else name}`)'
-    return re.sub(r'\[([^\]]*)\]\(([^)\s]+)\)', to, text)
+        if path.suffix=='.ipynb' and path.exists(): return f"{sign}[{label}](/{page_name(path.relative_to(ROOT/'nbs')).with_suffix('')}{'#'+anchor if anchor else ''})"
+        if path.suffix in ('.png','.md') and path.exists() and path.is_relative_to(ROOT/'figures'): return f'{sign}[{label}](/_files/{path.relative_to(ROOT)})'
+        return label if sign else f'{label} (`{path.relative_to(ROOT) if path.is_relative_to(ROOT) else name}`)'
+    return re.sub(r'(!?)\[([^\]]*)\]\(([^)\s]+)\)', to, text)
+
+def made(output):
+    "What an experiment has made, dataset by dataset, from the committed tables and figures"
+    for f in sorted((ROOT/'figures').glob(f'*/made/{output}.json')):
+        folder,cells = f.parents[1],[]
+        for stem in dict.fromkeys(Path(n).stem for n in json.loads(f.read_text())['files']):
+            caption = json.loads((folder/f'{stem}.json').read_text())['caption'] if (folder/f'{stem}.json').exists() else ''
+            if (folder/f'{stem}.png').exists(): cells.append(f'![{caption}](/_files/figures/{folder.name}/{stem}.png)\n\n{caption}')
+            elif (folder/f'{stem}.md').exists(): cells.append((folder/f'{stem}.md').read_text())
+        if cells: yield '\n\n'.join([f'## On {folder.name}', *cells])
 
 def page(path):
     "A notebook as it is read: hidden cells and directives gone, signatures as prose"
     nb = read_nb(path)
+    module = next((m[1] for c in nb.cells if c.cell_type=='code' and (m:=re.search(r'#\|\s*default_exp\s+(\S+)', c.source))), None)
     try: NBProcessor(nb=nb, procs=PROCESSORS).process()
     except Exception as e: raise SystemExit(f'{path.relative_to(ROOT)}: {type(e).__name__}: {e}')
     nb = nbformat.reads(nb2str(nb), as_version=4)
@@ -60,17 +80,17 @@ def page(path):
     for c in nb.cells:
         if c.cell_type=='raw': continue
         if c.cell_type=='markdown': c.source = links(c.source, path)
-        elif shows_doc(c.source):
-            cells += [nbformat.v4.new_markdown_cell(re.sub(r'\{target=[^}]*\}', '', md).replace('---\n', '', 1)) for o in c.outputs if (md:=o.get('data', {}).get('text/markdown'))]
+        elif name:=shown_doc(c.source):
+            cells.append(nbformat.v4.new_markdown_cell(signature(module, name)))
             continue
         else:
             if 'echo: false' in c.source: c.metadata['tags'] = ['remove-input']
             c.source = re.sub(r'^#\|.*\n?', '', c.source, flags=re.M)
-            for o in c.outputs:
-                if 'text/markdown' in o.get('data', {}): o['data']['text/markdown'] = links(''.join(o['data']['text/markdown']), path)
+            said = [''.join(o['data']['text/markdown']) for o in c.outputs if 'text/markdown' in o.get('data', {})]
+            if said: cells += [nbformat.v4.new_markdown_cell(links(t, path)) for t in said]; continue
             if not c.source.strip() and not c.outputs: continue
         cells.append(c)
-    nb.cells = cells
+    nb.cells = cells+[nbformat.v4.new_markdown_cell(m) for m in (made(path.stem) if path.parent.name=='experiments' else ())]
     return nb
 
 def sources(target):

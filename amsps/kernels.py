@@ -40,6 +40,7 @@ PRELOAD = ('ipykernel.kernelapp', 'matplotlib.pyplot', 'amsps.report', 'amsps.ru
 
 def fork_server(): # multiprocessing context
     "A context whose processes are copies of one that has imported `PRELOAD`"
+    os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE') # threads that wait leave the core to others: spinning ones slow a shared machine down threefold
     context = get_context('forkserver')
     context.set_forkserver_preload(list(PRELOAD))
     return context
@@ -71,6 +72,7 @@ class _Process:
 
 class _ForkProvisioner(LocalProvisioner):
     async def launch_kernel(self, cmd, **kwargs):
+        if multiprocessing.current_process().daemon: return await super().launch_kernel(cmd, **kwargs) # as Dask's workers are: they may have no children of multiprocessing's
         target = dict(target=_kernel, args=(self.parent.connection_file, dict(kwargs['env']), self.parent.log_file))
         self.process = _Process(fork_server().Process(**target))
         self.pid,self.cwd = self.process.pid,Path.cwd()

@@ -18,7 +18,7 @@ from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from .cache import code_behind, digest, project_root
 from .config import InputError
-from .figures import has_concepts, has_curves, has_dynamics, has_map, has_sweeps
+from .figures import has_concepts, has_curves, has_dynamics, has_map
 from .grid import read_grid, records_for
 from .kernels import NotebookFailure, end_with_parent, fork_server, run_notebook
 from .tables import has_levels, read_records, row_of
@@ -35,7 +35,7 @@ def _shows(output, records, pictures):
         table_ablation=lambda: any(n.startswith(('+ ','AHRL without ')) for n in names), table_levels=lambda: has_levels(records),
         table_generality=lambda: any(len({row_of(r) for r in records if r['model']==m})>1 for m in models),
         table_hidden=lambda: any('hidden_t2i_medr' in r['metrics']['test'] or 'spearman' in r['metrics']['test'] for r in records), figure_hidden=lambda: has_curves(records),
-        figure_sensitivity=lambda: has_sweeps(records) and len(set(names))>1, figure_dynamics=lambda: has_dynamics(records),
+        figure_sensitivity=lambda: len({r['sweep'][::2] for r in records if r['sweep']})>len({r['sweep'][0] for r in records if r['sweep']}), figure_dynamics=lambda: has_dynamics(records),
         figure_retrieval=lambda: pictures, figure_concepts=lambda: has_concepts(records), figure_map=lambda: has_map(records))
     return bool(records) and shows.get(output, lambda: True)()
 
@@ -103,7 +103,7 @@ def make_output(
     parameters = dict(records=str(records_dir), output=str(new)) | (dict(palette=palette) if output.startswith('figure') else {}) | (dict(data_root=data_root) if output=='figure_retrieval' else {})
     failure = run_notebook(_notebook(output), Path(cache)/f'{output}.ipynb', parameters)
     if failure: return failure
-    files = {f.name:_file_digest(f) for f in sorted(new.iterdir())}
+    files = {f.name:_file_digest(f) for f in sorted(new.iterdir(), key=lambda f: (f.stem!=output, f.name))} # the output's own table before others
     for name in files:
         shutil.copyfile(new/name, folder/f'{name}.tmp'); os.replace(folder/f'{name}.tmp', folder/name) # the cache may lie on another disk
     (folder/'made').mkdir(exist_ok=True)
@@ -159,8 +159,10 @@ def _html_table(markdown, made):
         if first or not known or not re.search(r'\d', text): return html.escape(text)
         told = '; against '.join(f"{r}: {_told(made['rows'][r])}" for r in known)
         return f'<a href="#{_slug(known[0])}" title="{html.escape(told)}">{html.escape(text)}</a>'
-    lines = [''.join(f'<td>{cell(t, rows, i==0)}</td>' for i,t in enumerate(line)) for line,rows in zip(body, sources)]
-    return '<table><thead><tr>'+''.join(f'<th>{html.escape(h)}</th>' for h in head)+'</tr></thead><tbody>'+''.join(f'<tr>{l}</tr>' for l in lines)+'</tbody></table>'
+    words = [not any(re.match(r'[+-]?\d|[–<.]', line[i]) for line in body if line[i] not in ('–','')) for i in range(len(head))] # columns of text
+    def tag(kind, i, inside): return f'<{kind} class="w">{inside}</{kind}>' if words[i] else f'<{kind}>{inside}</{kind}>'
+    lines = [''.join(tag('td', i, cell(t, rows, i==0)) for i,t in enumerate(line)) for line,rows in zip(body, sources)]
+    return '<table><thead><tr>'+''.join(tag('th', i, html.escape(h)) for i,h in enumerate(head))+'</tr></thead><tbody>'+''.join(f'<tr>{l}</tr>' for l in lines)+'</tbody></table>'
 
 _PAGE = jinja2.Environment(autoescape=True).from_string('''<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>
@@ -169,17 +171,17 @@ body{font:16px/1.55 system-ui,sans-serif;max-width:64rem;margin:0 auto;padding:1
 h1{font-size:1.6rem;line-height:1.25}h2{font-size:1.25rem;margin-top:2.8rem;border-top:1px solid var(--line);padding-top:1.2rem}h3{font-size:1.05rem;margin-top:1.6rem}
 p,li{max-width:44rem}img{max-width:100%;height:auto}figure{margin:1rem 0}figcaption,.caption{color:var(--soft);font-size:.9rem;max-width:44rem}
 .scroll{overflow-x:auto;-webkit-overflow-scrolling:touch}table{border-collapse:collapse;font-size:.82rem;font-variant-numeric:tabular-nums;margin:.6rem 0}
-td,th{padding:.22rem .6rem;text-align:right;white-space:nowrap}td:first-child,th:first-child{text-align:left;position:sticky;left:0;background:#fff}
+td,th{padding:.22rem .6rem;text-align:right;white-space:nowrap}.w{text-align:left}td:first-child,th:first-child{text-align:left;position:sticky;left:0;background:#fff}
 thead th{border-bottom:2px solid #444}tbody tr+tr td{border-top:1px solid var(--line)}td a{color:inherit;text-decoration:none;border-bottom:1px dotted #aaa}td a:hover{color:var(--link)}
 a{color:var(--link)}code{background:var(--shade);padding:.08rem .3rem;overflow-wrap:anywhere}pre{background:var(--shade);padding:.7rem;overflow-x:auto}.small{color:var(--soft);font-size:.84rem}
-nav ol{columns:2;padding-left:1.2rem;font-size:.92rem}@media(max-width:40rem){nav ol{columns:1}body{padding:1rem .8rem 3rem}}math{font-size:1.05em}math[display=block]{overflow-x:auto;overflow-y:hidden;padding:.3rem 0}
+nav ol{columns:2;padding-left:1.2rem;font-size:.92rem}@media(max-width:40rem){nav ol{columns:1}body{padding:1rem .8rem 3rem}td:first-child,th:first-child{white-space:normal;min-width:6.5rem;max-width:8rem;padding-left:0}}math{font-size:1.05em}math[display=block]{overflow-x:auto;overflow-y:hidden;padding:.3rem 0}
 details{margin:.5rem 0}summary{cursor:pointer}:target{background:#fff6d6}
 </style>
 <h1>{{ title }}</h1><p>{{ intro }}</p>
 <nav><ol>{% for s in sections %}<li><a href="#{{ s.name }}">{{ s.title }}</a></li>{% endfor %}<li><a href="#method">The method</a></li><li><a href="#provenance">Provenance</a></li></ol></nav>
 {% for s in sections %}<section><h2 id="{{ s.name }}">{{ s.title }}</h2>{{ s.text|safe }}
 {% for p in s.parts %}{% if p.png %}<figure><img alt="{{ p.caption }}" src="data:image/png;base64,{{ p.png }}"><figcaption>{{ p.caption }}</figcaption></figure>{% else %}<p class="caption">{{ p.caption }}</p><div class="scroll">{{ p.table|safe }}</div>{% endif %}
-<p class="small">{{ p.files }}{% if p.rows %} · {{ p.runs }} runs: {% for r in p.rows %}<a href="#{{ r[1] }}">{{ r[0] }}</a>{{ ", " if not loop.last }}{% endfor %}{% endif %}</p>{% endfor %}
+<p class="small">{{ p.files }}{% if p.rows %} · {{ p.runs }} run{{ 's' if p.runs!=1 }}: {% for r in p.rows %}<a href="#{{ r[1] }}">{{ r[0] }}</a>{{ ", " if not loop.last }}{% endfor %}{% endif %}</p>{% endfor %}
 <details><summary class="small">How to repeat it</summary><pre>{{ s.command }}</pre></details></section>{% endfor %}
 <h2 id="method">The method</h2><p>As the library's notebooks define it. [P] is said by the paper's abstract, [CVSE], [AOQ], [SAM], [FNE] and others by those papers; [ours] is a decision of this project.</p>{% for m in method %}{{ m|safe }}{% endfor %}
 <h2 id="provenance">Provenance</h2><p>{{ data }}</p>
@@ -218,8 +220,9 @@ def write_html(
     page = _PAGE.render(title=f"Active Mining Sample Pair Semantics for Image-text Matching: {records[0]['config']['dataset']}", sections=sections, method=[markdown_html(c) for c in method_cells()], environments=environments,
         intro='Tables and figures made from run records by the notebooks of nbs/experiments. Recall is in percent; rSum is the sum of the six recalls (0 to 600); ± is the standard deviation over seeds. Every number links to the runs that it comes from; hover to see seeds, commit, data and environment.',
         rows=[(l, _slug(l), sorted(x.values(), key=lambda r: r['seed'])) for l,x in rows.items()], data=f"Data: {records[0]['data']['summary']}. A + behind a commit: the tree had uncommitted changes.")
-    write_atomically(folder/'report.html', page)
-    return folder/'report.html'
+    target = folder/'report.html'
+    if not target.exists() or target.read_text()!=page: write_atomically(target, page)
+    return target
 
 # %% ../nbs/12_report.ipynb #89184bef
 def make_report(
@@ -244,7 +247,7 @@ def make_report(
             for o in set(read_grid().outputs)-set(can): remove_output(o, folder) # of other records in the same folder
         todo = [o for o in (outputs or can) if o in force or explain_output(o, records, folder, palette)[0]!='made']
         failures = _render(todo, str(Path(records_dir).resolve()), str(folder), str(cache), data_root, palette, jobs, say) if todo else []
-        if todo or not (folder/'report.html').exists(): write_html(records, folder)
+        write_html(records, folder)
         if not todo: say('tables and figures are up to date: nothing to do')
     return failures
 

@@ -199,7 +199,7 @@ def _dask(address):
     if not address: raise InputError("the executor dask needs the `address` of a scheduler (--address tcp://HOST:PORT): start one with `dask scheduler`, and workers with `dask worker ADDRESS --nthreads 1`")
     try: from distributed import Client
     except ImportError: raise InputError("the executor dask needs the package distributed: pip install 'amsps[dask]'") from None
-    try: client = Client(address, timeout='20s')
+    try: client = Client(address, timeout='10s')
     except (OSError, TimeoutError, ValueError) as e: raise InputError(f"no Dask scheduler answers at {address} ({e or type(e).__name__})") from None
     with client:
         if not client.scheduler_info()['workers']: raise InputError(f"the Dask scheduler at {address} has no workers: start some with `dask worker {address} --nthreads 1`")

@@ -12,7 +12,7 @@ TINY = dict(scenes_train=60, scenes_dev=20, scenes_test=30, embed_size=16, word_
 OUTPUTS = ('table_main', 'table_levels', 'figure_dynamics', 'figure_map')
 NOT_COMPARED = ('resumed', 'wall_seconds', 'cpu_seconds', 'peak_memory_mib', 'finished', 'environment') # of a record: time and place
 
-def work(cache, out):
+def work(cache, out, seeds):
     "The grid and the report, as `amsps reproduce` makes them"
     import os
     from transformers.utils import logging
@@ -22,7 +22,7 @@ def work(cache, out):
     from amsps.report import make_report
     from amsps.schedule import plan_runs, run_grid
     rows = [r for r in grid_rows('scenes', ('figure_map','figure_similarity'), 1, cache_dir=str(cache), **TINY) if r.name in ('Hardest triplet','AMSPS')]
-    rows = [type(r)(r.name, r.feeds, r.config.model_copy(update=TINY), 1) for r in rows] # the grid's own settings of a row come last
+    rows = [type(r)(r.name, r.feeds, r.config.model_copy(update=TINY), seeds) for r in rows] # the grid's own settings of a row come last
     plan = plan_runs(rows)
     failures = run_grid(plan, 2)
     _gather(plan, None, cache/'records')
@@ -31,7 +31,7 @@ def work(cache, out):
     sys.exit(bool(failures))
 
 def start(cache, out, log):
-    return psutil.Popen([sys.executable, __file__, '--work', str(cache), str(out)], stdout=log, stderr=subprocess.STDOUT)
+    return psutil.Popen([sys.executable, __file__, '--work', str(cache), str(out), '1'], stdout=log, stderr=subprocess.STDOUT)
 
 def family(p): # a process, its workers and their kernels
     try: return [*p.children(recursive=True), p]
@@ -73,7 +73,7 @@ def unplug(kills, seed, folder, say=print):
             cache = folder/f'b{rounds}'; ended = False
             while kills and not ended:
                 p = start(cache, cache/'out', log)
-                try: p.wait(rng.uniform(1, took)); ended = True # before the plug was pulled
+                try: p.wait(rng.uniform(.15, 1)*took); ended = True # before the plug was pulled
                 except psutil.TimeoutExpired:
                     at = phase(cache, cache/'out')
                     everyone = family(p)
@@ -86,7 +86,7 @@ def unplug(kills, seed, folder, say=print):
     return wrong,hit
 
 if __name__=='__main__':
-    if sys.argv[1:2]==['--work']: work(Path(sys.argv[2]), Path(sys.argv[3]))
+    if sys.argv[1:2]==['--work']: work(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]))
     else:
         with tempfile.TemporaryDirectory() as d: wrong,hit = unplug(int(sys.argv[1]) if sys.argv[1:] else 50, int(sys.argv[2]) if sys.argv[2:] else 0, Path(d))
         print('hit: '+', '.join(f'{n} {k}' for k,n in hit.most_common())+f"\n{'everything equal, byte by byte' if not wrong else chr(10).join(wrong)}")
