@@ -10,6 +10,7 @@ reproduce: $(READY)
 test: $(READY)
 	$(BIN)/python .ci/check.py
 	$(BIN)/nbdev_test --n_workers 2
+	$(BIN)/amsps verify
 	$(BIN)/python -m pytest -q tests
 
 docs: $(READY)

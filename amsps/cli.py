@@ -24,8 +24,9 @@ def main():
     try: app()
     except InputError as e: print(f'amsps: {e}', file=sys.stderr); sys.exit(2)
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS): raise
-        print(f"amsps: cannot write or read {e.filename or 'a file'} ({e.strerror}); free some room or change permissions: the same command goes on from what is there", file=sys.stderr); sys.exit(2)
+        numpy_says = 'requested and' in str(e) # NumPy's word for a disk that is full, without a number
+        if not numpy_says and e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS): raise
+        print(f"amsps: cannot write or read {e.filename or 'a file'} ({e.strerror or e}); free some room or change permissions: the same command goes on from what is there", file=sys.stderr); sys.exit(2)
     except SystemExit as e:
         if e.code==130: print('amsps: interrupted; the same command goes on where this one stopped', file=sys.stderr)
         raise
@@ -108,12 +109,12 @@ def reproduce(
     amsps reproduce --table ablation --explain
     amsps reproduce --dataset flickr8k --data-root DIR --backbone PATH --text-backbone PATH"""
     _quiet()
-    from amsps.figures import set_style
+    from amsps.config import check_palette
     from amsps.grid import grid_rows, read_grid
     from amsps.report import writable_folder
     from amsps.runs import cache_root, project_root
     from amsps.schedule import explain as explain_plan, plan_runs, run_grid
-    set_style(palette) # an unknown one is refused now
+    check_palette(palette)
     given = {k:v for k,v in dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir).items() if v}
     if text_backbone: given |= dict(text_backbone=text_backbone, freeze_text=True)
     outputs = tuple([f'table_{t.removeprefix("table_")}' for t in table or []]+[f'figure_{f.removeprefix("figure_")}' for f in figure or []])
@@ -197,9 +198,9 @@ def report(
     palette:PALETTE='colorblind',
 ):
     "Make tables, figures and the HTML page from run records; trains nothing."
-    from amsps.figures import set_style
+    from amsps.config import check_palette
     from amsps.runs import project_root
-    set_style(palette)
+    check_palette(palette)
     _fail(_report(records, output, project_root()/'data/cache/reports/custom', data_root, palette=palette))
 
 # %% ../nbs/13_cli.ipynb #c121f8df

@@ -11,10 +11,8 @@ import multiprocessing, os, re, signal, sys, tempfile, threading
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-import papermill as pm
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
-from papermill.exceptions import PapermillExecutionError
 from pydantic import TypeAdapter, ValidationError
 from traitlets.config import Config
 from .config import InputError
@@ -27,6 +25,7 @@ def check_parameters(
     parameters:dict, # Values to be injected
 ):
     "Raise `InputError` for a parameter the notebook does not have, or of another type"
+    import papermill as pm # late: its import takes a second or two, and most calls have nothing to execute
     if not Path(notebook).is_file(): raise InputError(f"there is no notebook {notebook}")
     known = pm.inspect_notebook(str(notebook))
     for name,value in parameters.items():
@@ -35,8 +34,8 @@ def check_parameters(
         try: TypeAdapter(TYPES[expected]).validate_python(value, strict=True)
         except ValidationError: raise InputError(f"parameter `{name}` of {Path(notebook).name} is {expected}; got {value!r} ({type(value).__name__})") from None
 
-# %% ../nbs/11_kernels.ipynb #40a93a99
-PRELOAD = ('ipykernel.kernelapp', 'matplotlib.pyplot', 'amsps.report', 'amsps.runs')
+# %% ../nbs/11_kernels.ipynb #aa3411a0
+PRELOAD = ('ipykernel.kernelapp', 'papermill', 'amsps.figures', 'amsps.runs')
 
 def fork_server(): # multiprocessing context
     "A context whose processes are copies of one that has imported `PRELOAD`"
@@ -110,6 +109,7 @@ def run_notebook(
     device:str|None=None, # CUDA device that the kernel may see, '' for none; None leaves the environment as it is
 )->NotebookFailure|None: # None for success
     "Execute a notebook with parameters"
+    import papermill as pm
     check_parameters(notebook, parameters)
     output = Path(output); output.parent.mkdir(parents=True, exist_ok=True)
     os.environ['OMP_NUM_THREADS'] = str(threads)
@@ -117,6 +117,6 @@ def run_notebook(
     with tempfile.TemporaryDirectory() as sockets:
         ipc = Config(KernelManager=dict(transport='ipc', connection_file=f'{sockets}/kernel.json'))
         try: pm.execute_notebook(str(notebook), str(output), parameters, kernel_name='python3', progress_bar=False, config=ipc, start_timeout=300, kernel_manager_class=WarmKernelManager)
-        except PapermillExecutionError as e:
+        except pm.PapermillExecutionError as e:
             return NotebookFailure(output, e.cell_index, e.source, f'{e.ename}: {e.evalue}', _ANSI.sub('', '\n'.join(e.traceback)))
         except Exception as e: return NotebookFailure(output, None, '', f'{type(e).__name__}: {e}', '')

@@ -6,8 +6,8 @@
 __all__ = ['COMPARED', 'RECALLS', 'SIX', 'MODEL', 'PUBLISHED_COLUMNS', 'REMARKS', 'ENCODERS', 'OURS', 'NAMES', 'RELEVANCE',
            'RELEVANCE_COLUMNS', 'TABLES', 'read_published', 'remark_of', 'encoder_names', 'reproduce_command',
            'our_rows', 'comparison_table', 'readable_comparison', 'read_published_relevance', 'relevance_table',
-           'comparison_caption', 'latex_text', 'latex_table', 'write_comparison', 'table_stem', 'committed_comparison',
-           'make_comparison']
+           'comparison_caption', 'latex_text', 'latex_table', 'write_comparison', 'splits_of', 'table_stem',
+           'committed_comparison', 'make_comparison']
 
 # %% ../nbs/15_published.ipynb #28085342
 import re
@@ -242,6 +242,13 @@ def write_comparison(
 
 # %% ../nbs/15_published.ipynb #9356ee20
 TABLES = (('flickr8k','test'), ('flickr30k','test'), ('mscoco','1k_5fold'), ('mscoco','5k'), ('mscoco','eccv'))
+
+def splits_of(
+    dataset:str,
+)->list[str]: # At least one
+    "The splits of a dataset that there are tables for"
+    if not (found:=[s for d,s in TABLES if d==dataset]): raise InputError(f"there is nothing to compare with on {dataset!r}; choose from {', '.join(dict(TABLES))}")
+    return found
 
 def table_stem(dataset, split): return f'table_comparison_{dataset}'+('' if split=='test' else f'_{split}')
 

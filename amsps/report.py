@@ -18,10 +18,9 @@ from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from .cache import code_behind, digest, project_root
 from .config import InputError
-from .figures import has_concepts, has_curves, has_dynamics, has_map
 from .grid import read_grid, records_for
 from .kernels import NotebookFailure, end_with_parent, fork_server, run_notebook
-from .tables import has_levels, read_records, row_of
+from .tables import read_records, row_of
 from .training import write_atomically
 
 # %% ../nbs/12_report.ipynb #ef582173
@@ -29,14 +28,15 @@ COMPARED = ('flickr8k', 'flickr30k', 'mscoco') # There are published numbers to 
 
 def _shows(output, records, pictures):
     "Whether records of an output's rows have something to show in it"
+    def has(what): return any(what in r for r in records)
     names = [row_of(r) for r in records]
     models = [m for m in {r['model'] for r in records} if m]
     shows = dict(table_comparison=lambda: records[0]['config']['dataset'] in COMPARED and any(r['model'] or r['row'] for r in records),
-        table_ablation=lambda: any(n.startswith(('+ ','AHRL without ')) for n in names), table_levels=lambda: has_levels(records),
+        table_ablation=lambda: any(n.startswith(('+ ','AHRL without ')) for n in names), table_levels=lambda: has('levels'),
         table_generality=lambda: any(len({row_of(r) for r in records if r['model']==m})>1 for m in models),
-        table_hidden=lambda: any('hidden_t2i_medr' in r['metrics']['test'] or 'spearman' in r['metrics']['test'] for r in records), figure_hidden=lambda: has_curves(records),
-        figure_sensitivity=lambda: len({r['sweep'][::2] for r in records if r['sweep']})>len({r['sweep'][0] for r in records if r['sweep']}), figure_dynamics=lambda: has_dynamics(records),
-        figure_retrieval=lambda: pictures, figure_concepts=lambda: has_concepts(records), figure_map=lambda: has_map(records))
+        table_hidden=lambda: any('hidden_t2i_medr' in r['metrics']['test'] or 'spearman' in r['metrics']['test'] for r in records), figure_hidden=lambda: has('hidden_curve'),
+        figure_sensitivity=lambda: len({r['sweep'][::2] for r in records if r['sweep']})>len({r['sweep'][0] for r in records if r['sweep']}), figure_dynamics=lambda: any('hardest_negative' in r['history'][-1] for r in records),
+        figure_retrieval=lambda: pictures, figure_concepts=lambda: has('concepts'), figure_map=lambda: has('map'))
     return bool(records) and shows.get(output, lambda: True)()
 
 def available_outputs(
@@ -231,7 +231,7 @@ def make_report(
     cache:Path, # Executed notebooks go here
     data_root:str='', # Folder with the pictures (not for scenes); without it the figure of retrieved examples is left out
     outputs:tuple[str,...]=(), # Only these; empty is all that the records can fill
-    palette:str='colorblind', # One of `figures.PALETTES`
+    palette:str='colorblind', # One of `PALETTES`
     force:tuple[str,...]=(), # Made even if nothing has changed
     jobs:int=2, # Notebooks at a time
     say=print, # Called with a line for each output

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'LEVELS', 'read_records', 'row_of', 'check_comparable', 'load_rows',
            'by_label', 'results_frame', 'summary_table', 'readable_table', 'references', 'paired_differences',
-           'readable_differences', 'provenance', 'write_provenance', 'write_table', 'has_levels', 'levels_frame',
-           'levels_table', 'cost_table']
+           'readable_differences', 'provenance', 'write_provenance', 'write_table', 'levels_frame', 'levels_table',
+           'cost_table']
 
 # %% ../nbs/12_tables.ipynb #80ea0fea
 import json, os
@@ -200,8 +200,6 @@ def write_table(
 
 # %% ../nbs/12_tables.ipynb #a3e1b176
 LEVELS = ('instance', 'consensus', 'fused')
-
-def has_levels(records): return any('levels' in r for r in records)
 
 def levels_frame(
     records:list[dict], # Runs; of one without a consensus level the instance level is the model

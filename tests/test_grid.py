@@ -113,3 +113,22 @@ def test_no_dask_scheduler(tmp_path):
     from amsps.config import InputError
     rows = [Row('a row', frozenset(), parse_config(SMALL|dict(cache_dir=str(tmp_path))), 1)]
     with pytest.raises(InputError, match='no Dask scheduler answers at tcp://127.0.0.1:9'): run_grid(plan_runs(rows), executor='dask', address='tcp://127.0.0.1:9')
+
+def test_disk_full_while_training(tmp_path):
+    "Said, nothing recorded; with room again the same command goes on"
+    import resource, subprocess, sys
+    from pathlib import Path
+    from amsps.runs import load_data
+    load_data(parse_config(SMALL|dict(epochs=3, cache_dir=str(tmp_path))))
+    command = [Path(sys.executable).parent/'amsps', 'train', *map(str, TINY), '--cache-dir', str(tmp_path)]
+    def little(): resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+    r = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, preexec_fn=little)
+    assert r.returncode==1 and 'File too large' in r.stderr+r.stdout and 'Traceback' not in r.stderr, r.stdout+r.stderr
+    assert not list(tmp_path.rglob('record.json'))
+    assert subprocess.run(command, capture_output=True, cwd=ROOT).returncode==0 and len(list(tmp_path.rglob('record.json')))==1
+
+def test_outputs_that_cannot_be_written(cli, tmp_path):
+    (tmp_path/'file').touch()
+    for option in ('--output', '--records', '--cache-dir'):
+        r = cli('reproduce', '--figure', 'map', option, tmp_path/'file/x')
+        assert r.returncode==2 and 'cannot create the' in r.stderr and 'Traceback' not in r.stderr, (option, r.stderr)
