@@ -236,7 +236,9 @@ def write_comparison(
 )->pd.DataFrame: # What Markdown and LaTeX show
     "Write STEM.md, STEM.tex and STEM.csv; with records STEM.json, too"
     shown = readable_comparison(table)
-    write_table(shown, table, stem, caption, records_for(records, 'table_comparison'), [[m.removesuffix(' (ours)')] if o else [] for m,o in zip(table.index, table.ours)]) if records else write_table(shown, table, stem, caption)
+    ours = records_for(list(records), 'table_comparison')
+    rows = {row_of(r) for r in ours}
+    write_table(shown, table, stem, caption, ours, [[l] if o and (l:=m.removesuffix(' (ours)')) in rows else [] for m,o in zip(table.index, table.ours)])
     Path(stem).with_suffix('.tex').write_text(latex_table(shown, caption, f'tab:{Path(stem).name}'))
     return shown
 
