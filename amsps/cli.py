@@ -126,8 +126,7 @@ def reproduce(
     plan = plan_runs(rows, records)
     cache = cache_root(rows[0].config)/'reports'/dataset
     if explain: return _explain(explain_plan(plan), plan, records, out, outputs, cache, data_root, palette)
-    remade = _force(force or [], plan, read_grid().outputs)
-    if remade: plan = plan_runs(rows, records and None if remade is True else records)
+    plan = _force(force or [], plan, read_grid().outputs)
     failures = run_grid(plan, jobs, typer.echo, device, stop, executor, address)
     folders = [p for p in plan if (p.folder/'record.json').exists() or p.state=='committed']
     if records: _keep(plan, records)
@@ -135,15 +134,14 @@ def reproduce(
     _fail(failures)
 
 def _force(names, plan, outputs):
-    "Remove the runs that are to be made again; True if there were any"
+    "The plan with the runs that are to be made again; what there was of them is removed"
+    from dataclasses import replace
     from amsps.cache import remove
     for n in names:
         if n not in outputs and not any(n in (p.name, p.row) for p in plan): raise InputError(f"--force {n}: no run, row, table or figure of this grid has that name; rows are {', '.join(dict.fromkeys(p.row for p in plan))}; outputs {', '.join(outputs)}")
-    for p in plan:
-        if p.name in names or p.row in names:
-            for f in (p.folder, p.folder.with_name(p.name+'.partial')):
-                if f.exists(): remove(f)
-    return any(p.name in names or p.row in names for p in plan)
+    again = [p for p in plan if p.name in names or p.row in names]
+    for f in (f for p in again for f in (p.folder, p.folder.with_name(p.name+'.partial')) if f.exists()): remove(f)
+    return [replace(p, state='missing', reason='forced') if p in again else p for p in plan]
 
 def _gather(folders, records, target):
     "Copies of just these runs' records"
@@ -179,7 +177,7 @@ def _keep(plan, target):
     from amsps.training import write_atomically
     for p in plan:
         f = p.folder/'record.json'
-        if f.exists() and not (target/f'{p.name}.json').exists(): write_atomically(target/f'{p.name}.json', f.read_text())
+        if f.exists() and ((kept:=target/f'{p.name}.json').exists() and kept.read_text())!=f.read_text(): write_atomically(kept, f.read_text())
 
 def _report(records_dir, out, cache, data_root, outputs=(), palette='colorblind', force=()):
     from amsps.report import make_report

@@ -214,7 +214,8 @@ def concept_figure(
     c = record['concepts']
     links = strongest_links(c)
     graph = nx.DiGraph(); graph.add_nodes_from(c['words']); graph.add_edges_from((a, b, dict(p=p)) for a,b,p,_ in links)
-    at = nx.spring_layout(nx.Graph(graph), k=1.9/np.sqrt(len(graph)), iterations=300, seed=3)
+    steps = dict(nx.all_pairs_shortest_path_length(nx.Graph(graph))); far = 1+max(n for s in steps.values() for n in s.values())
+    at = nx.kamada_kawai_layout(graph, dist={a:{b:steps[a].get(b, far)**.8 for b in graph} for a in graph}) # parts that no link joins stay in the picture
     size = {w:n for w,n in zip(c['words'], c['counts'])}; top = max(size.values())
     fig,ax = plt.subplots(figsize=(6.6, 5))
     nx.draw_networkx_edges(graph, at, ax=ax, width=[.4+2.4*graph.edges[e]['p'] for e in graph.edges], edge_color='.7', arrowsize=7, node_size=260, connectionstyle='arc3,rad=.08')

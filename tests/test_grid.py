@@ -55,7 +55,6 @@ def test_two_processes_share_a_grid(tmp_path):
     records = [json.loads(f.read_text()) for f in (tmp_path/'cache/runs').glob('*/record.json')]
     assert len(records)==4 and not any(r['resumed'] for r in records)
     assert {e['process'] for e in events if e['event']=='done'}=={p.pid for p in both}, 'they shared the work'
-    for i in range(2): assert (tmp_path/f'out{i}/figure_map.png').exists()
     assert (tmp_path/'out0/figure_map.png').read_bytes()==(tmp_path/'out1/figure_map.png').read_bytes()
 
 def test_own_photographs_and_text_encoder(cli, small_flickr8k, backbone, tmp_path):
@@ -132,3 +131,17 @@ def test_outputs_that_cannot_be_written(cli, tmp_path):
     for option in ('--output', '--records', '--cache-dir'):
         r = cli('reproduce', '--figure', 'map', option, tmp_path/'file/x')
         assert r.returncode==2 and 'cannot create the' in r.stderr and 'Traceback' not in r.stderr, (option, r.stderr)
+
+def test_explain_and_force(cli, tmp_path):
+    "reproduce --figure makes just that; --explain says why; --force makes it again, to the same bytes"
+    def amsps(*more): r = cli('reproduce', '--figure', 'concepts', '--seeds', 1, '--cache-dir', tmp_path/'cache', '--output', tmp_path/'out', *more); assert r.returncode==0, r.stderr; return r.stdout
+    assert '1 runs: 1 missing' in amsps('--explain') and not (tmp_path/'out').exists()
+    assert '1 runs: 0 complete, 1 to do' in amsps()
+    first = (tmp_path/'out/figure_concepts.png').read_bytes()
+    assert {p.name for p in (tmp_path/'out').glob('*.png')}=={'figure_concepts.png'} and (tmp_path/'out/report.html').exists()
+    said = amsps('--explain'); assert 'cached       AMSPS, seed 0' in said and 'made         figure_concepts' in said
+    assert 'up to date: nothing to do' in amsps() and 'figure_concepts' in amsps('--force', 'figure_concepts')
+    assert '1 runs: 0 complete, 1 to do' in amsps('--force', 'AMSPS') and (tmp_path/'out/figure_concepts.png').read_bytes()==first
+    (tmp_path/'out/figure_concepts.png').write_bytes(b''); assert 'stale        figure_concepts: figure_concepts.png was changed by hand' in amsps('--explain')
+    r = cli('reproduce', '--figure', 'concepts', '--force', 'AHLR', '--seeds', 1, '--cache-dir', tmp_path/'cache', '--output', tmp_path/'out')
+    assert r.returncode==2 and '--force AHLR: no run, row, table or figure' in r.stderr
