@@ -46,7 +46,7 @@ def test_records_are_whole_and_name_no_place(folder):
         assert re.fullmatch('[0-9a-f]{40}', r['environment']['commit'] or '') and r['environment']['uncommitted'] is False, f"{r['name']}: a published number needs a clean commit"
         assert r.get('evaluated', dict(uncommitted=False))['uncommitted'] is False, f"{r['name']}: metrics were added by uncommitted code"
         assert r['history'] and (r.get('code') or r['key']['code']) and r['data']['fingerprint']
-        assert not re.search(r'"/|\.\./', json.dumps(r))
+        assert not re.search(r'"/|\.\./', json.dumps({k:v for k,v in r.items() if k not in ('map','ranks')})) # these hold base64
         assert max(h['dev_rsum'] for h in r['history'])==r['metrics']['dev']['rsum'], 'selected on dev'
 
 def test_links_of_the_readme():
