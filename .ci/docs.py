@@ -109,5 +109,7 @@ def sources(target):
 
 if __name__=='__main__':
     with tempfile.TemporaryDirectory() as d:
-        sources(Path(d))
-        sys.exit(sphinx(['-q', '-b', 'html', '-W', '--keep-going', '-d', f'{d}/.doctrees', d, sys.argv[1]]))
+        (Path(d)/'pages').mkdir(); sources(Path(d)/'pages')
+        code = sphinx(['-q', '-b', 'html', '-W', '--keep-going', '-d', f'{d}/doctrees', f'{d}/pages', f'{d}/out/html'])
+        shutil.rmtree(sys.argv[1], ignore_errors=True); shutil.move(f'{d}/out/html', sys.argv[1])
+        sys.exit(code)
