@@ -410,4 +410,4 @@ def epoch_history(
         if 'train_runtime' in entry: continue
         e = epochs.setdefault(round(entry['epoch']), dict(epoch=round(entry['epoch'])))
         e |= {k.replace('eval_', 'dev_'):v for k,v in entry.items() if k not in ('epoch','step','grad_norm')}
-    return list(epochs.values())
+    return [dict(epoch=e.pop('epoch')) | {k:e[k] for k in sorted(e)} for e in epochs.values()] # a checkpoint sorts names: the same order with and without one
