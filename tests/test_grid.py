@@ -16,12 +16,16 @@ def test_parameters_cell_is_run_config():
         assert eval(known[name]['default'])==f.default, name
         assert type(f.default).__name__==known[name]['inferred_type_name'], name
 
+def fails_on_seed(seed, path):
+    "The training notebook, failing in its cell that trains"
+    nb = nbformat.read(TRAIN, 4)
+    cell = next(c for c in nb.cells if 'train_run' in c.source and 'record =' in c.source)
+    cell.source = f"if config.seed=={seed}: raise RuntimeError('the power went')\n"+cell.source
+    nbformat.write(nb, path)
+
 def test_one_failure_harms_no_other_run(tmp_path):
     "The middle one of three runs fails in its notebook; the others finish, and the failure names cell and error"
-    nb = nbformat.read(TRAIN, 4)
-    at = next(i for i,c in enumerate(nb.cells) if 'train_run' in c.source and 'record =' in c.source)
-    nb.cells[at].source = "if config.seed==1: raise RuntimeError('the power went')\n"+nb.cells[at].source
-    nbformat.write(nb, tmp_path/'train.ipynb')
+    fails_on_seed(1, tmp_path/'train.ipynb')
     def plan(): return plan_runs([Row('a row', frozenset(), parse_config(SMALL|dict(cache_dir=str(tmp_path/'cache'))), 3)])
     said = []
     failures = run_grid(plan(), jobs=2, say=said.append, notebook=tmp_path/'train.ipynb')
@@ -35,10 +39,7 @@ def test_one_failure_harms_no_other_run(tmp_path):
 
 def test_stop_after_a_failure(tmp_path):
     "With `stop` nothing more is started; without it everything else is made"
-    nb = nbformat.read(TRAIN, 4)
-    at = next(i for i,c in enumerate(nb.cells) if 'train_run' in c.source and 'record =' in c.source)
-    nb.cells[at].source = "if config.seed==0: raise RuntimeError('the power went')\n"+nb.cells[at].source
-    nbformat.write(nb, tmp_path/'train.ipynb')
+    fails_on_seed(0, tmp_path/'train.ipynb')
     rows = [Row('a row', frozenset(), parse_config(SMALL|dict(cache_dir=str(tmp_path/'cache'))), 3)]
     assert len(run_grid(plan_runs(rows), jobs=1, stop=True, notebook=tmp_path/'train.ipynb'))==1
     assert [p.state for p in plan_runs(rows)]==['missing']*3
@@ -54,6 +55,7 @@ def test_two_processes_share_a_grid(tmp_path):
     events = [json.loads(l) for l in (tmp_path/'cache/grid.jsonl').read_text().splitlines()]
     records = [json.loads(f.read_text()) for f in (tmp_path/'cache/runs').glob('*/record.json')]
     assert len(records)==4 and not any(r['resumed'] for r in records)
+    assert sorted(e['run'] for e in events if e['event']=='done')==sorted(r['name'] for r in records), 'each run was made once'
     assert {e['process'] for e in events if e['event']=='done'}=={p.pid for p in both}, 'they shared the work'
     assert (tmp_path/'out0/figure_map.png').read_bytes()==(tmp_path/'out1/figure_map.png').read_bytes()
 
