@@ -44,16 +44,23 @@ def kill(p):
     try: p.kill()
     except psutil.NoSuchProcess: pass # it had ended by itself
 
-def phase(cache, out):
-    "What is going on"
-    runs = [f for f in (cache/'runs').glob('*') if f.is_dir()]
-    partial = [f for f in runs if f.name.endswith('.partial')]
-    if list((cache/'notebooks').glob('*.new')): return 'rendering'
+def newer(file, since):
+    try: return file.stat().st_mtime>since
+    except OSError: return False # renamed meanwhile
+
+def trains(cache, since):
+    "Whether a run has written anything since a time"
+    return any(newer(f, since) for f in (cache/'runs').glob('*.partial/*'))
+
+def phase(cache, since):
+    "What is going on in a process that was started at a time"
+    partial = list((cache/'runs').glob('*.partial'))
+    if any(newer(f, since) for f in (cache/'notebooks').glob('*.new')): return 'rendering'
+    if not trains(cache, since): return 'starting, or between runs'
     if any((f/'record.json.tmp').exists() or (f/'model').exists() for f in partial): return 'writing a record'
     if any((f/'mined.tmp.npz').exists() for f in partial): return 'writing what was mined'
     if any((f/'mining.jsonl').exists() for f in partial): return 'training, active'
-    if partial: return 'training, before the first pass'
-    return 'between' if runs else 'starting'
+    return 'training, before the first pass'
 
 def everything(cache, out):
     "What must be equal: records but for time and place, weights, tables, figures"
@@ -79,10 +86,14 @@ def unplug(kills, seed, folder, say=print):
         while kills or not rounds:
             cache = folder/f'b{rounds}'; ended = False
             while kills and not ended:
-                p = start(cache, cache/'out', log)
-                try: p.wait(rng.uniform(.15, 1)*took); ended = True # before the plug was pulled
+                since = time.time(); p = start(cache, cache/'out', log)
+                if kills%2: moment = rng.uniform(.15, 1)*took # any
+                else: # while it trains, which is the shorter part of runs as small as these
+                    while p.poll() is None and not trains(cache, since): time.sleep(.02)
+                    moment = rng.uniform(0, 2)
+                try: p.wait(moment); ended = True # before the plug was pulled
                 except psutil.TimeoutExpired:
-                    at = phase(cache, cache/'out')
+                    at = phase(cache, since)
                     everyone = family(p)
                     for x in everyone: kill(x)
                     psutil.wait_procs(everyone, 30); kills -= 1; hit[at] += 1; say(f'killed: {at} ({kills} to go)')

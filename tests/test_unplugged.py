@@ -33,4 +33,5 @@ def test_ten_plugs(tmp_path):
     sys.path.insert(0, str(ROOT/'benchmarks'))
     from unplug import unplug
     wrong,hit = unplug(10, 0, tmp_path)
-    assert not wrong and sum(hit.values())==10 and hit['training, active']+hit['training, before the first pass']+hit['writing a record'], (wrong, hit)
+    assert not wrong and sum(hit.values())==10, (wrong, hit)
+    assert sum(hit[k] for k in ('training, before the first pass', 'training, active', 'writing what was mined', 'writing a record'))>1, hit
