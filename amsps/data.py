@@ -273,7 +273,7 @@ class PairDataset(torch.utils.data.Dataset):
     def text(self,
         tokenizer:PreTrainedTokenizerBase, # Any, right-padding
         caption:np.ndarray, # (B,) positions of captions in the split
-    )->dict[str,Tensor]: # `input_ids`, `attention_mask` (B, L) int64; `states` (B, L, H) float32 where the dataset has them
+    )->dict[str,Tensor]: # `input_ids`, `attention_mask` (B, L) int64; `states` (B, L, H) or their mean (B, 1, H), float32, where the dataset has them
         "Captions as the model takes them"
         caption = np.asarray(caption)
         tokens,starts = self._tokenised(tokenizer)

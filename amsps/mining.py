@@ -8,8 +8,8 @@ __all__ = ['BLOCK_BYTES', 'known_pairs', 'text_groups', 'ordered_topk', 'Candida
            'fit_joint_model', 'mine_hidden', 'unannotated_scores', 'judge', 'witnesses', 'update_beliefs', 'above',
            'without_rows', 'Draw', 'MinedSet', 'mining_log']
 
-# %% ../nbs/07_mining.ipynb #a5b83b3c
-import re
+# %% ../nbs/07_mining.ipynb #49a3b8c1
+import re, warnings
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,9 +50,8 @@ def ordered_topk(
 )->Tensor: # (b, k) int64 positions by falling similarity, then rising position; -1 where there is none
     "The k best of each row, ties broken by position"
     m = min(k, sims.shape[1])
-    values,best = sims.topk(m, 1)
-    edge = values[:,-1:]
-    tied = ((sims>=edge).sum(1)>m)&(edge[:,0]>float('-inf')) # more items than places at the last similarity
+    values,best = sims.topk(min(m+1, sims.shape[1]), 1)
+    tied,best = (values[:,m-1]==values[:,-1])&(values[:,-1]>float('-inf')) if values.shape[1]>m else torch.zeros(len(sims), dtype=torch.bool),best[:,:m] # one place more shows whether the last similarity has more items than places
     if tied.any(): best[tied] = _first_of_ties(sims[tied], m)
     best = best.sort(1).values
     values = sims.gather(1, best)
@@ -193,6 +192,17 @@ class MatchModel:
         "Confidence that a pair matches"
         return torch.from_numpy(self.posterior.astype(np.float32)[np.searchsorted(self.edges, np.asarray(score))])
 
+    def least(self,
+        threshold:float, # Confidence
+    )->float: # Score
+        "No pair up to this score has a confidence above the threshold"
+        return _least(self.edges, self.posterior, threshold)
+
+def _least(edges, tops, threshold): # tops: (bins,) highest confidence in each bin
+    able = np.flatnonzero(tops.astype(np.float32)>threshold)
+    if not len(able): return float('inf')
+    return float(np.nextafter(np.float32(edges[able[0]-1]), np.float32(-np.inf))) if able[0] else float('-inf') # rounded down: scores are float32
+
 def fit_match_model(
     matched:np.ndarray, # (P,) scores of annotated pairs that nothing was fitted to
     unannotated:np.ndarray, # (Q,) scores of unannotated pairs, of which few match
@@ -224,6 +234,12 @@ class JointMatchModel:
         "Confidence that a pair matches"
         return torch.from_numpy(self.table.astype(np.float32)[np.searchsorted(self.evidence.edges, np.asarray(evidence)),np.searchsorted(self.edges, np.asarray(sims))])
 
+    def least(self,
+        threshold:float, # Confidence
+    )->float: # Evidence
+        "No pair up to this evidence has a confidence above the threshold, however similar"
+        return _least(self.evidence.edges, self.table.max(1), threshold)
+
 def fit_joint_model(
     match:MatchModel, # By evidence alone
     sims:np.ndarray, evidence:np.ndarray, # (Q,) of unannotated training pairs
@@ -247,7 +263,7 @@ def fit_joint_model(
 def mine_hidden(
     images:Tensor, texts:Tensor, # (N, D), (M, D) unit length
     known:csr_array, # (N, M), non-zero where a pair is no negative already
-    match:MatchModel|JointMatchModel, # Takes the similarity, and the evidence where it is given
+    match:MatchModel|JointMatchModel, # Takes the similarity, and the evidence where it is given; `least` is for the evidence, or else for the similarity
     evidence:Evidence|None=None, # Of the same images and captions
     threshold:float=.5, # Confidence, 0..1
     most:int=200, # Captions an image, the most confident
@@ -257,14 +273,28 @@ def mine_hidden(
     if not 0<threshold<1: raise ValueError(f"`threshold` must lie between 0 and 1; got {threshold}")
     images,texts = _plain(images, texts)
     known,shape = csr_array(known),(len(images), min(most, len(texts)))
-    best,confidence = torch.empty(shape, dtype=torch.int32),torch.empty(shape) # in one piece: small parts of every block would keep all blocks' memory from being given back
+    best,confidence = np.full(shape, -1, np.int32),np.zeros(shape, np.float32) # in one piece: small parts of every block would keep all blocks' memory from being given back
+    least = match.least(threshold)
     for b in _blocks(len(images), len(texts), block):
-        s = images[b]@texts.T
-        c = _hide(match(s) if evidence is None else match(s, evidence.scores(b)), known[b])
-        top = ordered_topk(c.masked_fill(c<=threshold, float('-inf')), shape[1])
-        best[b],confidence[b] = top,c.gather(1, top.clamp(min=0))
-    rows,k = (best>=0).nonzero(as_tuple=True)
-    return csr_array((confidence[rows,k].numpy(), (rows.numpy(), best[rows,k].numpy())), shape=known.shape)
+        first = _hide(images[b]@texts.T if evidence is None else evidence.scores(b), known[b])
+        i,j = (first>least).nonzero(as_tuple=True)
+        c = match(first[i,j]) if evidence is None else match(_similarities(images[b], texts, i, j), first[i,j])
+        i,j,c = (x[c>threshold].numpy() for x in (i, j, c))
+        order = np.lexsort((j, -c, i))
+        i,j,c = i[order],j[order],c[order]
+        place = np.arange(len(i))-np.searchsorted(i, i)
+        keep = place<shape[1]
+        best[b.start+i[keep],place[keep]],confidence[b.start+i[keep],place[keep]] = j[keep],c[keep]
+    rows,k = (best>=0).nonzero()
+    return csr_array((confidence[rows,k], (rows, best[rows,k])), shape=known.shape)
+
+def _similarities(images, texts, i, j):
+    "Similarities of some pairs, sorted by image: of all, where they are many"
+    if len(i)*32>len(images)*len(texts): return (images@texts.T)[i,j]
+    rows = torch.searchsorted(i, torch.arange(len(images)+1))
+    with warnings.catch_warnings(action='ignore', category=UserWarning): # torch calls sparse CSR a beta
+        pairs = torch.sparse_csr_tensor(rows, j, torch.zeros(len(j)), (len(images), len(texts)))
+        return torch.sparse.sampled_addmm(pairs, images, texts.T, beta=0.).values()
 
 # %% ../nbs/07_mining.ipynb #401139f9
 def unannotated_scores(

@@ -26,7 +26,7 @@ from .data import Annotations, PairDataset, Regions, build_tokenizer, load_featu
 from .formats import find_layout, read_dataset
 from .scenes import SceneData, make_scenes
 from .vision import digest_weights, extract_features, picture_features
-from .text import TextStates, extract_states, load_text_backbone
+from .text import MeanStates, TextStates, extract_states, load_text_backbone
 from .consensus import ConceptGraph, build_graph, read_vectors, table_vectors
 from .model import AmspsConfig, AmspsModel
 from .losses import AHRL, InfoNCELoss, family_loss
@@ -131,8 +131,8 @@ def load_data(
         tokenizer,text = load_text_backbone(config.text_backbone)
         key = _text_digest(config.text_backbone)
         def states(tune): return extract_states(data.annotations.captions, tokenizer, text, cache/'text', key, tune)
-        data.states = states(config.tune_layers)
-        data.sentences = states(0) if config.evidence=='sentence' else None
+        data.sentences = whole = states(0) if config.evidence=='sentence' or not config.tune_layers else None
+        data.states = states(config.tune_layers) if config.tune_layers else MeanStates(whole) if config.pooling=='mean' else whole
     return data
 
 def _load_photographs(config, cache):
@@ -346,9 +346,7 @@ def build_evidence(
     "The second witness on a split's captions"
     if kind=='none': return None
     if kind=='coverage': return CoverageEvidence(split.captions, split.caption_image, len(split.image_ids))
-    s = sentences
-    means = np.stack([s.tokens[s.starts[j]:s.starts[j+1]].astype(np.float32).mean(0) for j in split.columns])
-    return SentenceEvidence(torch.from_numpy(means), split.caption_image, len(split.image_ids))
+    return SentenceEvidence(torch.from_numpy(sentences.means[split.columns]), split.caption_image, len(split.image_ids))
 
 def build_miner(
     config:RunConfig, data:RunData, train_set:PairDataset, dev_set:PairDataset, output_dir:Path, needs:frozenset,

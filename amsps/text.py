@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['BiGRUEncoder', 'load_text_backbone', 'text_layers', 'only_last', 'TransformersTextEncoder', 'TextStates',
-           'extract_states']
+           'MeanStates', 'extract_states']
 
 # %% ../nbs/03_text.ipynb #ee06a94b
 import hashlib, json, os
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from filelock import FileLock
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as hf_logging
 from .config import InputError
-from .vision import ItemDropout
+from .vision import ItemDropout, masked_mean
 
 # %% ../nbs/03_text.ipynb #1c460cc1
 class BiGRUEncoder(nn.Module):
@@ -96,9 +97,10 @@ class TransformersTextEncoder(nn.Module):
         freeze:bool=False, # Leave the backbone as it is and train the linear map only ...
         dropout:float=0., # On the backbone's output, 0..1
         tune:int=0, # ... and its last layers, this many
+        mean:bool=False, # Average the words before the linear map: one vector a caption, the mean of those that it would give
     ):
         super().__init__()
-        self.backbone,self.linear,self.freeze,self.tune,self.drop = backbone,nn.Linear(backbone.config.hidden_size, embed_size),freeze,tune,ItemDropout(dropout)
+        self.backbone,self.linear,self.freeze,self.tune,self.mean,self.drop = backbone,nn.Linear(backbone.config.hidden_size, embed_size),freeze,tune,mean,ItemDropout(dropout)
         if freeze: backbone.requires_grad_(False)
         if not tune: return
         holder,name = text_layers(backbone, tune)
@@ -112,11 +114,13 @@ class TransformersTextEncoder(nn.Module):
     def forward(self,
         input_ids:Tensor, # (B, L) int64
         attention_mask:Tensor, # (B, L), 1 for tokens, 0 for the padding on their right
-        states:Tensor|None=None, # (B, L, H) what the frozen layers made of these tokens before; None runs them
-    )->tuple[Tensor,Tensor]: # (B, L, D) one vector a token, (B, L) bool mask
+        states:Tensor|None=None, # (B, L, H) what the frozen layers made of these tokens before, or (B, 1, H) their mean; None runs them
+    )->tuple[Tensor,Tensor]: # (B, L, D) one vector a token, (B, L) bool mask; (B, 1, D) and (B, 1) of averaged words
         if states is not None and not self.freeze: raise ValueError("`states` only stand in for frozen layers; these are trained")
         if states is None or self.tune: states = self._run(input_ids, attention_mask, states)
-        return self.linear(self.drop(states)),attention_mask.bool()
+        mask = attention_mask.bool()
+        if self.mean: states,mask = states if states.shape[1]==1 else masked_mean(states, mask)[:,None],mask[:,:1]
+        return self.linear(self.drop(states)),mask
 
     def _run(self, ids, mask, states, size=32):
         "The backbone over captions of like length, so that little of it goes into padding"
@@ -144,10 +148,36 @@ class TextStates:
         lengths:Tensor, # (B,) tokens that the tokeniser finds now
     )->Tensor: # (B, L, H) float32, padded with 0
         "States of some captions"
-        if not np.array_equal(self.lengths[caption], lengths.numpy()): raise InputError("the cached states of the text encoder do not fit its tokens; delete data/cache/text and run again")
+        self._check(caption, lengths)
         out = torch.zeros(len(caption), int(lengths.max()), self.tokens.shape[1])
-        for i,j in enumerate(caption): out[i,:self.lengths[j]] = torch.from_numpy(self.tokens[self.starts[j]:self.starts[j+1]].astype(np.float32))
+        out[torch.arange(out.shape[1])<lengths[:,None]] = torch.from_numpy(np.concatenate([self.tokens[self.starts[j]:self.starts[j+1]] for j in caption]).astype(np.float32))
         return out
+
+    def _check(self, caption, lengths):
+        if not np.array_equal(self.lengths[caption], lengths.numpy()): raise InputError("the cached states of the text encoder do not fit its tokens; delete data/cache/text and run again")
+
+    @cached_property
+    def means(self)->np.ndarray: # (M, H) float32
+        "Mean state of each caption's tokens"
+        out = np.empty((len(self.lengths), self.tokens.shape[1]), np.float32)
+        for i in range(0, len(out), 4096): # so that only a part of the tokens is in memory
+            at = self.starts[i:i+4097]
+            out[i:i+4096] = np.add.reduceat(self.tokens[at[0]:at[-1]].astype(np.float32), at[:-1]-at[0])/self.lengths[i:i+4096,None]
+        return out
+
+class MeanStates(TextStates):
+    "The mean of what frozen layers make of every token of M captions"
+    def __init__(self,
+        states:TextStates, # Of all tokens
+    ): self.lengths,self.vectors = states.lengths,torch.from_numpy(states.means)
+
+    def __call__(self,
+        caption:np.ndarray, # (B,) positions among the M captions
+        lengths:Tensor, # (B,) tokens that the tokeniser finds now
+    )->Tensor: # (B, 1, H) float32
+        "Mean states of some captions"
+        self._check(caption, lengths)
+        return self.vectors[torch.from_numpy(caption)][:,None]
 
 @torch.inference_mode()
 def extract_states(
