@@ -70,7 +70,7 @@ def _first_of_ties(sims, m):
 BLOCK_BYTES = 64*2**20 # Similarities held at a time
 
 def _blocks(n, width, block=None):
-    block = block or max(1, BLOCK_BYTES//(16*width))
+    block = block or max(64, BLOCK_BYTES//(4*width))
     return (slice(i, min(i+block, n)) for i in range(0, n, block))
 
 def _plain(*embeddings): # mining runs on the CPU in single precision, wherever embeddings come from
