@@ -12,6 +12,7 @@ import csv, errno, hashlib, json, re, zipfile
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Callable
 from pathlib import Path
 import numpy as np, torch
 from PIL import Image
@@ -300,10 +301,12 @@ class PairCollator:
     "Pairs -> a batch of tensors"
     dataset: PairDataset
     tokenizer: PreTrainedTokenizerBase
+    part: Callable[[int],slice]|None = None # Of B pairs those to look up, where several processes share a batch; None is all
 
     def __call__(self,
         items:list[dict], # B items of the dataset
-    )->dict: # `regions` (B, K, F) float32, `input_ids` and `attention_mask` (B, L), and `image` and `caption` (B,) int64 positions
+    )->dict: # `regions` (b, K, F) float32, `input_ids` and `attention_mask` (b, L) of the part; `image` and `caption` (B,) int64 positions of all
         "Gather regions, tokenise and pad captions"
         image,caption = (np.array([x[k] for x in items]) for k in ('image','caption'))
-        return dict(regions=self.dataset.regions(image), **self.dataset.text(self.tokenizer, caption), image=torch.from_numpy(image), caption=torch.from_numpy(caption))
+        own = self.part(len(items)) if self.part else slice(None)
+        return dict(regions=self.dataset.regions(image[own]), **self.dataset.text(self.tokenizer, caption[own]), image=torch.from_numpy(image), caption=torch.from_numpy(caption))

@@ -21,11 +21,17 @@ from .config import InputError
 from .data import PairCollator, PairDataset
 from .losses import Mined, Offline
 from .metrics import recall_metrics, relevance_metrics, retrieval_ranks
-from .mining import Candidates, Evidence, MinedSet, above, fit_match_model, judge, known_pairs, mine_candidates, mine_hidden, mining_log, text_groups, unannotated_scores, update_beliefs, without_rows, witnesses
-from .model import AmspsModel, level_objective
+from .mining import Candidates, Evidence, MinedSet, above, fit_match_model, hardest_items, judge, known_pairs, mine_hidden, mining_log, text_groups, unannotated_scores, update_beliefs, without_rows, witnesses
+from .model import AmspsModel, AmspsOutput, level_objective
+from .ranks import filled, gather_objects, gather_rows, ranks, share, wait
 
-# %% ../nbs/09_training.ipynb #e2512484
-def _batches(n, size): return (slice(i, min(i+size, n)) for i in range(0, n, size))
+# %% ../nbs/09_training.ipynb #4a85b72a
+def _encode_share(encode, n, size):
+    "Embeddings of n items, of which each process encodes its share in batches"
+    own = share(n)
+    part = filled(own)
+    x = torch.cat([encode(np.arange(i, min(i+size, part.stop))) for i in range(part.start, part.stop, size)]).float()
+    return gather_rows(x[:own.stop-own.start], n).cpu()
 
 @contextmanager
 def _evaluating(model):
@@ -41,7 +47,7 @@ def embed_images(
     batch_size:int=256, # Items a forward pass
 )->Tensor: # (n, D) float32 on the CPU
     "Joint embeddings of a split's images"
-    with _evaluating(model): return torch.cat([model.encode_image(dataset.regions(np.arange(b.start, b.stop)).to(model.device)) for b in _batches(len(dataset.image_ids), batch_size)]).float().cpu()
+    with _evaluating(model): return _encode_share(lambda i: model.encode_image(dataset.regions(i).to(model.device)), len(dataset.image_ids), batch_size)
 
 @torch.inference_mode()
 def embed_captions(
@@ -51,8 +57,8 @@ def embed_captions(
     batch_size:int=256, # Items a forward pass
 )->Tensor: # (m, D) float32 on the CPU
     "Joint embeddings of a split's captions"
-    def encode(b): return model.encode_text(**{k:v.to(model.device) for k,v in dataset.text(tokenizer, range(b.start, b.stop)).items()})
-    with _evaluating(model): return torch.cat([encode(b) for b in _batches(len(dataset), batch_size)]).float().cpu()
+    def encode(j): return model.encode_text(**{k:v.to(model.device) for k,v in dataset.text(tokenizer, j).items()})
+    with _evaluating(model): return _encode_share(encode, len(dataset), batch_size)
 
 def embed(
     model:AmspsModel, tokenizer:PreTrainedTokenizerBase,
@@ -163,7 +169,7 @@ class Miner(TrainerCallback):
         "Beliefs after this pass, share of unannotated pairs that match"
         if not self.needs&{'hidden','mined'}: return csr_array(self.known.shape, dtype=np.float32),0.
         match = judge(images, texts, self.known, self.evidence, np.flatnonzero(self.witness)) if self.evidence else self._judge_alone(model, tokenizer)
-        new = mine_hidden(images, texts, self.known, match, self.evidence, min(.1, self.threshold))
+        new = csr_array(sum(gather_objects(mine_hidden(images, texts, self.known, match, self.evidence, min(.1, self.threshold), among=share(len(images)))), csr_array(self.known.shape, dtype=np.float32)))
         return (update_beliefs(MinedSet.load(self.output_dir/f'mined{passes-1}.npz').hidden, new, passes, self.threshold) if passes else new),match.prior
 
     def mine(self, model, tokenizer, epoch):
@@ -173,12 +179,21 @@ class Miner(TrainerCallback):
         beliefs,prior = self._judge(model, tokenizer, images, texts, passes)
         hidden = above(beliefs, self.threshold)
         taken = csr_array(self.known.astype(np.int8)+(without_rows(hidden, self.witness)>0).astype(np.int8))
-        candidates = mine_candidates(images, texts, taken, self.candidates) if 'offline' in self.needs else Candidates(*(torch.full((len(x), 1), -1) for x in (images, texts)))
-        found,tmp = MinedSet(candidates, beliefs, self.known),self.output_dir/'mined.tmp.npz'
-        found.save(tmp); os.replace(tmp, self.output_dir/f'mined{passes}.npz')
-        (self.output_dir/f'mined{passes-2}.npz').unlink(missing_ok=True) # a killed run needs the last two at most
+        candidates = Candidates(self._hardest(images, texts, taken), self._hardest(texts, images, csr_array(taken.T))) if 'offline' in self.needs else Candidates(*(torch.full((len(x), 1), -1) for x in (images, texts)))
+        found = MinedSet(candidates, beliefs, self.known)
         self.mined = self._used(found)
         line = dict(epoch=epoch, **mining_log(hidden, candidates, self.known, self.relevance), prior=prior, seconds=round(time.monotonic()-start, 1))
+        if ranks()[0]==0: self._write(found, passes, line)
+        wait()
+
+    def _hardest(self, anchors, items, taken):
+        own = share(len(anchors))
+        return gather_rows(hardest_items(anchors[own], items, taken[own], self.candidates), len(anchors))
+
+    def _write(self, found, passes, line):
+        tmp = self.output_dir/'mined.tmp.npz'
+        found.save(tmp); os.replace(tmp, self.output_dir/f'mined{passes}.npz')
+        (self.output_dir/f'mined{passes-2}.npz').unlink(missing_ok=True) # a killed run needs the last two at most
         with open(self.output_dir/'mining.jsonl', 'a') as f: f.write('\n'+json.dumps(line)+'\n') # on a line of its own, whatever a kill left
 
     def settings(self): # what a claim of a folder compares
@@ -202,11 +217,11 @@ class Miner(TrainerCallback):
 
     def extras(self,
         model:AmspsModel, tokenizer:PreTrainedTokenizerBase,
-        batch:dict, # `image` and `caption` (B,) positions, and the output of the model for them
+        batch:dict, # `image` and `caption` (B,) positions of all processes' pairs, and the `output` of the model for this process's share
         needs:frozenset, # Of the loss
         step:int, # Global step
     )->dict[str,dict]: # Level -> arguments for the loss
-        "What the active mode adds to a batch: encodes the drawn items"
+        "What the active mode adds to a batch; encodes the items drawn for this process's share of it"
         image,caption,out = batch['image'].cpu().numpy(),batch['caption'].cpu().numpy(),batch['output']
         device,common = out.image_embeds.device,{}
         if 'relatedness' in needs: common['relatedness'] = self.evidence.scores(image, caption).to(device)
@@ -214,13 +229,15 @@ class Miner(TrainerCallback):
         if not needs&{'offline','mined'}: return {k:common for k in out.levels()}
         d = self.mined.draw(image, caption, 1, np.random.default_rng([self.seed, step]))
         texts,images = (torch.cat([x, y[:,None]], 1) if 'mined' in needs else x for x,y in ((d.texts, d.mined_texts), (d.images, d.mined_images)))
-        e_text,e_image = self._encode(model, tokenizer, texts, images, device)
+        n,own = len(image),share(len(image))
+        part = filled(own)
+        e_text,e_image = self._encode(model, tokenizer, texts[part], images[part], device)
         masks = [d.texts>=0, d.images>=0, self.mined.is_negative(d.images, d.texts)]
         confidence = self.mined.pair_confidence(batch['image'].cpu(), d.mined_texts),self.mined.pair_confidence(d.mined_images, batch['caption'].cpu())
         def to(x): return tuple(v.to(device) for v in x)
-        def of(level, v, t): # v, t: (B, D) embeddings of the anchors at a level
+        def of(level, v, t): # v, t: (b, D) embeddings of the anchors at a level
             et,ei = e_text[level],e_image[level]
-            def dot(a, b): return (a*b).sum(-1)
+            def dot(a, b): return gather_rows((a*b).sum(-1)[:own.stop-own.start], n)
             args = dict(common)
             if 'offline' in needs: args['offline'] = Offline(dot(et[:,:1], v[:,None]), dot(ei[:,:1], t[:,None]), dot(et[:,:1], ei[:,:1]), *to(masks))
             if 'mined' in needs: args['mined'] = Mined(dot(et[:,1], v), dot(ei[:,1], t), *to(confidence))
@@ -242,8 +259,15 @@ def _similarity_log(sims, image): # what to follow during training; the hardest 
     others = sims.masked_fill(image[:,None]==image[None,:], -2)
     return dict(contrast=sims.std(correction=0), positive=sims.diagonal().mean(), hardest_negative=others.amax(1).clamp(min=-1).mean())
 
+def _of_all(output, n):
+    "Outputs of all processes for the n pairs of a batch"
+    if ranks()[1]==1: return output
+    own = share(n)
+    def rows(x): return None if x is None else gather_rows(x[:own.stop-own.start], n) if torch.is_tensor(x) else tuple(map(rows, x))
+    return AmspsOutput(*(rows(getattr(output, k)) for k in ('image_embeds','text_embeds','image_levels','text_levels')))
+
 class RetrievalTrainer(Trainer):
-    "transformers.Trainer for a dual encoder"
+    "transformers.Trainer for a dual encoder; `per_device_train_batch_size` is the batch of all processes together"
     def __init__(self,
         *args,
         retrieval_loss:nn.Module, # `loss(sims, image, ...)` -> named terms
@@ -256,11 +280,18 @@ class RetrievalTrainer(Trainer):
         self.retrieval_loss,self.miner,self.schedule,self.text_learning_rate,self._terms = retrieval_loss,miner,schedule,text_learning_rate,[]
         self._words = torch.from_numpy(text_groups(self.train_dataset.captions))
 
+    def get_train_dataloader(self):
+        "Every process goes through all batches; the collator looks up its share of each"
+        loader = super().get_train_dataloader()
+        if ranks()[1]>1: s = loader.batch_sampler; s.num_processes,s.process_index,s.even_batches = 1,0,False # what accelerate would deal out and fill up
+        return loader
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         image,caption = inputs.pop('image'),inputs.pop('caption')
-        out,loss = model(**inputs),self.retrieval_loss
+        own,loss = model(**inputs),self.retrieval_loss
+        out = _of_all(own, len(image))
         active = loss.mode=='active' and loss.needs
-        extras = self.miner.extras(model, self.processing_class, dict(image=image, caption=caption, output=out), loss.needs, self.state.global_step) if active else {}
+        extras = self.miner.extras(self.model, self.processing_class, dict(image=image, caption=caption, output=own), loss.needs, self.state.global_step) if active else {}
         words = self._words.to(caption.device)[caption] # captions with the same words are no negatives of each other's images
         known = words[:,None]==words[None,:]
         consensus = self.model.consensus
@@ -312,6 +343,7 @@ class EpochLog(TrainerCallback):
     ): self.path,self.start = Path(path),time.monotonic()
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if not state.is_world_process_zero: return
         loss = next((l['loss'] for l in reversed(state.log_history) if 'loss' in l), None)
         line = dict(epoch=round(state.epoch), epochs=round(args.num_train_epochs), loss=loss, dev_rsum=metrics['eval_rsum'], seconds=round(time.monotonic()-self.start, 1))
         with open(self.path, 'a') as f: f.write(json.dumps(line)+'\n')
@@ -340,12 +372,13 @@ def write_atomically(
     tmp = Path(path).with_name(Path(path).name+'.tmp')
     tmp.write_text(text); os.replace(tmp, path)
 
-CHECKPOINT_FILES = ('model.safetensors', 'optimizer.pt', 'scheduler.pt', 'rng_state.pth', 'trainer_state.json')
+CHECKPOINT_FILES = ('model.safetensors', 'optimizer.pt', 'scheduler.pt', 'trainer_state.json')
 
 def _last_state(output_dir):
     "Last whole checkpoint and its trainer state; checkpoints that a kill left half-written or half-deleted are removed"
     for c in output_dir.glob('checkpoint-*'):
-        try: json.loads((c/'trainer_state.json').read_text()); whole = all((c/f).exists() for f in CHECKPOINT_FILES)
+        random = ['rng_state.pth'] if ranks()[1]==1 else [f'rng_state_{r}.pth' for r in range(ranks()[1])] # each process has its own
+        try: json.loads((c/'trainer_state.json').read_text()); whole = all((c/f).exists() for f in (*CHECKPOINT_FILES, *random))
         except (OSError, json.JSONDecodeError): whole = False
         if not whole: shutil.rmtree(c)
     last = get_last_checkpoint(output_dir)
@@ -384,17 +417,24 @@ def fit(
     if 'relatedness' in loss.needs and miner.evidence is None: raise InputError("the adaptive margin needs the relatedness of captions; give the miner `evidence`")
     if loss.needs and active_from>=epochs: raise InputError(f"the active mode would begin at epoch {active_from} (from 0) of {epochs}: never; lower `active_from` and `warmup_epochs`, or train longer")
     if miner: miner.needs,miner.active_from = loss.needs,active_from
-    _claim(Path(output_dir), dict(loss=describe_loss(loss), miner=miner.settings() if miner and loss.needs else None) | settings)
     callbacks = [LearningModes(loss, warmup_epochs, active_from), CollapseGuard(loss), *([miner] if loss.needs else [])]
     args = TrainingArguments(
         output_dir=str(output_dir), num_train_epochs=epochs, max_steps=max_steps or -1, per_device_train_batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
         max_grad_norm=2., lr_scheduler_type='cosine', warmup_steps=0 if schedule=='step' else .05, seed=seed, eval_strategy='epoch', save_strategy='epoch', logging_strategy='epoch',
         save_total_limit=1, load_best_model_at_end=True, metric_for_best_model='rsum', greater_is_better=True, restore_callback_states_from_checkpoint=True,
-        remove_unused_columns=False, label_names=[], report_to=[], disable_tqdm=not progress, dataloader_pin_memory=torch.cuda.is_available())
-    trainer = RetrievalTrainer(model, args, retrieval_loss=loss, miner=miner, schedule=schedule, text_learning_rate=text_learning_rate, data_collator=PairCollator(train_set, tokenizer), train_dataset=train_set, eval_dataset=dev_set,
+        remove_unused_columns=False, label_names=[], report_to=[], disable_tqdm=not progress, dataloader_pin_memory=torch.cuda.is_available(),
+        use_cpu=int(os.environ.get('WORLD_SIZE', 1))>1 and not torch.cuda.is_available()) # or accelerate would not join the processes
+    rank,world = ranks()
+    if args.n_gpu>1: raise InputError(f"one process and {args.n_gpu} GPUs: a batch would be split and lose its negatives; start one process a GPU (`torchrun --nproc_per_node {args.n_gpu}`), or choose one with CUDA_VISIBLE_DEVICES=0")
+    if args.world_size!=world: raise InputError(f"{world} processes are joined, and the trainer knows of {args.world_size}; start them with `torchrun --nproc_per_node {world}`, and leave the joining to `fit`")
+    if rank==0: # for all
+        _claim(Path(output_dir), dict(loss=describe_loss(loss), miner=miner.settings() if miner and loss.needs else None) | settings)
+        _last_state(Path(output_dir)) # removes what a kill left
+    wait()
+    part = (lambda n: filled(share(n))) if world>1 else None
+    trainer = RetrievalTrainer(model, args, retrieval_loss=loss, miner=miner, schedule=schedule, text_learning_rate=text_learning_rate, data_collator=PairCollator(train_set, tokenizer, part), train_dataset=train_set, eval_dataset=dev_set,
         processing_class=tokenizer, callbacks=[*callbacks, EarlyStoppingCallback(patience), EpochLog(Path(output_dir)/'log.jsonl')])
     if not progress: trainer.remove_callback(PrinterCallback)
-    if args.n_gpu>1 or args.world_size>1: raise InputError("several GPUs or processes are not supported yet: a batch would be split and lose its negatives; choose one with CUDA_VISIBLE_DEVICES=0, without torchrun")
     last,state = _last_state(Path(output_dir))
     if state and _stopped_early(state, patience): # killed between its last checkpoint and its end
         model.load_state_dict(load_file(f'{state.best_model_checkpoint}/model.safetensors'))

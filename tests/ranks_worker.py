@@ -1,0 +1,70 @@
+"""What test_ranks.py starts with one process and with two: a batch's loss and gradients, mining, and a whole short training."""
+import json, sys
+from pathlib import Path
+import numpy as np, torch
+from scipy.sparse import csr_array
+from torch.nn.parallel import DistributedDataParallel
+from transformers import TrainingArguments
+from transformers.utils import logging
+from amsps.consensus import build_graph
+from amsps.data import Annotations, PairCollator, PairDataset, build_tokenizer
+from amsps.losses import AHRL
+from amsps.mining import CoverageEvidence
+from amsps.model import AmspsConfig, AmspsModel
+from amsps.ranks import filled, ranks, share
+from amsps.scenes import make_scenes
+from amsps.training import Miner, RetrievalTrainer, embed, evaluate_split, fit
+
+logging.set_verbosity_error()
+EVERY = dict(margin=.1, selection='smooth', kappa=.3, offline_weight=.05, cross_weight=.02, penalty=True, filter_above=.3, mining_weight=.5)
+
+def parts():
+    data = make_scenes(60, 30, 1)
+    tokenizer = build_tokenizer(data.annotations.captions, 1)
+    train,dev = (PairDataset(data.annotations, data.features, s) for s in ('train','dev'))
+    return train,dev,tokenizer
+
+def model_of(train, tokenizer):
+    torch.manual_seed(0)
+    graph = build_graph(train.captions, 20)
+    model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, pooling='max', n_concepts=len(graph.words), consensus='likelihood', fusion=.8))
+    model.consensus.set_graph(graph, tokenizer)
+    return model
+
+def miner_of(train, dev, folder): return Miner(train, dev, folder, CoverageEvidence(train.captions, train.caption_image, len(train.image_ids)), candidates=20, threshold=.3, refresh=2)
+
+def gradients(folder, sizes):
+    "Losses of batches and the gradients of all weights"
+    train,dev,tokenizer = parts()
+    out = []
+    args = TrainingArguments(str(folder/'one'), report_to=[], use_cpu=True, disable_tqdm=True, label_names=[], remove_unused_columns=False) # joins the processes
+    part = (lambda n: filled(share(n))) if ranks()[1]>1 else None
+    for size in sizes:
+        model,loss = model_of(train, tokenizer),AHRL(**EVERY)
+        miner = miner_of(train, dev, folder); miner.needs = loss.needs
+        folder.mkdir(parents=True, exist_ok=True); miner.mine(model, tokenizer, 0)
+        trainer = RetrievalTrainer(model, args, retrieval_loss=loss, miner=miner, data_collator=PairCollator(train, tokenizer, part), train_dataset=train, processing_class=tokenizer)
+        whole = DistributedDataParallel(model, find_unused_parameters=True) if ranks()[1]>1 else model
+        batch = trainer.data_collator([train[j] for j in np.random.default_rng(size).permutation(len(train))[:size]])
+        trainer.create_optimizer_and_scheduler(10)
+        l = trainer.compute_loss(whole.train(), batch)
+        l.backward()
+        out.append((l.item(), {k:p.grad.clone() for k,p in model.named_parameters() if p.grad is not None}, miner.mined))
+    return out
+
+def training(folder):
+    "History and metrics of a run whose last batch is uneven"
+    train,dev,tokenizer = parts()
+    model = model_of(train, tokenizer)
+    history = fit(model, tokenizer, train, dev, folder, AHRL(**EVERY), miner_of(train, dev, folder), warmup_epochs=1, active_from=1, epochs=4, batch_size=64, learning_rate=5e-3, progress=False)
+    return history,evaluate_split(model, tokenizer, dev)
+
+def main(folder):
+    found = gradients(folder/'batch', (64, 37, 1))
+    history,metrics = training(folder/'run')
+    if ranks()[0]==0:
+        torch.save([(l, g) for l,g,_ in found], folder/'gradients.pt')
+        np.savez(folder/'mined.npz', *(a for _,_,m in found for a in (m.candidates.texts.numpy(), m.candidates.images.numpy(), m.hidden.toarray())))
+        (folder/'run.json').write_text(json.dumps(dict(history=history, metrics=metrics, processes=ranks()[1])))
+
+if __name__=='__main__': main(Path(sys.argv[1]))
