@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: reproduce test readme docs
+.PHONY: reproduce test readme docs bench
 reproduce: $(READY)
 	$(BIN)/amsps reproduce
 
@@ -12,6 +12,9 @@ test: $(READY)
 	$(BIN)/nbdev_test --n_workers 2
 	$(BIN)/amsps verify
 	$(BIN)/python -m pytest -q tests
+
+bench: $(READY)
+	$(BIN)/python benchmarks/speed.py
 
 docs: $(READY)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'

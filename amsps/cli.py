@@ -54,7 +54,9 @@ def _config_options():
 def _train(**values):
     """Train one model: executes nbs/experiments/train.ipynb through papermill.
 
-    The defaults are the baseline on the generated scenes. With another --dataset the defaults are those of photographs; give --data-root then, and --backbone where the folder has no region features."""
+    The defaults are the baseline on the generated scenes. With another --dataset the defaults are those of photographs; give --data-root then, and --backbone where the folder has no region features.
+
+    On several GPUs: torchrun --no-python --nproc_per_node 4 amsps train ... (without a notebook; --batch-size is that of all together)."""
     _quiet()
     from amsps.cache import read_record
     from amsps.config import label_of, parse_config, preset
@@ -62,9 +64,19 @@ def _train(**values):
     from amsps.schedule import plan_runs, run_grid
     given = {k:v for k,v in values.items() if v is not None}
     config = parse_config(preset(given))
+    if int(os.environ.get('WORLD_SIZE', 1))>1: return _train_together(config)
     plan = plan_runs([Row(label_of(config.model_dump()), frozenset(), config, 1)])
     _fail(run_grid(plan, jobs=1, say=typer.echo))
     typer.echo(f"run:    {plan[0].folder}\ntest:   {_metric_line(read_record(plan[0].folder)['metrics']['test'])}")
+
+def _train_together(config):
+    "One run in all the processes that torchrun started, without a notebook"
+    from amsps.ranks import join, ranks
+    from amsps.runs import load_data, run_dir, train_run
+    join()
+    data = load_data(config)
+    record = train_run(config, data)
+    if ranks()[0]==0: typer.echo(f"run:    {run_dir(config, data)} ({ranks()[1]} processes)\ntest:   {_metric_line(record['metrics']['test'])}")
 
 def _metric_line(m):
     recalls = '  '.join(f"{d} {m[f'{d}_r1']:.1f}/{m[f'{d}_r5']:.1f}/{m[f'{d}_r10']:.1f}" for d in ('i2t','t2i'))

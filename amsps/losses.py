@@ -11,6 +11,7 @@ __all__ = ['SELECTIONS', 'FAMILY', 'negative_mask', 'check_batch', 'margin_gaps'
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # %% ../nbs/06_losses.ipynb #7b2fb2fd
 def negative_mask(
@@ -63,19 +64,35 @@ def select_gaps(
         return torch.where((hardest-margin).abs()<epsilon, mean, violations.amax(1))
     raise ValueError(f"unknown selection {how!r}; choose from {', '.join(SELECTIONS)}")
 
-# %% ../nbs/06_losses.ipynb #980cc496
+# %% ../nbs/06_losses.ipynb #3f7bcd91
+class _SmoothViolations(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, sims, negatives, margin, rows, columns, temperature):
+        z = (sims+margin).div_(temperature).masked_fill_(~negatives, float('-inf'))
+        z.diagonal().copy_(rows/temperature); of_rows = z.log_softmax(1)
+        if columns is not None: z.diagonal().copy_(columns/temperature)
+        of_columns = z.log_softmax(0)
+        ctx.save_for_backward(of_rows, of_columns); ctx.shared = columns is None
+        return -temperature*of_rows.diagonal(),-temperature*of_columns.diagonal()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, rows, columns): # gradients of what `forward` returned
+        p,q = (x.exp() for x in ctx.saved_tensors)
+        own = (p.diagonal()-1)*rows,(q.diagonal()-1)*columns
+        grad = p.mul_(rows[:,None]).addcmul_(q, columns[None])
+        grad.fill_diagonal_(0) # there stood the positives
+        return grad,None,None,*((own[0]+own[1],None) if ctx.shared else own),None
+
 def smooth_violations(
     sims:Tensor, # (B, B) images x captions
     negatives:Tensor, # (B, B) bool, not on the diagonal
-    margin:float|Tensor, # Of every pair, (B, B), or of all
+    margin:float|Tensor, # Of every pair, (B, B), or of all; gets no gradient
     positives:tuple[Tensor,Tensor], # (B,) positive similarity of each image, of each caption
     temperature:float=0.05, # > 0, in units of similarity
 )->tuple[Tensor,Tensor]: # (B,) of the images, (B,) of the captions
     "Smooth selection for the anchors of both directions"
-    scaled = torch.where(negatives, (sims+margin)/temperature, float('-inf'))
-    rows = scaled.diagonal_scatter(positives[0]/temperature)
-    columns = rows if positives[1] is positives[0] else scaled.diagonal_scatter(positives[1]/temperature)
-    return -temperature*rows.log_softmax(1).diagonal(),-temperature*columns.log_softmax(0).diagonal()
+    return _SmoothViolations.apply(sims, negatives, margin, positives[0], None if positives[1] is positives[0] else positives[1], temperature) # torch.compile knows no tensor twice
 
 # %% ../nbs/06_losses.ipynb #b82130a0
 class TripletLoss(nn.Module):
@@ -265,16 +282,14 @@ class AHRL(nn.Module):
         negatives = negative_mask(image, known)
         if self.mode=='active' and hidden is not None and self.filter_above is not None: negatives = negatives & (hidden<=self.filter_above)
         terms = self._terms(sims, negatives, relatedness, offline, mined)
-        reduce = torch.mean if self.reduction=='mean' else torch.sum
-        i2t,t2i = (reduce(self._total({k:v[d] for k,v in terms.items()})) for d in (0,1))
-        with torch.no_grad(): named = {k:(a.mean()+b.mean())/2 if k=='weight' else reduce(a)+reduce(b) for k,(a,b) in terms.items()} # to be read
-        return dict(loss=i2t+t2i, i2t=i2t, t2i=t2i, **named)
-
-    def _total(self, t):
-        out = t['online']*t['weight'] if 'weight' in t else t['online']
-        for k,w in (('offline',self.offline_weight), ('cross',self.cross_weight), ('mined',self.mining_weight), ('graded',self.graded_weight)):
-            if k in t: out = out+w*t[k]
-        return out
+        reduce,weight = torch.mean if self.reduction=='mean' else torch.sum,terms.pop('weight', None)
+        values = torch.stack([x for pair in terms.values() for x in pair]).unflatten(0, (-1,2)) # (terms, 2, B), `online` first
+        reduced = reduce(values, 2)
+        total = reduced[0] if weight is None else reduce(values[0]*torch.stack(weight), 1) # (2,)
+        for k,x in zip(list(terms)[1:], reduced[1:]): total = total+getattr(self, 'mining_weight' if k=='mined' else f'{k}_weight')*x
+        named = dict(zip(terms, reduced.detach().sum(1))) # to be read
+        if weight is not None: named['weight'] = torch.cat(weight).detach().mean()
+        return dict(loss=total.sum(), i2t=total[0], t2i=total[1], **named)
 
 # %% ../nbs/06_losses.ipynb #5fec94ed
 FAMILY = dict(

@@ -11,6 +11,7 @@ __all__ = ['PACKAGES', 'BINS', 'cache_root', 'Judgements', 'RunData', 'read_expe
 
 # %% ../nbs/10_runs.ipynb #269729a1
 import base64, hashlib, importlib.metadata, json, os, platform, re, resource, shutil, subprocess, sys, tempfile, time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from datetime import datetime, timezone
@@ -32,6 +33,7 @@ from .model import AmspsConfig, AmspsModel
 from .losses import AHRL, InfoNCELoss, family_loss
 from .metrics import FOLD, eccv_covers, eccv_metrics, fold_metrics, graded_metrics, hidden_curve, hidden_metrics, judgement_metrics, pack_ranks, pair_ranks, recall_metrics, relevance_metrics, retrieval_ranks, sim_blocks
 from .mining import CoverageEvidence, Evidence, SentenceEvidence
+from .ranks import join, ranks, wait
 from .training import Miner, embed, embed_captions, embed_images, fit, write_atomically
 
 # %% ../nbs/10_runs.ipynb #a97eccfd
@@ -187,7 +189,7 @@ def environment()->dict: # Strings and numbers
         try: return importlib.metadata.version(p)
         except importlib.metadata.PackageNotFoundError: return 'not installed'
     changes = _git('status', '--porcelain', '--', 'amsps', 'nbs')
-    return dict(python=platform.python_version(), system=platform.system(), machine=platform.machine(), cpus=os.cpu_count(), threads=torch.get_num_threads(),
+    return dict(python=platform.python_version(), system=platform.system(), machine=platform.machine(), cpus=os.cpu_count(), threads=torch.get_num_threads(), processes=ranks()[1],
                 device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu', packages={p:version(p) for p in PACKAGES},
                 commit=_git('rev-parse', 'HEAD'), uncommitted=None if changes is None else bool(changes))
 
@@ -368,15 +370,19 @@ def train_run(
     data:RunData, # From `load_data(config)`
 )->dict: # The record
     "Train, evaluate and record a run, or read its record if it is complete"
-    final = run_dir(config, data)
+    join()
+    final,first = run_dir(config, data),ranks()[0]==0 # the first process writes for all
     final.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(final.with_name(final.name+'.lock')):
+    with FileLock(final.with_name(final.name+'.lock')) if first else nullcontext():
+        wait()
         if (record:=read_record(final)) is not None: return record
         partial = final.with_name(final.name+'.partial')
         if not (partial/'record.json').exists(): # else it was killed just before its renaming
-            write_atomically(partial/'record.json', json.dumps(_train_into(partial, config, data, final.name), indent=1))
-        os.replace(partial, final)
-    for c in final.glob('checkpoint-*'): shutil.rmtree(c)
+            record = _train_into(partial, config, data, final.name)
+            if first: write_atomically(partial/'record.json', json.dumps(record, indent=1))
+        if first: os.replace(partial, final)
+        wait()
+    for c in final.glob('checkpoint-*') if first else (): shutil.rmtree(c)
     return read_record(final)
 
 # %% ../nbs/10_runs.ipynb #d4aa1c2e
@@ -385,7 +391,7 @@ def _train_into(folder, config, data, name):
     torch.set_num_threads(config.threads)
     provenance = dict(key=key_of(config, data), environment=environment()) # of the code that runs now, not of what it has become when it ends
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder/'key.json').exists(): write_atomically(folder/'key.json', json.dumps(provenance['key']))
+    if ranks()[0]==0 and not (folder/'key.json').exists(): write_atomically(folder/'key.json', json.dumps(provenance['key']))
     train_set,dev_set = data.split('train'),data.split('dev')
     graph = concept_graph(config, train_set)
     model,tokenizer = build_model(config, data, train_set, graph)
@@ -394,7 +400,7 @@ def _train_into(folder, config, data, name):
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
     options = ('warmup_epochs','active_from','epochs','batch_size','learning_rate','text_learning_rate','weight_decay','schedule','patience','max_steps','seed')
     history = fit(model, tokenizer, train_set, dev_set, folder, loss, miner, **{k:getattr(config, k) for k in options}, progress=False)
-    model.save_pretrained(folder/'model'); tokenizer.save_pretrained(folder/'model')
+    if ranks()[0]==0: model.save_pretrained(folder/'model'); tokenizer.save_pretrained(folder/'model')
     metrics,test = evaluate_run(model, tokenizer, data)
     config_out = config.model_dump() | {k:public_name(getattr(config, k)) for k in ('backbone','text_backbone','concept_vectors')}
     return dict(name=name, config={k:v for k,v in config_out.items() if k not in ('data_root','cache_dir')}, metrics=metrics, history=history, mining=miner.history() if miner else [],

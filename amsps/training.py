@@ -23,7 +23,7 @@ from .losses import Mined, Offline
 from .metrics import recall_metrics, relevance_metrics, retrieval_ranks
 from .mining import Candidates, Evidence, MinedSet, above, fit_match_model, hardest_items, judge, known_pairs, mine_hidden, mining_log, text_groups, unannotated_scores, update_beliefs, without_rows, witnesses
 from .model import AmspsModel, AmspsOutput, level_objective
-from .ranks import filled, gather_objects, gather_rows, ranks, share, wait
+from .ranks import filled, gather_objects, gather_rows, join, ranks, share, wait
 
 # %% ../nbs/09_training.ipynb #4a85b72a
 def _encode_share(encode, n, size):
@@ -417,12 +417,14 @@ def fit(
     if 'relatedness' in loss.needs and miner.evidence is None: raise InputError("the adaptive margin needs the relatedness of captions; give the miner `evidence`")
     if loss.needs and active_from>=epochs: raise InputError(f"the active mode would begin at epoch {active_from} (from 0) of {epochs}: never; lower `active_from` and `warmup_epochs`, or train longer")
     if miner: miner.needs,miner.active_from = loss.needs,active_from
+    join()
     callbacks = [LearningModes(loss, warmup_epochs, active_from), CollapseGuard(loss), *([miner] if loss.needs else [])]
     args = TrainingArguments(
         output_dir=str(output_dir), num_train_epochs=epochs, max_steps=max_steps or -1, per_device_train_batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
         max_grad_norm=2., lr_scheduler_type='cosine', warmup_steps=0 if schedule=='step' else .05, seed=seed, eval_strategy='epoch', save_strategy='epoch', logging_strategy='epoch',
         save_total_limit=1, load_best_model_at_end=True, metric_for_best_model='rsum', greater_is_better=True, restore_callback_states_from_checkpoint=True,
         remove_unused_columns=False, label_names=[], report_to=[], disable_tqdm=not progress, dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False, # the forward pass uses all that train
         use_cpu=int(os.environ.get('WORLD_SIZE', 1))>1 and not torch.cuda.is_available()) # or accelerate would not join the processes
     rank,world = ranks()
     if args.n_gpu>1: raise InputError(f"one process and {args.n_gpu} GPUs: a batch would be split and lose its negatives; start one process a GPU (`torchrun --nproc_per_node {args.n_gpu}`), or choose one with CUDA_VISIBLE_DEVICES=0")

@@ -8,6 +8,7 @@ __all__ = ['ItemDropout', 'masked_mean', 'RegionEncoder', 'load_backbone', 'back
 
 # %% ../nbs/02_vision.ipynb #7d0bf358
 import hashlib, json, math, os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from filelock import FileLock
@@ -159,8 +160,8 @@ def _pixels(processor, images, size):
     return processor(images=squares, return_tensors='pt', do_resize=False, do_center_crop=False)['pixel_values']
 
 @torch.inference_mode()
-def _grid_features(images, processor, model, grid, image_size): # (B, K, C) float16
-    maps = backbone_grid(model, _pixels(processor, images, image_size))
+def _grid_features(pixels, model, grid): # (B, K, C) float16
+    maps = backbone_grid(model, pixels)
     if grid>maps.shape[-1]: raise InputError(f"`grid` {grid} is finer than the backbone's own {maps.shape[-1]} x {maps.shape[-1]} cells; choose 1..{maps.shape[-1]}")
     return pool_grid(maps, grid).clamp(-65504, 65504).numpy().astype('<f2') # the range of float16
 
@@ -170,15 +171,25 @@ def picture_features(
     grid:int=3, image_size:int=0, # As in `extract_features`
 )->np.ndarray: # (1, K, C) float32
     "Grid features of one picture, as `extract_features` makes them; not cached"
-    return _grid_features([load_image(path)], *load_backbone(backbone), grid, image_size).astype(np.float32)
+    processor,model = load_backbone(backbone)
+    return _grid_features(_pixels(processor, [load_image(path)], image_size), model, grid).astype(np.float32)
+
+def _pixels_ahead(paths, processor, size, batch_size):
+    "Pixels of batches; the next one is read while this one is looked at"
+    def read(i): return _pixels(processor, [load_image(p) for p in paths[i:i+batch_size]], size)
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(read, 0)
+        for i in range(batch_size, len(paths)+batch_size, batch_size):
+            pixels = ahead.result()
+            if i<len(paths): ahead = reader.submit(read, i)
+            yield pixels
 
 def _extract_into(part, paths, processor, model, grid, image_size, batch_size):
     done = _resume_point(part)
     with open(part, 'ab') as f, tqdm(total=len(paths), initial=done, desc='extracting grid features', unit='image') as bar:
-        for i in range(done, len(paths), batch_size):
-            images = [load_image(p) for p in paths[i:i+batch_size]]
-            x = _grid_features(images, processor, model, grid, image_size)
+        for i,pixels in zip(range(done, len(paths), batch_size), _pixels_ahead(paths[done:], processor, image_size, batch_size)):
+            x = _grid_features(pixels, model, grid)
             if not np.isfinite(x).all(): raise InputError(f"the backbone gives NaN for image {paths[i+int((~np.isfinite(x).all((1,2))).argmax())]}; look at the picture and at the backbone's weights")
             if not f.tell(): _part_header(f, (len(paths), *x.shape[1:]))
             f.write(x.tobytes()); f.flush()
-            bar.update(len(images))
+            bar.update(len(x))

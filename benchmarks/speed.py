@@ -66,9 +66,10 @@ def recall(full):
     def product(): # one product and one pass, in blocks of the same size
         for rows in images.split(670): (rows@texts.T).amax(1)
     t = interleaved(5, ours=lambda: retrieval_ranks(images, texts, owner), product=product)
-    x,y = images.numpy(),texts.numpy()
-    i2t = timed(lambda: [np.flatnonzero(np.argsort(-(x[i]@y.T))//each==i)[0] for i in range(50)], 3) # VSE++'s evaluation: query by query
-    t2i = timed(lambda: [np.flatnonzero(np.argsort(-(y[j]@x.T))==j//each)[0] for j in range(50)], 3)
+    x,y = images.double().numpy(),texts.double().numpy() # VSE++'s evaluation: query by query, in double precision as its arrays are
+    def rank(order, right): return min(np.flatnonzero(order==k)[0] for k in right)
+    i2t = timed(lambda: [rank(np.argsort(np.dot(x[i], y.T))[::-1], range(each*i, each*i+each)) for i in range(50)], 3)
+    t2i = timed(lambda: [[rank(np.argsort(d)[::-1], [i]) for d in np.dot(y[each*i:each*i+each], x.T)] for i in range(10)], 3)
     whole = [a/50*n+b/50*n*each for a,b in zip(i2t, t2i)]
     shape = f'{n:,} images, {n*each:,} captions, D = {d:,}'
     return [line(f'argsort query by query ({shape}; from 50 queries each way)', whole), line('one matrix product and one pass', t['product']),
@@ -181,12 +182,13 @@ def training(full):
     return out
 
 def extraction(full):
-    import numpy as np, torch
+    from functools import partialmethod
+    import numpy as np, torch, tqdm.auto as tqdm
     from PIL import Image
     from transformers import MobileNetV2Config, MobileNetV2ImageProcessorPil, MobileNetV2Model
     from transformers.utils import logging
     from amsps.vision import backbone_grid, extract_features
-    logging.set_verbosity_error(); logging.disable_progress_bar(); os.environ['TQDM_DISABLE'] = '1'
+    logging.set_verbosity_error(); logging.disable_progress_bar(); tqdm.tqdm.__init__ = partialmethod(tqdm.tqdm.__init__, disable=True)
     n = 192
     with tempfile.TemporaryDirectory() as d:
         d = Path(d); rng = np.random.default_rng(0)
