@@ -288,8 +288,11 @@ class PairDataset(torch.utils.data.Dataset):
     def _tokenised(self, tokenizer):
         "Token ids of all captions, one after the other, and where each begins; made once for a tokeniser"
         if self._tokens is None or self._tokens[0] is not tokenizer:
-            ids = tokenizer(self.captions, truncation=True)['input_ids']
-            self._tokens = tokenizer,np.concatenate(ids).astype(np.int32),np.cumsum([0, *map(len, ids)])
+            tokens,lengths = [],[]
+            for i in range(0, len(self.captions), 4096): # a tokeniser's output takes a hundred times the room of the ids
+                ids = tokenizer(self.captions[i:i+4096], truncation=True, return_attention_mask=False, return_token_type_ids=False)['input_ids']
+                tokens.append(np.concatenate(ids).astype(np.int32)); lengths += map(len, ids)
+            self._tokens = tokenizer,np.concatenate(tokens),np.cumsum([0, *lengths])
         return self._tokens[1:]
 
     def __len__(self): return len(self.captions)
