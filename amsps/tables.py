@@ -39,12 +39,16 @@ def row_of(
     "Name of a record's row: of the grid where `records_for` has put it there, else of its own"
     return record.get('row') or label_of(record['config'])
 
+def _one_value(what, values):
+    if len(found:=set(values))>1: raise InputError(f"these records do not belong in one table: they have {len(found)} values of {what}, {' and '.join(sorted(x[:12] for x in found)[:2])}; keep one folder for each")
+
 def check_comparable(
     records:list[dict], # Meant for one table
 ):
     "Raise `InputError` unless records share dataset and data, and differ only by loss, its settings, and seed"
-    for what,of in (('dataset', lambda r: r['config']['dataset']), ('data fingerprint', lambda r: r['data']['fingerprint'])):
-        if len(found:={of(r) for r in records})>1: raise InputError(f"these records do not belong in one table: they have {len(found)} values of {what}, {' and '.join(sorted(x[:12] for x in found)[:2])}; keep one folder for each")
+    def features(r): return str([r['data'].get('features'), *(r['config'].get(k) for k in ('backbone','grid','image_size'))])
+    for what,of in (('dataset', lambda r: r['config']['dataset']), ('data', lambda r: r['data']['summary'])): _one_value(what, map(of, records))
+    for f in set(map(features, records)): _one_value('data fingerprint', (r['data']['fingerprint'] for r in records if features(r)==f)) # models may look at the same pictures through other features
     first = {}
     for r in records:
         key = (row_of(r), r['config']['seed'])
