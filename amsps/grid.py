@@ -124,12 +124,13 @@ def _all_rows(dataset, text): # rows of every dataset of the grid with this `dat
 
 def rows_of(
     config:dict, # Of a record
+    frozen:bool=False, # Whether it stands among records with a frozen text encoder
 )->list[Row]:
     "The rows that a record is of"
     own = _identity(config)
-    frozen = [] if config['dataset']=='scenes' else _all_rows(config['dataset'], '-')
-    found = [r for r,i in [*_all_rows(config['dataset'], ''), *frozen] if i==own]
-    return list({r.name:r for r in found}.values())
+    texts = ('',) if config['dataset']=='scenes' else ('-','') if frozen else ('','-')
+    found = ([r for r,i in _all_rows(config['dataset'], t) if i==own] for t in texts) # a Bi-GRU is one model of several beside a frozen encoder, and the model itself without one
+    return list({r.name:r for r in next(filter(None, found), [])}.values())
 
 def row_order()->list[str]: # Names of rows, as in the grid
     return [r.name for r in read_grid().rows]
@@ -139,6 +140,7 @@ def records_for(
     output:str, # Table or figure
 )->list[dict]: # With `row`, `model` and `sweep`; where none of the records is of any row of the grid, all of them, by their own names
     "The records that feed an output"
-    rows = [(r, row) for r in records for row in rows_of(r['config'])]
+    frozen = any(r['config'].get('freeze_text') for r in records)
+    rows = [(r, row) for r in records for row in rows_of(r['config'], frozen)]
     if not rows: return [r|dict(row=label_of(r['config']), model='', sweep=None) for r in records]
     return [r|dict(row=row.name, model=row.model, sweep=row.sweep) for r,row in rows if output in row.feeds]
