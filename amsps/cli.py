@@ -56,7 +56,7 @@ def _train(**values):
 
     The defaults are the baseline on the generated scenes. With another --dataset the defaults are those of photographs; give --data-root then, and --backbone where the folder has no region features.
 
-    On several GPUs: torchrun --no-python --nproc_per_node 4 amsps train ... (without a notebook; --batch-size is that of all together)."""
+    In several processes: torchrun --no-python --nproc_per_node 2 amsps train ... (without a notebook; --batch-size is that of all together)."""
     _quiet()
     from amsps.cache import read_record
     from amsps.config import label_of, parse_config, preset

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SELECTIONS', 'FAMILY', 'negative_mask', 'check_batch', 'margin_gaps', 'select_gaps', 'smooth_violations',
-           'TripletLoss', 'InfoNCELoss', 'semantic_margin', 'Offline', 'Mined', 'hierarchical_penalty', 'graded_term',
-           'AHRL', 'family_loss']
+           'both_violations', 'TripletLoss', 'InfoNCELoss', 'semantic_margin', 'Offline', 'Mined',
+           'hierarchical_penalty', 'graded_term', 'AHRL', 'family_loss']
 
 # %% ../nbs/06_losses.ipynb #6393b189
 from typing import NamedTuple
@@ -94,6 +94,21 @@ def smooth_violations(
     "Smooth selection for the anchors of both directions"
     return _SmoothViolations.apply(sims, negatives, margin, positives[0], None if positives[1] is positives[0] else positives[1], temperature) # torch.compile knows no tensor twice
 
+# %% ../nbs/06_losses.ipynb #a451f2fb
+def both_violations(
+    sims:Tensor, # (B, B) images x captions
+    negatives:Tensor, # (B, B) bool
+    margin:float|Tensor, # Of every pair, (B, B), or of all
+    positives:tuple[Tensor,Tensor], # (B,) positive similarity of each image, of each caption
+    how:str, # One of `SELECTIONS`; `safe` with one margin for all
+    temperature:float=0.05, # For `smooth`
+    epsilon:float=0.02, # For `safe`
+)->tuple[Tensor,Tensor]: # (B,) of the images, (B,) of the captions
+    "Violations of the anchors of both directions"
+    if how=='smooth': return smooth_violations(sims, negatives, margin, positives, temperature)
+    def select(s, p, m, n): return select_gaps(margin_gaps(s, p, m), n, how, temperature, margin, epsilon)
+    return select(sims, positives[0], margin, negatives),select(sims.T, positives[1], margin.T if torch.is_tensor(margin) else margin, negatives.T)
+
 # %% ../nbs/06_losses.ipynb #b82130a0
 class TripletLoss(nn.Module):
     "Triplet loss over in-batch negatives [VSE++]"
@@ -119,8 +134,7 @@ class TripletLoss(nn.Module):
         check_batch(sims, image)
         negatives = negative_mask(image, known)
         how,own = 'mean' if self.mode=='warmup' else self.selection,sims.diagonal()
-        if how=='smooth': i2t,t2i = (x.mean() for x in smooth_violations(sims, negatives, self.margin, (own, own), self.temperature))
-        else: i2t,t2i = (select_gaps(margin_gaps(x, own, self.margin), n, how, self.temperature, self.margin, self.epsilon).mean() for x,n in ((sims,negatives), (sims.T,negatives.T)))
+        i2t,t2i = (x.mean() for x in both_violations(sims, negatives, self.margin, (own, own), how, self.temperature, self.epsilon))
         return dict(loss=i2t+t2i, i2t=i2t, t2i=t2i)
 
 # %% ../nbs/06_losses.ipynb #c09c0435
@@ -239,11 +253,7 @@ class AHRL(nn.Module):
 
     def _select(self, gaps, mask): return select_gaps(gaps, mask, self._how, self.temperature, self.margin)
 
-    def _both(self, sims, negatives, margin, positives):
-        "Violations of the anchors of both directions over the batch"
-        if self._how=='smooth': return smooth_violations(sims, negatives, margin, positives, self.temperature)
-        flipped = margin.T if torch.is_tensor(margin) else margin
-        return self._select(margin_gaps(sims, positives[0], margin), negatives),self._select(margin_gaps(sims.T, positives[1], flipped), negatives.T)
+    def _both(self, sims, negatives, margin, positives): return both_violations(sims, negatives, margin, positives, self._how, self.temperature)
 
     def _terms(self, sims, negatives, relatedness, offline, mined):
         "Terms by name: (B,) of the images and (B,) of the captions"

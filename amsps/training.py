@@ -263,6 +263,7 @@ def _of_all(output, n):
     "Outputs of all processes for the n pairs of a batch"
     if ranks()[1]==1: return output
     own = share(n)
+    if len(output.image_embeds)!=(b:=filled(own).stop-filled(own).start): raise ValueError(f"a batch of {n} pairs is shared by {ranks()[1]} processes, and this one encoded {len(output.image_embeds)} of them where {b} are its share; give the `PairCollator` its `part`, as `fit` does")
     def rows(x): return None if x is None else gather_rows(x[:own.stop-own.start], n) if torch.is_tensor(x) else tuple(map(rows, x))
     return AmspsOutput(*(rows(getattr(output, k)) for k in ('image_embeds','text_embeds','image_levels','text_levels')))
 

@@ -2,18 +2,17 @@
 import json, sys
 from pathlib import Path
 import numpy as np, torch
-from scipy.sparse import csr_array
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
 from transformers.utils import logging
 from amsps.consensus import build_graph
-from amsps.data import Annotations, PairCollator, PairDataset, build_tokenizer
+from amsps.data import PairCollator, PairDataset, build_tokenizer
 from amsps.losses import AHRL
 from amsps.mining import CoverageEvidence
 from amsps.model import AmspsConfig, AmspsModel
 from amsps.ranks import filled, ranks, share
 from amsps.scenes import make_scenes
-from amsps.training import Miner, RetrievalTrainer, embed, evaluate_split, fit
+from amsps.training import Miner, RetrievalTrainer, evaluate_split, fit
 
 logging.set_verbosity_error()
 EVERY = dict(margin=.1, selection='smooth', kappa=.3, offline_weight=.05, cross_weight=.02, penalty=True, filter_above=.3, mining_weight=.5)
@@ -50,7 +49,14 @@ def gradients(folder, sizes):
         l = trainer.compute_loss(whole.train(), batch)
         l.backward()
         out.append((l.item(), {k:p.grad.clone() for k,p in model.named_parameters() if p.grad is not None}, miner.mined))
+        if part: refuses_whole_batches(trainer, whole, train, tokenizer)
     return out
+
+def refuses_whole_batches(trainer, model, train, tokenizer):
+    "A collator that does not know of the other processes would give wrong rows to all"
+    try: trainer.compute_loss(model, PairCollator(train, tokenizer)([train[j] for j in range(8)]))
+    except ValueError as e: assert 'give the `PairCollator` its `part`' in str(e)
+    else: raise AssertionError('a batch was encoded whole by every process')
 
 def training(folder):
     "History and metrics of a run whose last batch is uneven"
