@@ -36,6 +36,7 @@ class RunConfig(BaseModel):
     active_from: int = Field(2, ge=0, description="First epoch (from 0) with candidates and hidden positives, not before the warm-up ends")
     refresh: int = Field(1, ge=1, description="Epochs between mining passes")
     candidates: int = Field(100, ge=1, description="Hardest items of the whole training set kept for each anchor")
+    search: Literal['exact','faiss'] = Field('exact', description="How candidates are found: exactly, or by FAISS (optional extra), which misses some and pays from some hundred thousand images on")
     evidence: Literal['none','coverage','sentence'] = Field('coverage', description="Second witness for hidden positives and adaptive margin: words of captions, or vectors of the frozen text encoder")
     mine_above: float = Field(0.3, gt=0, lt=1, description="Confidence from which an unannotated pair is a hidden positive")
     selection: Literal['mean','hardest','smooth'] = Field('smooth', description="AHRL: how negatives are selected")
@@ -74,6 +75,7 @@ class RunConfig(BaseModel):
     schedule: Literal['step','cosine'] = Field('cosine', description="Learning rate: tenfold drop at 60 %, or cosine")
     patience: int = Field(5, ge=1, description="Epochs without a better dev rSum before stopping")
     seed: int = Field(0, ge=0, description="Seed of weights, order and dropout")
+    precision: Literal['fp32','bf16','fp16'] = Field('fp32', description="Of the encoders in training, by autocast; fp16 on a GPU only. Losses, mining and evaluation are in fp32")
     threads: int = Field(1, ge=1, description="CPU threads; another number can change the last bits")
 
 # %% ../nbs/00_config.ipynb #40c2d2bb

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'word_pattern', 'FEATURE_TYPES', 'Annotations', 'read_text', 'read_lines', 'read_rows', 'load_image',
-           'disk_room', 'build_tokenizer', 'open_features', 'check_features', 'load_features', 'Regions', 'PairDataset',
-           'PairCollator']
+           'disk_room', 'build_tokenizer', 'open_features', 'check_features', 'load_features', 'Regions', 'on_device',
+           'PairDataset', 'PairCollator']
 
 # %% ../nbs/00_data.ipynb #1c6e646c
 import csv, errno, hashlib, json, re, zipfile
@@ -237,6 +237,17 @@ def _read_rows(x, row, places, out):
 def _layout(x): return f"{Path(getattr(x, 'filename', 'array')).name} {' x '.join(map(str, x.shape[1:]))} {x.dtype}"
 
 # %% ../nbs/00_data.ipynb #9a6c3ea5
+def on_device(
+    x:Tensor|dict, # A tensor, or a dictionary of some; what is no tensor stays as it is
+    device:torch.device,
+)->Tensor|dict:
+    "Tensors on a device; a GPU is not waited for"
+    if isinstance(x, dict): return {k:on_device(v, device) for k,v in x.items()}
+    if not torch.is_tensor(x) or x.device==device: return x
+    return x.pin_memory().to(device, non_blocking=True) if device.type=='cuda' else x.to(device)
+
+def _as_float(x): return x.float()/255 if x.dtype==torch.uint8 else x.float()
+
 class PairDataset(torch.utils.data.Dataset):
     "The (image, caption) pairs of one split; item j is the positions of caption j and of its image, `regions` and `text` give what stands there"
     def __init__(self,
@@ -247,7 +258,7 @@ class PairDataset(torch.utils.data.Dataset):
     ):
         if split not in SPLITS: raise InputError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
         if len(features)!=len(annotations.image_ids): raise InputError(f"{len(features)} images in the features, {len(annotations.image_ids)} in the annotations; both must list the same images in the same order")
-        self.features,self.split,self.states,self._tokens = features,split,states,None
+        self.features,self.split,self.states,self._tokens,self._held = features,split,states,None,None
         self.rows = np.flatnonzero(np.array(annotations.splits)==split) # (n,) positions in `features`
         if not len(self.rows): raise InputError(f"split {split!r} is empty; the data has {', '.join(sorted(set(annotations.splits)))}")
         local = np.full(len(features), -1); local[self.rows] = np.arange(len(self.rows))
@@ -262,10 +273,29 @@ class PairDataset(torch.utils.data.Dataset):
         image:np.ndarray, # (B,) positions of images in the split
     )->Tensor: # (B, K, F) float32, finite
         "Region features of images"
-        raw = self.features[self.rows[np.asarray(image)]]
-        x = torch.from_numpy(np.asarray(raw, dtype=np.float32))
+        image = np.asarray(image)
+        if self._held is not None: return _as_float(self._held[on_device(torch.from_numpy(image), self._held.device)])
+        raw = torch.from_numpy(np.ascontiguousarray(self.features[self.rows[image]]))
+        x = _as_float(raw)
         if not x.sum().isfinite(): self._refuse(x, image)
-        return x/255 if raw.dtype==np.uint8 else x
+        return x
+
+    def hold(self,
+        device:torch.device, # A GPU with room for the split's features
+        block:int=256, # Images copied at a time
+    ):
+        "From now on the features lie on a device, as the file has them, and `regions` looks them up there"
+        first = self.features[self.rows[:1]]
+        held = torch.empty(len(self.rows), *first.shape[1:], dtype=torch.from_numpy(first).dtype, device=device)
+        for i in range(0, len(held), block):
+            x = torch.from_numpy(np.ascontiguousarray(self.features[self.rows[i:i+block]]))
+            if not x.sum(dtype=torch.float32).isfinite(): self._refuse(x, np.arange(i, i+len(x)))
+            held[i:i+len(x)] = x
+        self._held = held
+
+    @property
+    def feature_bytes(self)->int: # Of the split, as the file has them
+        return len(self.rows)*int(np.prod(self.features.shape[1:]))*self.features.dtype.itemsize
 
     def _refuse(self, x, image):
         bad = (~x.isfinite()).any(2).any(1)
@@ -276,14 +306,21 @@ class PairDataset(torch.utils.data.Dataset):
         caption:np.ndarray, # (B,) positions of captions in the split
     )->dict[str,Tensor]: # `input_ids`, `attention_mask` (B, L) int64; `states` (B, L, H) or their mean (B, 1, H), float32, where the dataset has them
         "Captions as the model takes them"
-        caption = np.asarray(caption)
+        caption,lengths = np.asarray(caption),self.lengths(tokenizer, caption)
         tokens,starts = self._tokenised(tokenizer)
-        lengths = starts[caption+1]-starts[caption]
         mask = np.arange(lengths.max())<lengths[:,None]
         ids = np.full(mask.shape, tokenizer.pad_token_id)
         ids[mask] = np.concatenate([tokens[starts[j]:starts[j+1]] for j in caption])
         out = dict(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask.astype(np.int64)))
         return out if self.states is None else out | dict(states=self.states(self.columns[caption], torch.from_numpy(lengths)))
+
+    def lengths(self,
+        tokenizer:PreTrainedTokenizerBase, # Any
+        caption:np.ndarray, # (B,) positions of captions in the split
+    )->np.ndarray: # (B,) int64
+        "Tokens of captions"
+        starts,caption = self._tokenised(tokenizer)[1],np.asarray(caption)
+        return starts[caption+1]-starts[caption]
 
     def _tokenised(self, tokenizer):
         "Token ids of all captions, one after the other, and where each begins; made once for a tokeniser"
@@ -308,8 +345,10 @@ class PairCollator:
 
     def __call__(self,
         items:list[dict], # B items of the dataset
-    )->dict: # `regions` (b, K, F) float32, `input_ids` and `attention_mask` (b, L) of the part; `image` and `caption` (B,) int64 positions of all
+    )->dict: # Of the part, b pairs with u different images: tensors `regions` (u, K, F) float32, `input_ids` and `attention_mask` (b, L), and `image_index` (b,) into the regions where an image comes twice; arrays that stay on the host: `lengths` (b,) of the captions, `image` and `caption` (B,) int64 positions of all
         "Gather regions, tokenise and pad captions"
         image,caption = (np.array([x[k] for x in items]) for k in ('image','caption'))
         own = self.part(len(items)) if self.part else slice(None)
-        return dict(regions=self.dataset.regions(image[own]), **self.dataset.text(self.tokenizer, caption[own]), image=torch.from_numpy(image), caption=torch.from_numpy(caption))
+        different,index = np.unique(image[own], return_inverse=True)
+        which = dict(regions=self.dataset.regions(different), image_index=torch.from_numpy(index)) if len(different)<len(index) else dict(regions=self.dataset.regions(image[own]))
+        return dict(**which, **self.dataset.text(self.tokenizer, caption[own]), lengths=self.dataset.lengths(self.tokenizer, caption[own]), image=image, caption=caption)

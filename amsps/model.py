@@ -8,7 +8,7 @@ __all__ = ['POOLINGS', 'CONSENSUS', 'masked_max', 'AttentionPooling', 'Generaliz
 
 # %% ../nbs/05_model.ipynb #ea1091a6
 from dataclasses import dataclass
-import math, torch, torch.nn.functional as F
+import math, numpy as np, torch, torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -165,8 +165,8 @@ class AmspsModel(PreTrainedModel):
         x = self.region_encoder(regions)
         return self._fuse(F.normalize(self.image_pool(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)), dim=1))
 
-    def text_levels(self, input_ids, attention_mask, states=None): # fused (B, E), levels
-        instance = F.normalize(self.text_pool(*self.text_encoder(input_ids, attention_mask, states)), dim=1)
+    def text_levels(self, input_ids, attention_mask, states=None, lengths=None): # fused (B, E), levels
+        instance = F.normalize(self.text_pool(*self.text_encoder(input_ids, attention_mask, states, lengths)), dim=1)
         return self._fuse(instance, None if self.consensus is None else self.consensus.named(input_ids, attention_mask))
 
     def encode_image(self,
@@ -183,8 +183,14 @@ class AmspsModel(PreTrainedModel):
         "Joint embedding of captions"
         return self.text_levels(input_ids, attention_mask, states)[0]
 
-    def forward(self, regions, input_ids, attention_mask, states=None)->AmspsOutput:
-        (image,il),(text,tl) = self.image_levels(regions),self.text_levels(input_ids, attention_mask, states)
+    def forward(self,
+        regions:Tensor, # (u, K, F) float
+        input_ids:Tensor, attention_mask:Tensor, states:Tensor|None=None, # As for `encode_text`
+        lengths:np.ndarray|None=None, # (B,) tokens of the captions, on the host; without them a GPU is asked and waited for
+        image_index:Tensor|None=None, # (B,) the image of each caption among the u; None is one each
+    )->AmspsOutput:
+        (image,il),(text,tl) = self.image_levels(regions),self.text_levels(input_ids, attention_mask, states, lengths)
+        if image_index is not None: image,il = image[image_index],None if il is None else tuple(x[image_index] for x in il)
         return AmspsOutput(image, text, il, tl)
 
 AutoConfig.register('amsps', AmspsConfig); AutoModel.register(AmspsConfig, AmspsModel)

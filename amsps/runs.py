@@ -23,7 +23,7 @@ from scipy.sparse import csr_array
 from transformers import AutoTokenizer, BertConfig, BertModel
 from .cache import code_behind, digest, key_name, project_root, read_record, run_key
 from .config import InputError, RunConfig, parse_config
-from .data import Annotations, PairDataset, Regions, build_tokenizer, load_features, read_lines, read_rows
+from .data import Annotations, PairDataset, Regions, build_tokenizer, load_features, on_device, read_lines, read_rows
 from .formats import find_layout, read_dataset
 from .scenes import SceneData, make_scenes
 from .vision import digest_weights, extract_features, picture_features
@@ -267,8 +267,8 @@ def level_metrics(
     def levels(fused, parts): return dict(instance=parts[0], consensus=parts[1], fused=fused)
     def joined(batches): return {k:torch.cat([b[k] for b in batches]).float().cpu() for k in ('instance','consensus','fused')}
     def starts(n): return [range(i, min(i+batch_size, n)) for i in range(0, n, batch_size)]
-    images = joined([levels(*model.image_levels(split.regions(np.arange(b.start, b.stop)).to(model.device))) for b in starts(len(split.image_ids))])
-    texts = joined([levels(*model.text_levels(**{k:v.to(model.device) for k,v in split.text(tokenizer, b).items()})) for b in starts(len(split))])
+    images = joined([levels(*model.image_levels(on_device(split.regions(np.arange(b.start, b.stop)), model.device))) for b in starts(len(split.image_ids))])
+    texts = joined([levels(*model.text_levels(**on_device(split.text(tokenizer, b), model.device))) for b in starts(len(split))])
     model.train(was)
     return {k:recall_metrics(*retrieval_ranks(images[k], texts[k], owner)) | ({} if relevance is None else relevance_metrics(images[k], texts[k], relevance)) for k in images}
 
@@ -357,7 +357,7 @@ def build_miner(
     if not needs: return None
     kind = 'none' if config.loss=='fne' else config.evidence # FNE judges by the model alone
     evidence = build_evidence(kind, train_set, data.sentences)
-    return Miner(train_set, dev_set, output_dir, evidence, config.candidates, config.mine_above, config.refresh, data.split_relevance(train_set), config.seed)
+    return Miner(train_set, dev_set, output_dir, evidence, config.candidates, config.mine_above, config.refresh, data.split_relevance(train_set), config.seed, config.search)
 
 # %% ../nbs/10_runs.ipynb #758ea0b4
 def run_dir(
@@ -398,7 +398,7 @@ def _train_into(folder, config, data, name):
     before = similarities_of(model, tokenizer, data)
     loss = build_loss(config)
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
-    options = ('warmup_epochs','active_from','epochs','batch_size','learning_rate','text_learning_rate','weight_decay','schedule','patience','max_steps','seed')
+    options = ('warmup_epochs','active_from','epochs','batch_size','learning_rate','text_learning_rate','weight_decay','schedule','patience','max_steps','seed','precision')
     history = fit(model, tokenizer, train_set, dev_set, folder, loss, miner, **{k:getattr(config, k) for k in options}, progress=False)
     if ranks()[0]==0: model.save_pretrained(folder/'model'); tokenizer.save_pretrained(folder/'model')
     metrics,test = evaluate_run(model, tokenizer, data)

@@ -209,15 +209,20 @@ def relevance_matrix(
 # %% ../nbs/01_scenes.ipynb #0a2563e5
 GRID,FEATURE_SIZE = 6,178
 
+def _octant(x, y): # eighth of the circle, 0..7, by comparisons: exact on any processor, as an arctangent is not
+    lower = (y<0)|((y==0)&(x<0))
+    x,y = (np.where(lower, -v, v) for v in (x, y))
+    return 4*lower+np.select([y<x, x>0, -x<y], [0, 1, 2], 3)
+
 def describe_regions(
     image:Image.Image, # 96 x 96 RGB
 )->np.ndarray: # (36, 178) float32, colours in [-1, 1], gradients >= 0 and of order one, places in [-1, 1]
     "Fixed descriptors of a 6 x 6 grid"
-    px = np.asarray(image, dtype=np.float32)/127.5-1
+    px = np.asarray(image).astype(np.float64)
     def blocks(x): return x.reshape(12, 8, 12, 8, -1).mean((1,3)) # (12, 12, channels)
-    gy,gx = np.gradient(px.mean(2))
-    direction = np.floor(np.arctan2(gy, gx)*4/np.pi).astype(int)%8
-    seen = np.concatenate([blocks(px), np.sqrt(blocks(np.hypot(gx, gy)[...,None]*(direction[...,None]==np.arange(8))))], -1)
+    gy,gx = np.gradient(px.sum(2)) # whole numbers and halves
+    strength = np.sqrt(gx**2+gy**2)/(3*127.5)
+    seen = np.concatenate([blocks(px)/127.5-1, np.sqrt(blocks(strength[...,None]*(_octant(gx, gy)[...,None]==np.arange(8))))], -1)
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(seen, ((1,1),(1,1),(0,0)), mode='edge'), (4,4), axis=(0,1))[::2,::2]
     place = np.stack(np.meshgrid(np.linspace(-1, 1, GRID), np.linspace(-1, 1, GRID)), -1)
     return np.concatenate([windows.reshape(GRID, GRID, -1), place], -1).reshape(GRID*GRID, FEATURE_SIZE).astype(np.float32)

@@ -23,6 +23,8 @@ from .config import InputError
 from .vision import ItemDropout, masked_mean
 
 # %% ../nbs/03_text.ipynb #1c460cc1
+def _lengths(mask, lengths): return mask.sum(1).cpu() if lengths is None else torch.from_numpy(lengths)
+
 class BiGRUEncoder(nn.Module):
     "Embedding + bidirectional GRU, directions averaged"
     def __init__(self,
@@ -39,9 +41,10 @@ class BiGRUEncoder(nn.Module):
         input_ids:Tensor, # (B, L) int64
         attention_mask:Tensor, # (B, L), 1 for tokens, 0 for the padding on their right; every row has at least one token
         states:None=None, # A GRU is never frozen
+        lengths:np.ndarray|None=None, # (B,) tokens, on the host; without them the mask is asked, and a GPU waited for
     )->tuple[Tensor,Tensor]: # (B, L, D) one vector a token, (B, L) bool mask
         x = self.drop(self.words(input_ids))
-        packed = pack_padded_sequence(x, attention_mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(x, _lengths(attention_mask, lengths), batch_first=True, enforce_sorted=False)
         h,_ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=input_ids.shape[1])
         return h.unflatten(2, (2,-1)).mean(2),attention_mask.bool()
 
@@ -115,24 +118,25 @@ class TransformersTextEncoder(nn.Module):
         input_ids:Tensor, # (B, L) int64
         attention_mask:Tensor, # (B, L), 1 for tokens, 0 for the padding on their right
         states:Tensor|None=None, # (B, L, H) what the frozen layers made of these tokens before, or (B, 1, H) their mean; None runs them
+        lengths:np.ndarray|None=None, # As for `BiGRUEncoder`
     )->tuple[Tensor,Tensor]: # (B, L, D) one vector a token, (B, L) bool mask; (B, 1, D) and (B, 1) of averaged words
         if states is not None and not self.freeze: raise ValueError("`states` only stand in for frozen layers; these are trained")
-        if states is None or self.tune: states = self._run(input_ids, attention_mask, states)
+        if states is None or self.tune: states = self._run(input_ids, attention_mask, states, _lengths(attention_mask, lengths))
         mask = attention_mask.bool()
         if self.mean: states,mask = states if states.shape[1]==1 else masked_mean(states, mask)[:,None],mask[:,:1]
         return self.linear(self.drop(states)),mask
 
-    def _run(self, ids, mask, states, size=32):
+    def _run(self, ids, mask, states, lengths, size=32):
         "The backbone over captions of like length, so that little of it goes into padding"
-        lengths = mask.sum(1)
         order,parts = lengths.argsort(),[]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.freeze and not self.tune)):
             for rows in order.split(size):
                 n = int(lengths[rows].max())
+                rows = rows.to(ids.device)
                 with nullcontext() if states is None else only_last(self.backbone, self.tune, states[rows,:n]):
                     h = self.backbone(input_ids=ids[rows,:n], attention_mask=mask[rows,:n]).last_hidden_state
                 parts.append(F.pad(h, (0,0,0,ids.shape[1]-n)))
-            return torch.cat(parts)[order.argsort()]
+            return torch.cat(parts)[order.argsort().to(ids.device)]
 
 # %% ../nbs/03_text.ipynb #827e20c5
 class TextStates:
