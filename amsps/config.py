@@ -70,6 +70,7 @@ class RunConfig(BaseModel):
     epochs: int = Field(6, ge=1, description="Passes over the training pairs")
     max_steps: int = Field(0, ge=0, description="Stop after so many steps, to try a setting out; 0 is no limit")
     batch_size: int = Field(64, ge=2, description="Pairs a step")
+    batches: Literal['random','length'] = Field('random', description="Pairs of a step: any, or with captions of like length, which pads less")
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay of AdamW")
     schedule: Literal['step','cosine'] = Field('cosine', description="Learning rate: tenfold drop at 60 %, or cosine")

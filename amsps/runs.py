@@ -398,7 +398,7 @@ def _train_into(folder, config, data, name):
     before = similarities_of(model, tokenizer, data)
     loss = build_loss(config)
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
-    options = ('warmup_epochs','active_from','epochs','batch_size','learning_rate','text_learning_rate','weight_decay','schedule','patience','max_steps','seed','precision')
+    options = ('warmup_epochs','active_from','epochs','batch_size','batches','learning_rate','text_learning_rate','weight_decay','schedule','patience','max_steps','seed','precision')
     history = fit(model, tokenizer, train_set, dev_set, folder, loss, miner, **{k:getattr(config, k) for k in options}, progress=False)
     if ranks()[0]==0: model.save_pretrained(folder/'model'); tokenizer.save_pretrained(folder/'model')
     metrics,test = evaluate_run(model, tokenizer, data)
