@@ -334,6 +334,7 @@ class PairDataset(torch.utils.data.Dataset):
 
     def __len__(self): return len(self.captions)
     def __getitem__(self, j): return dict(image=int(self.caption_image[j]), caption=j)
+    def __getitems__(self, pairs): return [dict(image=i, caption=j) for i,j in zip(self.caption_image[pairs].tolist(), pairs)] # what a DataLoader asks for
 
 # %% ../nbs/00_data.ipynb #f8d0c0bd
 @dataclass

@@ -104,14 +104,15 @@ class TransformersTextEncoder(nn.Module):
     ):
         super().__init__()
         self.backbone,self.linear,self.freeze,self.tune,self.mean,self.drop = backbone,nn.Linear(backbone.config.hidden_size, embed_size),freeze,tune,mean,ItemDropout(dropout)
-        if freeze: backbone.requires_grad_(False)
+        if freeze: backbone.requires_grad_(False).eval()
         if not tune: return
         holder,name = text_layers(backbone, tune)
         getattr(holder, name)[-tune:].requires_grad_(True)
 
     def train(self, mode=True):
-        super().train(mode)
-        if self.freeze: self.backbone.eval() # no dropout in a frozen network, nor in its tuned layers
+        if not self.freeze: return super().train(mode)
+        self.training = mode
+        for m in (self.linear, self.drop): m.train(mode) # no dropout in a frozen network, nor in its tuned layers
         return self
 
     def forward(self,

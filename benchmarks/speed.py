@@ -161,7 +161,7 @@ def training(full):
                 at = time.perf_counter()
                 batch = collate([data[j] for j in order[i*size%(n*each-size):][:size]])
                 waiting += time.perf_counter()-at
-                image,_ = batch.pop('image'),batch.pop('caption')
+                image,_ = torch.from_numpy(batch.pop('image')),batch.pop('caption')
                 o = m(**batch)
                 l = loss(o.image_embeds@o.text_embeds.T, image)['loss']
                 l.backward(); torch.nn.utils.clip_grad_norm_(m.parameters(), 2.)
