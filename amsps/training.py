@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'BATCHES', 'PRECISIONS', 'CHECKPOINT_FILES', 'embed_images', 'embed_captions', 'embed', 'spread',
            'evaluate_split', 'LearningModes', 'TrainingCollapse', 'CollapseGuard', 'check_finite', 'Miner',
-           'LengthBatches', 'RetrievalTrainer', 'EpochLog', 'describe_loss', 'write_atomically', 'hold_features', 'fit',
-           'epoch_history']
+           'LengthBatches', 'RetrievalTrainer', 'OwnNoise', 'EpochLog', 'describe_loss', 'write_atomically',
+           'hold_features', 'fit', 'epoch_history']
 
 # %% ../nbs/09_training.ipynb #06d3a635
 import json, os, shutil, time
@@ -379,6 +379,11 @@ class RetrievalTrainer(Trainer):
         return metrics
 
 # %% ../nbs/09_training.ipynb #b3934755
+class OwnNoise(TrainerCallback):
+    "Each process draws dropout masks of its own"
+    def on_train_begin(self, args, state, control, **kwargs):
+        if (rank:=ranks()[0]): torch.manual_seed(args.seed+rank) # the order of the pairs has a seed of its own, `data_seed`
+
 class EpochLog(TrainerCallback):
     "Append one JSON line an epoch to a file"
     def __init__(self,
@@ -476,10 +481,10 @@ def fit(
     if loss.needs and active_from>=epochs: raise InputError(f"the active mode would begin at epoch {active_from} (from 0) of {epochs}: never; lower `active_from` and `warmup_epochs`, or train longer")
     if miner: miner.needs,miner.active_from = loss.needs,active_from
     join()
-    callbacks = [LearningModes(loss, warmup_epochs, active_from), CollapseGuard(loss), *([miner] if loss.needs else [])]
+    callbacks = [OwnNoise(), LearningModes(loss, warmup_epochs, active_from), CollapseGuard(loss), *([miner] if loss.needs else [])]
     args = TrainingArguments(
         output_dir=str(output_dir), num_train_epochs=epochs, max_steps=max_steps or -1, per_device_train_batch_size=batch_size, learning_rate=learning_rate, weight_decay=weight_decay,
-        max_grad_norm=2., lr_scheduler_type='cosine', warmup_steps=0 if schedule=='step' else .05, seed=seed, eval_strategy='epoch', save_strategy='epoch', logging_strategy='epoch',
+        max_grad_norm=2., lr_scheduler_type='cosine', warmup_steps=0 if schedule=='step' else .05, seed=seed, data_seed=seed, eval_strategy='epoch', save_strategy='epoch', logging_strategy='epoch',
         save_total_limit=1, load_best_model_at_end=True, metric_for_best_model='rsum', greater_is_better=True, restore_callback_states_from_checkpoint=True,
         remove_unused_columns=False, label_names=[], report_to=[], disable_tqdm=not progress, dataloader_pin_memory=False, logging_nan_inf_filter=False, bf16=precision=='bf16', fp16=precision=='fp16',
         ddp_find_unused_parameters=False, # the forward pass uses all that train

@@ -7,10 +7,10 @@ from transformers import TrainingArguments
 from transformers.utils import logging
 from amsps.consensus import build_graph
 from amsps.data import PairCollator, PairDataset, build_tokenizer
-from amsps.losses import AHRL
+from amsps.losses import AHRL, InfoNCELoss
 from amsps.mining import CoverageEvidence
 from amsps.model import AmspsConfig, AmspsModel
-from amsps.ranks import filled, ranks, share
+from amsps.ranks import filled, gather_objects, ranks, share
 from amsps.scenes import make_scenes
 from amsps.training import Miner, RetrievalTrainer, evaluate_split, fit
 
@@ -65,12 +65,39 @@ def training(folder):
     history = fit(model, tokenizer, train, dev, folder, AHRL(**EVERY), miner_of(train, dev, folder), warmup_epochs=1, active_from=1, epochs=4, batch_size=64, learning_rate=5e-3, progress=False)
     return history,evaluate_split(model, tokenizer, dev)
 
+class ShakyDataset(PairDataset):
+    countdown = 0
+    def __getitems__(self, pairs):
+        ShakyDataset.countdown -= len(pairs)
+        if ShakyDataset.countdown<0: raise InterruptedError
+        return super().__getitems__(pairs)
+
+def interrupted(folder):
+    "History and weights of a run with dropout, straight and stopped in its third epoch; whether processes draw different masks"
+    train,dev,tokenizer = parts()
+    def run(name, data):
+        torch.manual_seed(0)
+        model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, dropout=.2))
+        history = fit(model, tokenizer, data, dev, folder/name, InfoNCELoss(), epochs=3, batch_size=64, learning_rate=5e-3, progress=False)
+        return history,torch.cat([p.detach().flatten() for p in model.parameters()])
+    whole = run('straight', train)
+    masks = gather_objects(torch.rand(3).tolist())
+    data = make_scenes(60, 30, 1)
+    shaky = ShakyDataset(data.annotations, data.features, 'train')
+    ShakyDataset.countdown = int(2.5*len(train))
+    try: run('cut', shaky)
+    except InterruptedError: ShakyDataset.countdown = 10**9
+    else: raise AssertionError('nothing was interrupted')
+    again = run('cut', shaky)
+    return dict(history=again[0]==whole[0], weights=torch.equal(again[1], whole[1]), masks=masks)
+
 def main(folder):
     found = gradients(folder/'batch', (64, 37, 1))
     history,metrics = training(folder/'run')
+    cut = interrupted(folder) if ranks()[1]>1 else {}
     if ranks()[0]==0:
         torch.save([(l, g) for l,g,_ in found], folder/'gradients.pt')
         np.savez(folder/'mined.npz', *(a for _,_,m in found for a in (m.candidates.texts.numpy(), m.candidates.images.numpy(), m.hidden.toarray())))
-        (folder/'run.json').write_text(json.dumps(dict(history=history, metrics=metrics, processes=ranks()[1])))
+        (folder/'run.json').write_text(json.dumps(dict(history=history, metrics=metrics, cut=cut, processes=ranks()[1])))
 
 if __name__=='__main__': main(Path(sys.argv[1]))

@@ -36,3 +36,8 @@ def test_training_alike(both):
     for a,b in zip(one['history'], two['history']): assert a.keys()==b.keys() and abs(a['loss']-b['loss'])<1e-3*abs(a['loss'])
     assert one['metrics']==pytest.approx(two['metrics'], rel=1e-4)
     for f in both: assert sorted(x.name for x in (f/'run').iterdir())==sorted(x.name for x in (both[0]/'run').iterdir())
+
+def test_interrupted(both):
+    "Two processes that were stopped go on where they were, and each hides other features"
+    cut = json.loads((both[1]/'run.json').read_text())['cut']
+    assert cut['history'] and cut['weights'] and cut['masks'][0]!=cut['masks'][1]
