@@ -73,7 +73,7 @@ def _photographs(c): return c.dataset!='scenes'
 USED_WHEN = {
     'runs._load_scenes':lambda c: not _photographs(c), 'scenes.make_scenes':lambda c: not _photographs(c),
     'runs._load_photographs':_photographs, 'formats.read_dataset':_photographs, 'runs.read_experts':lambda c: c.dataset=='flickr8k', 'runs.read_crowd':lambda c: c.dataset=='flickr8k',
-    'vision.extract_features':lambda c: _photographs(c) and bool(c.backbone), 'runs._coco_protocol':lambda c: c.dataset=='mscoco', 'metrics.graded_metrics':lambda c: False, 'runs._grades_of':lambda c: False,
+    'vision.extract_features':lambda c: _photographs(c) and bool(c.backbone), 'vision.region_means':lambda c: c.pooling=='mean' and not c.region_hidden, 'runs._coco_protocol':lambda c: c.dataset=='mscoco', 'metrics.graded_metrics':lambda c: False, 'runs._grades_of':lambda c: False,
     'text.extract_states':lambda c: c.freeze_text, 'text.MeanStates':lambda c: c.freeze_text and not c.tune_layers and c.pooling=='mean', 'text.load_text_backbone':lambda c: c.text_backbone not in ('','untrained'), 'runs._text_digest':lambda c: bool(c.text_backbone),
     'text.TransformersTextEncoder':lambda c: bool(c.text_backbone), 'text.BiGRUEncoder':lambda c: not c.text_backbone,
     'consensus.build_graph':lambda c: bool(c.n_concepts), 'consensus.read_vectors':lambda c: bool(c.concept_vectors), 'consensus.table_vectors':lambda c: bool(c.n_concepts), 'runs.concept_record':lambda c: bool(c.n_concepts),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'word_pattern', 'FEATURE_TYPES', 'Annotations', 'read_text', 'read_lines', 'read_rows', 'load_image',
            'disk_room', 'build_tokenizer', 'open_features', 'check_features', 'load_features', 'Regions', 'on_device',
-           'PairDataset', 'PairCollator']
+           'as_float', 'PairDataset', 'PairCollator']
 
 # %% ../nbs/00_data.ipynb #1c6e646c
 import csv, errno, hashlib, json, re, zipfile
@@ -246,7 +246,11 @@ def on_device(
     if not torch.is_tensor(x) or x.device==device: return x
     return x.pin_memory().to(device, non_blocking=True) if device.type=='cuda' else x.to(device)
 
-def _as_float(x): return x.float()/255 if x.dtype==torch.uint8 else x.float()
+def as_float(
+    x:Tensor, # Features as a file has them, of one of `FEATURE_TYPES`
+)->Tensor: # float32; bytes are 255ths
+    "Features as a network takes them"
+    return x.float()/255 if x.dtype==torch.uint8 else x.float()
 
 class PairDataset(torch.utils.data.Dataset):
     "The (image, caption) pairs of one split; item j is the positions of caption j and of its image, `regions` and `text` give what stands there"
@@ -274,9 +278,9 @@ class PairDataset(torch.utils.data.Dataset):
     )->Tensor: # (B, K, F) float32, finite
         "Region features of images"
         image = np.asarray(image)
-        if self._held is not None: return _as_float(self._held[on_device(torch.from_numpy(image), self._held.device)])
+        if self._held is not None: return as_float(self._held[on_device(torch.from_numpy(image), self._held.device)])
         raw = torch.from_numpy(np.ascontiguousarray(self.features[self.rows[image]]))
-        x = _as_float(raw)
+        x = as_float(raw)
         if not x.sum().isfinite(): self._refuse(x, image)
         return x
 

@@ -26,7 +26,7 @@ from .config import InputError, RunConfig, parse_config
 from .data import Annotations, PairDataset, Regions, build_tokenizer, load_features, on_device, read_lines, read_rows
 from .formats import find_layout, read_dataset
 from .scenes import SceneData, make_scenes
-from .vision import digest_weights, extract_features, picture_features
+from .vision import digest_weights, extract_features, picture_features, region_means
 from .text import MeanStates, TextStates, extract_states, load_text_backbone
 from .consensus import ConceptGraph, build_graph, read_vectors, table_vectors
 from .model import AmspsConfig, AmspsModel
@@ -129,6 +129,7 @@ def load_data(
     "Read a run's data; extract grid features where they are not in the cache yet"
     cache = cache_root(config)
     data = _load_scenes(config, cache) if config.dataset=='scenes' else _load_photographs(config, cache)
+    if config.pooling=='mean' and not config.region_hidden and data.features.shape[1]>1: data.features = region_means(data.features, cache/f'means/{data.fingerprint[:16]}.npy')
     if config.freeze_text:
         tokenizer,text = load_text_backbone(config.text_backbone)
         key = _text_digest(config.text_backbone)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ItemDropout', 'masked_mean', 'RegionEncoder', 'load_backbone', 'backbone_grid', 'pool_grid', 'digest_weights',
-           'extract_features', 'picture_features']
+           'extract_features', 'picture_features', 'region_means']
 
 # %% ../nbs/02_vision.ipynb #7d0bf358
 import hashlib, json, math, os
@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
 from .config import InputError
-from .data import disk_room, load_features, load_image
+from .data import Regions, as_float, disk_room, load_features, load_image
 
 # %% ../nbs/02_vision.ipynb #03eb91af
 class ItemDropout(nn.Module):
@@ -193,3 +193,22 @@ def _extract_into(part, paths, processor, model, grid, image_size, batch_size):
             if not f.tell(): _part_header(f, (len(paths), *x.shape[1:]))
             f.write(x.tobytes()); f.flush()
             bar.update(len(x))
+
+# %% ../nbs/02_vision.ipynb #7e67b1ad
+def region_means(
+    x:np.ndarray|Regions, # (N, K, F) of one of `FEATURE_TYPES`
+    path:Path, # `.npy` file that keeps them
+    block:int=256, # Images at a time
+)->np.ndarray: # (N, 1, F) float32 memory map
+    "Mean over each image's regions, from the file where it is there"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix('.lock')), disk_room(path):
+        if not path.exists():
+            out = np.lib.format.open_memmap(path.with_suffix('.tmp.npy'), 'w+', np.float32, (len(x), 1, x.shape[2]))
+            for i in tqdm(range(0, len(x), block), desc='averaging regions', unit='block', disable=len(x)<20*block):
+                means = as_float(torch.from_numpy(np.ascontiguousarray(x[i:i+block]))).mean(1, keepdim=True)
+                if not (fine:=means.isfinite().all(2)).all(): raise InputError(f"the features of image {i+int(fine.int().argmin())} (from 0) are NaN or infinite: `amsps data check` names the file; extract or download it again")
+                out[i:i+block] = means
+            out.flush(); os.replace(path.with_suffix('.tmp.npy'), path)
+    return load_features(path, len(x))

@@ -135,7 +135,7 @@ def training(full):
         def on_step_begin(self, args, state, control, **kwargs): self.start = getattr(self, 'start', time.perf_counter())
         def on_step_end(self, args, state, control, **kwargs): self.end = time.perf_counter()
     out = []
-    for name,shape in (('Flickr8k setting: 1 x 1,280, frozen text encoder', (1,1280)), ('36 x 2,048 regions, mean, Bi-GRU of 256', (36,2048))):
+    for name,shape in (('Flickr8k setting: 1 x 1,280, frozen text encoder', (1,1280)), ('36 x 2,048 regions, attention, Bi-GRU of 256', (36,2048))):
         n,each,size = 2048,5,(256 if shape[0]==1 else 128)
         captions = [c for i in range(n) for c in scene_captions(i, each, 0)[2]]
         owner = np.arange(n*each)//each
@@ -148,8 +148,8 @@ def training(full):
         frozen = shape[0]==1
         data = PairDataset(notes, features, 'train', States() if frozen else None)
         text = dict(model_type='bert', vocab_size=len(tokenizer), hidden_size=384, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8) if frozen else None
-        def model(): torch.manual_seed(0); return AmspsModel(AmspsConfig(shape[1], len(tokenizer), 512 if frozen else 256, pooling='mean', dropout=.5, word_dropout=.1, text_config=text, freeze_text=frozen))
-        loss,steps = InfoNCELoss(.05),(60 if frozen else 12)
+        def model(): torch.manual_seed(0); return AmspsModel(AmspsConfig(shape[1], len(tokenizer), 512 if frozen else 256, pooling='mean' if frozen else 'attention', dropout=.5, word_dropout=.1, text_config=text, freeze_text=frozen))
+        loss,steps = InfoNCELoss(.05),(60 if frozen else 6)
         collate = PairCollator(data, tokenizer)
         waited = []
         def bare():
