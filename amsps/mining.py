@@ -135,7 +135,7 @@ def approximate_items(
     items:Tensor, # (n, D) unit length
     known:csr_array, # (A, n), non-zero where a pair is no negative
     h:int=300, # Items an anchor [AOQ]
-    probe:float=.125, # Share of the inverted lists that is searched, 0..1; 1 is exact but for ties
+    probe:float=1/32, # Share of the inverted lists that is searched, 0..1; 1 is exact but for ties
     block:int=4096, # Anchors at a time
 )->Tensor: # (A, h) int64, hardest first; -1 where there are fewer
     "As `hardest_items`, by FAISS: some items are missed, and most are not looked at"

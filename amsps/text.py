@@ -44,9 +44,10 @@ class BiGRUEncoder(nn.Module):
         lengths:np.ndarray|None=None, # (B,) tokens, on the host; without them the mask is asked, and a GPU waited for
     )->tuple[Tensor,Tensor]: # (B, L, D) one vector a token, (B, L) bool mask
         x = self.drop(self.words(input_ids))
-        packed = pack_padded_sequence(x, _lengths(attention_mask, lengths), batch_first=True, enforce_sorted=False)
-        h,_ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=input_ids.shape[1])
-        return h.unflatten(2, (2,-1)).mean(2),attention_mask.bool()
+        lengths,order = _lengths(attention_mask, lengths).sort(descending=True) # here, for `pad_packed_sequence` would ask a GPU for the order
+        there,back = (o.to(x.device, non_blocking=True) for o in (order, order.argsort()))
+        h,_ = pad_packed_sequence(self.gru(pack_padded_sequence(x[there], lengths, batch_first=True))[0], batch_first=True, total_length=input_ids.shape[1])
+        return h.unflatten(2, (2,-1)).mean(2)[back],attention_mask.bool()
 
 # %% ../nbs/03_text.ipynb #acde1dc1
 def load_text_backbone(
