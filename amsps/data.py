@@ -243,8 +243,8 @@ def on_device(
 )->Tensor|dict:
     "Tensors on a device; a GPU is not waited for"
     if isinstance(x, dict): return {k:on_device(v, device) for k,v in x.items()}
-    if not torch.is_tensor(x) or x.device==device: return x
-    return x.pin_memory().to(device, non_blocking=True) if device.type=='cuda' else x.to(device)
+    if not torch.is_tensor(x): return x
+    return x.pin_memory().to(device, non_blocking=True) if device.type=='cuda' and x.device.type=='cpu' else x.to(device)
 
 def as_float(
     x:Tensor, # Features as a file has them, of one of `FEATURE_TYPES`
