@@ -36,7 +36,7 @@ class RunConfig(BaseModel):
     active_from: int = Field(2, ge=0, description="First epoch (from 0) with candidates and hidden positives, not before the warm-up ends")
     refresh: int = Field(1, ge=1, description="Epochs between mining passes")
     candidates: int = Field(100, ge=1, description="Hardest items of the whole training set kept for each anchor")
-    search: Literal['exact','faiss'] = Field('exact', description="How candidates are found: exactly, or by FAISS (optional extra), which misses some and pays from some hundred thousand images on")
+    search: Literal['exact','faiss'] = Field('exact', description="How candidates are found: exactly, or by FAISS (optional extra), which misses some and pays from some ten thousand images on")
     evidence: Literal['none','coverage','sentence'] = Field('coverage', description="Second witness for hidden positives and adaptive margin: words of captions, or vectors of the frozen text encoder")
     mine_above: float = Field(0.3, gt=0, lt=1, description="Confidence from which an unannotated pair is a hidden positive")
     selection: Literal['mean','hardest','smooth'] = Field('smooth', description="AHRL: how negatives are selected")
