@@ -36,6 +36,7 @@ class RunConfig(BaseModel):
     active_from: int = Field(2, ge=0, description="First epoch (from 0) with candidates and hidden positives, not before the warm-up ends")
     refresh: int = Field(1, ge=1, description="Epochs between mining passes")
     candidates: int = Field(100, ge=1, description="Hardest items of the whole training set kept for each anchor")
+    memory: bool = Field(False, description="Candidates and mined pairs are embedded by the last mining pass, not anew for each batch: quicker, and they are not trained")
     search: Literal['exact','faiss'] = Field('exact', description="How candidates are found: exactly, or by FAISS (optional extra), which misses some and pays from some ten thousand images on")
     evidence: Literal['none','coverage','sentence'] = Field('coverage', description="Second witness for hidden positives and adaptive margin: words of captions, or vectors of the frozen text encoder")
     mine_above: float = Field(0.3, gt=0, lt=1, description="Confidence from which an unannotated pair is a hidden positive")

@@ -155,7 +155,13 @@ class AmspsModel(PreTrainedModel):
 
     def _init_weights(self, module): pass # each module keeps the initialisation of its own constructor
 
-    def _fuse(self, instance, named=None):
+    def named(self, input_ids, attention_mask): # (B, q) concepts that captions name, where there is a consensus level
+        return None if self.consensus is None else self.consensus.named(input_ids, attention_mask)
+
+    def fused(self,
+        instance:Tensor, # (B, D) unit length
+        named:Tensor|None=None, # (B, q) of captions, from `named`
+    )->tuple: # (B, E) unit length; instance, consensus, concept scores, or None without a consensus level
         "Fused embedding, and the levels it comes from"
         if self.consensus is None: return instance,None
         consensus,scores = self.consensus(instance, named)
@@ -163,11 +169,11 @@ class AmspsModel(PreTrainedModel):
 
     def image_levels(self, regions): # fused (B, E), levels
         x = self.region_encoder(regions)
-        return self._fuse(F.normalize(self.image_pool(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)), dim=1))
+        return self.fused(F.normalize(self.image_pool(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)), dim=1))
 
     def text_levels(self, input_ids, attention_mask, states=None, lengths=None): # fused (B, E), levels
         instance = F.normalize(self.text_pool(*self.text_encoder(input_ids, attention_mask, states, lengths)), dim=1)
-        return self._fuse(instance, None if self.consensus is None else self.consensus.named(input_ids, attention_mask))
+        return self.fused(instance, self.named(input_ids, attention_mask))
 
     def encode_image(self,
         regions:Tensor, # (B, K, F) float

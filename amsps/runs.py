@@ -358,7 +358,7 @@ def build_miner(
     if not needs: return None
     kind = 'none' if config.loss=='fne' else config.evidence # FNE judges by the model alone
     evidence = build_evidence(kind, train_set, data.sentences)
-    return Miner(train_set, dev_set, output_dir, evidence, config.candidates, config.mine_above, config.refresh, data.split_relevance(train_set), config.seed, config.search)
+    return Miner(train_set, dev_set, output_dir, evidence, config.candidates, config.mine_above, config.refresh, data.split_relevance(train_set), config.seed, config.search, config.memory)
 
 # %% ../nbs/10_runs.ipynb #758ea0b4
 def run_dir(

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from scipy.sparse import csr_array
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
@@ -41,14 +41,18 @@ def _evaluating(model):
     try: yield
     finally: model.train(mode)
 
+def _fused(fused, levels): return fused
+
 @torch.inference_mode()
 def embed_images(
     model:AmspsModel, # In any mode; left in the one it had
     dataset:PairDataset, # n images
     batch_size:int=256, # Items a forward pass
+    keep=_fused, # (fused embedding, levels) of a batch -> what is kept of it
 )->Tensor: # (n, D) float32 on the CPU
     "Joint embeddings of a split's images"
-    with _evaluating(model): return _encode_share(lambda i: model.encode_image(on_device(dataset.regions(i), model.device)), len(dataset.image_ids), batch_size)
+    def encode(i): return keep(*model.image_levels(on_device(dataset.regions(i), model.device)))
+    with _evaluating(model): return _encode_share(encode, len(dataset.image_ids), batch_size)
 
 @torch.inference_mode()
 def embed_captions(
@@ -56,10 +60,11 @@ def embed_captions(
     tokenizer:PreTrainedTokenizerBase, # The model's
     dataset:PairDataset, # m captions
     batch_size:int=256, # Items a forward pass
+    keep=_fused, # As in `embed_images`
 )->Tensor: # (m, D) float32 on the CPU
     "Joint embeddings of a split's captions"
     order = dataset.lengths(tokenizer, np.arange(len(dataset))).argsort(kind='stable') # batches of like length have little padding
-    def encode(j): return model.encode_text(**on_device(dataset.text(tokenizer, order[j]), model.device))
+    def encode(j): return keep(*model.text_levels(**on_device(dataset.text(tokenizer, order[j]), model.device)))
     with _evaluating(model): return _encode_share(encode, len(dataset), batch_size)[order.argsort()]
 
 def embed(
@@ -151,24 +156,37 @@ class Miner(TrainerCallback):
         relevance:csr_array|None=None, # (N, M) exact, of the training split: precision and recall are logged
         seed:int=0, # Of the draws
         search:str='exact', # One of `amsps.mining.SEARCHES`, for candidates
+        memory:bool=False, # Instance embeddings of candidates and mined pairs are those of the last pass; they are not encoded again, nor trained
     ):
         if search not in SEARCHES: raise InputError(f"unknown `search` {search!r}; choose from {', '.join(SEARCHES)}")
         self.train_set,self.dev_set,self.output_dir,self.evidence = train_set,dev_set,Path(output_dir),evidence
-        self.candidates,self.threshold,self.refresh,self.relevance,self.seed,self.search = candidates,threshold,refresh,relevance,seed,search
+        self.candidates,self.threshold,self.refresh,self.relevance,self.seed,self.search,self.memory = candidates,threshold,refresh,relevance,seed,search,memory
         self.needs,self.active_from = frozenset(),0 # set by `fit`
         if evidence is not None and (n:=len(evidence.own()))<20: raise InputError(f"hidden positives are judged by how the captions of one image agree, and only {n} captions share an image with another; give images several captions, or train with a loss that does not mine")
         self.known = known_pairs(train_set.caption_image, len(train_set.image_ids), text_groups(train_set.captions))
         self.witness = witnesses(len(train_set.image_ids), seed)
-        self.mined = None
+        self.mined,self.stored = None,None
 
     def on_epoch_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
         epoch = round(state.epoch)
         if epoch<self.active_from or self.needs<={'relatedness'}: return # relatedness needs no pass
         if (epoch-self.active_from)%self.refresh==0: self.mine(model, processing_class, epoch)
-        elif self.mined is None: self.mined = self._used(MinedSet.load(self.output_dir/f'mined{(epoch-self.active_from)//self.refresh}.npz')) # a resumed run
+        elif self.mined is None: # a resumed run
+            passes = (epoch-self.active_from)//self.refresh
+            self.mined = self._used(MinedSet.load(self.output_dir/f'mined{passes}.npz'))
+            if self.memory: self.stored = tuple(x.to(model.device) for x in load_file(self.output_dir/f'memory{passes}.safetensors').values())
 
     def _used(self, found): # what training uses: hidden positives above the threshold, not the witnesses'
         return MinedSet(found.candidates, without_rows(above(found.hidden, self.threshold), self.witness), found.known)
+
+    def _embed(self, model, tokenizer):
+        "Fused embeddings of the training set, on the model's device; those of the instance level go to the memory"
+        if not self.memory: return tuple(x.to(model.device) for x in embed(model, tokenizer, self.train_set))
+        d = model.config.embed_size
+        def keep(fused, levels): return torch.cat([fused if levels is None else levels[0], fused], 1)
+        both = [x.to(model.device) for x in (embed_images(model, self.train_set, keep=keep), embed_captions(model, tokenizer, self.train_set, keep=keep))]
+        self.stored = tuple(x[:,:d].contiguous() for x in both)
+        return tuple(x[:,d:].contiguous() for x in both)
 
     def _judge(self, model, tokenizer, images, texts, passes):
         "Beliefs after this pass, share of unannotated pairs that match"
@@ -180,7 +198,7 @@ class Miner(TrainerCallback):
     def mine(self, model, tokenizer, epoch):
         "One pass over the training set"
         start = time.monotonic()
-        images,texts = (x.to(model.device) for x in embed(model, tokenizer, self.train_set))
+        images,texts = self._embed(model, tokenizer)
         if isinstance(self.evidence, SentenceEvidence): self.evidence.to(model.device)
         passes = (epoch-self.active_from)//self.refresh
         beliefs,prior = self._judge(model, tokenizer, images, texts, passes)
@@ -201,11 +219,12 @@ class Miner(TrainerCallback):
     def _write(self, found, passes, line):
         tmp = self.output_dir/'mined.tmp.npz'
         found.save(tmp); os.replace(tmp, self.output_dir/f'mined{passes}.npz')
-        (self.output_dir/f'mined{passes-2}.npz').unlink(missing_ok=True) # a killed run needs the last two at most
+        if self.memory: save_file(dict(zip(('images','texts'), (x.cpu() for x in self.stored))), self.output_dir/'memory.tmp'); os.replace(self.output_dir/'memory.tmp', self.output_dir/f'memory{passes}.safetensors')
+        for old in (f'mined{passes-2}.npz', f'memory{passes-2}.safetensors'): (self.output_dir/old).unlink(missing_ok=True) # a killed run needs the last two at most
         with open(self.output_dir/'mining.jsonl', 'a') as f: f.write('\n'+json.dumps(line)+'\n') # on a line of its own, whatever a kill left
 
     def settings(self): # what a claim of a folder compares
-        return dict(candidates=self.candidates, threshold=self.threshold, refresh=self.refresh, seed=self.seed, search=self.search, evidence=type(self.evidence).__name__)
+        return dict(candidates=self.candidates, threshold=self.threshold, refresh=self.refresh, seed=self.seed, search=self.search, memory=self.memory, evidence=type(self.evidence).__name__)
 
     def _judge_alone(self, model, tokenizer):
         "Without evidence: from the similarities of dev's annotated pairs, which the model never trained on [FNE]"
@@ -255,10 +274,19 @@ class Miner(TrainerCallback):
     def _encode(self, model, tokenizer, texts, images, device):
         "Embeddings of drawn items by level, (B, n, D) each; every item is encoded once, one that is missing stands for item 0"
         (ut,it),(ui,ii) = (x.clamp(min=0).unique(return_inverse=True) for x in (texts, images))
-        t = on_device(self.train_set.text(tokenizer, ut.numpy()), device)
-        (ft,lt),(fi,li) = model.text_levels(**t, lengths=self.train_set.lengths(tokenizer, ut.numpy())),model.image_levels(on_device(self.train_set.regions(ui.numpy()), device))
+        if self.memory: (ft,lt),(fi,li) = self._remembered(model, tokenizer, ut, ui)
+        else:
+            t = on_device(self.train_set.text(tokenizer, ut.numpy()), device)
+            (ft,lt),(fi,li) = model.text_levels(**t, lengths=self.train_set.lengths(tokenizer, ut.numpy())),model.image_levels(on_device(self.train_set.regions(ui.numpy()), device))
         def by_level(fused, levels, inverse): return {k:v.float()[on_device(inverse, device)] for k,v in dict(fused=fused, **({} if levels is None else dict(instance=levels[0], consensus=levels[1]))).items()}
         return by_level(ft, lt, it),by_level(fi, li, ii)
+
+    def _remembered(self, model, tokenizer, texts, images):
+        "Levels of captions and images of the training set, from the instance embeddings of the last pass"
+        i,t = (x[on_device(k, x.device)] for x,k in zip(self.stored, (images, texts)))
+        if model.consensus is None: return model.fused(t),model.fused(i)
+        words = self.train_set.text(tokenizer, texts.numpy())
+        return model.fused(t, model.named(*(on_device(words[k], t.device) for k in ('input_ids','attention_mask')))),model.fused(i)
 
 # %% ../nbs/09_training.ipynb #90a2ac2c
 SCHEDULES = ('step', 'cosine')
