@@ -11,7 +11,7 @@ test: $(READY)
 	$(BIN)/python .ci/check.py
 	$(BIN)/nbdev_test --n_workers 2
 	$(BIN)/amsps verify
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/test_unplugged.py tests
 
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py

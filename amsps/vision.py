@@ -207,7 +207,7 @@ def region_means(
         if not path.exists():
             out = np.lib.format.open_memmap(path.with_suffix('.tmp.npy'), 'w+', np.float32, (len(x), 1, x.shape[2]))
             for i in tqdm(range(0, len(x), block), desc='averaging regions', unit='block', disable=len(x)<20*block):
-                means = as_float(torch.from_numpy(np.ascontiguousarray(x[i:i+block]))).mean(1, keepdim=True)
+                means = as_float(torch.from_numpy(np.array(x[i:i+block]))).mean(1, keepdim=True) # a copy: a memory map is not writable, of which torch warns
                 if not (fine:=means.isfinite().all(2)).all(): raise InputError(f"the features of image {i+int(fine.int().argmin())} (from 0) are NaN or infinite: `amsps data check` names the file; extract or download it again")
                 out[i:i+block] = means
             out.flush(); os.replace(path.with_suffix('.tmp.npy'), path)
