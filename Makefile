@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
+LONGEST := tests/test_unplugged.py tests/test_grid.py# they begin first
+
 .PHONY: reproduce test readme docs bench
 reproduce: $(READY)
 	$(BIN)/amsps reproduce
@@ -11,7 +13,7 @@ test: $(READY)
 	$(BIN)/python .ci/check.py
 	$(BIN)/nbdev_test --n_workers 2
 	$(BIN)/amsps verify
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests/test_unplugged.py tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) $(filter-out $(LONGEST), $(wildcard tests/test_*.py))
 
 bench: $(READY)
 	$(BIN)/python benchmarks/speed.py
