@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BLOCK_BYTES', 'SEARCHES', 'known_pairs', 'text_groups', 'ordered_topk', 'Candidates', 'hardest_items',
-           'mine_candidates', 'approximate_items', 'Evidence', 'CoverageEvidence', 'SentenceEvidence', 'MatchModel',
-           'fit_match_model', 'JointMatchModel', 'fit_joint_model', 'mine_hidden', 'unannotated_scores', 'judge',
-           'witnesses', 'update_beliefs', 'above', 'without_rows', 'Draw', 'MinedSet', 'mining_log']
+           'mine_candidates', 'import_faiss', 'approximate_items', 'Evidence', 'CoverageEvidence', 'SentenceEvidence',
+           'MatchModel', 'fit_match_model', 'JointMatchModel', 'fit_joint_model', 'mine_hidden', 'unannotated_scores',
+           'judge', 'witnesses', 'update_beliefs', 'above', 'without_rows', 'Draw', 'MinedSet', 'mining_log']
 
 # %% ../nbs/07_mining.ipynb #49a3b8c1
 import re, warnings
@@ -119,10 +119,15 @@ def mine_candidates(
 # %% ../nbs/07_mining.ipynb #d4d3d0ba
 SEARCHES = ('exact', 'faiss')
 
+def import_faiss():
+    "The module `faiss`, an optional extra"
+    try: import faiss
+    except ImportError: raise InputError("`search` faiss needs the package faiss-cpu: pip install 'amsps[faiss]', or choose exact") from None
+    return faiss
+
 def _index(items, threads):
     "Inverted lists over items, 4 sqrt(n) of them [FAISS's guidelines]"
-    try: import faiss
-    except ImportError: raise InputError("this search for candidates needs the package faiss-cpu: pip install 'amsps[faiss]', or choose `search` exact") from None
+    faiss = import_faiss()
     faiss.omp_set_num_threads(threads)
     lists = min(len(items), round(4*len(items)**.5))
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(items.shape[1]), items.shape[1], lists, faiss.METRIC_INNER_PRODUCT)

@@ -383,7 +383,9 @@ def train_run(
             if first: write_atomically(partial/'record.json', json.dumps(record, indent=1))
         if first: os.replace(partial, final)
         wait()
-    for c in final.glob('checkpoint-*') if first else (): shutil.rmtree(c)
+    if first: # what only an interrupted run needs
+        for c in final.glob('checkpoint-*'): shutil.rmtree(c)
+        for f in final.glob('memory*'): f.unlink()
     return read_record(final)
 
 # %% ../nbs/10_runs.ipynb #d4aa1c2e

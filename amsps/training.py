@@ -22,7 +22,7 @@ from .config import InputError
 from .data import PairCollator, PairDataset, on_device
 from .losses import Mined, Offline
 from .metrics import recall_metrics, relevance_metrics, retrieval_ranks
-from .mining import SEARCHES, Candidates, Evidence, MinedSet, SentenceEvidence, above, approximate_items, fit_match_model, hardest_items, judge, known_pairs, mine_hidden, mining_log, text_groups, unannotated_scores, update_beliefs, without_rows, witnesses
+from .mining import SEARCHES, Candidates, Evidence, MinedSet, SentenceEvidence, above, approximate_items, fit_match_model, hardest_items, import_faiss, judge, known_pairs, mine_hidden, mining_log, text_groups, unannotated_scores, update_beliefs, without_rows, witnesses
 from .model import AmspsModel, AmspsOutput, level_objective
 from .ranks import filled, gather_objects, gather_rows, join, ranks, share, wait
 
@@ -159,6 +159,7 @@ class Miner(TrainerCallback):
         memory:bool=False, # Instance embeddings of candidates and mined pairs are those of the last pass; they are not encoded again, nor trained
     ):
         if search not in SEARCHES: raise InputError(f"unknown `search` {search!r}; choose from {', '.join(SEARCHES)}")
+        if search=='faiss': import_faiss() # now, and not after hours
         self.train_set,self.dev_set,self.output_dir,self.evidence = train_set,dev_set,Path(output_dir),evidence
         self.candidates,self.threshold,self.refresh,self.relevance,self.seed,self.search,self.memory = candidates,threshold,refresh,relevance,seed,search,memory
         self.needs,self.active_from = frozenset(),0 # set by `fit`
@@ -219,7 +220,7 @@ class Miner(TrainerCallback):
     def _write(self, found, passes, line):
         tmp = self.output_dir/'mined.tmp.npz'
         found.save(tmp); os.replace(tmp, self.output_dir/f'mined{passes}.npz')
-        if self.memory: save_file(dict(zip(('images','texts'), (x.cpu() for x in self.stored))), self.output_dir/'memory.tmp'); os.replace(self.output_dir/'memory.tmp', self.output_dir/f'memory{passes}.safetensors')
+        if self.memory and self.refresh>1: save_file(dict(zip(('images','texts'), (x.cpu() for x in self.stored))), self.output_dir/'memory.tmp'); os.replace(self.output_dir/'memory.tmp', self.output_dir/f'memory{passes}.safetensors')
         for old in (f'mined{passes-2}.npz', f'memory{passes-2}.safetensors'): (self.output_dir/old).unlink(missing_ok=True) # a killed run needs the last two at most
         with open(self.output_dir/'mining.jsonl', 'a') as f: f.write('\n'+json.dumps(line)+'\n') # on a line of its own, whatever a kill left
 
@@ -462,13 +463,12 @@ def _last_state(output_dir):
 
 def hold_features(
     device:torch.device, # A GPU
-    *splits:PairDataset,
-)->bool: # Whether all found room
-    "Lay features on a GPU, where they leave half of what is free"
-    for s in splits:
-        if 2*s.feature_bytes>torch.cuda.mem_get_info(device)[0]: return False
-        s.hold(device)
-    return True
+    split:PairDataset,
+)->bool: # Whether they lie there now
+    "Lay a split's features on a GPU, where they leave half of what is free"
+    room = 2*split.feature_bytes<=torch.cuda.mem_get_info(device)[0]
+    if room: split.hold(device)
+    return room
 
 def _stopped_early(state, patience):
     scores = [l['eval_rsum'] for l in state.log_history if 'eval_rsum' in l]
@@ -524,7 +524,9 @@ def fit(
         _claim(Path(output_dir), dict(loss=describe_loss(loss), miner=miner.settings() if miner and loss.needs else None) | settings)
         _last_state(Path(output_dir)) # removes what a kill left
     wait()
-    if args.device.type=='cuda' and not hold_features(args.device, train_set, dev_set): args.dataloader_num_workers,args.dataloader_pin_memory,args.dataloader_persistent_workers = min(4, os.cpu_count()),True,True
+    if args.device.type=='cuda':
+        if not hold_features(args.device, train_set): args.dataloader_num_workers,args.dataloader_pin_memory,args.dataloader_persistent_workers = min(4, os.cpu_count()),True,True
+        hold_features(args.device, dev_set)
     part = (lambda n: filled(share(n))) if world>1 else None
     trainer = RetrievalTrainer(model, args, retrieval_loss=loss, miner=miner, schedule=schedule, text_learning_rate=text_learning_rate, batches=batches, data_collator=PairCollator(train_set, tokenizer, part), train_dataset=train_set, eval_dataset=dev_set,
         processing_class=tokenizer, callbacks=[*callbacks, EarlyStoppingCallback(patience), EpochLog(Path(output_dir)/'log.jsonl')])
