@@ -137,22 +137,22 @@ def reproduce(
     if records and not explain: writable_folder(records)
     plan = plan_runs(rows, records)
     cache = cache_root(rows[0].config)/'reports'/dataset
-    if explain: return _explain(explain_plan(plan), plan, records, out, outputs, cache, data_root, palette)
-    plan = _force(force or [], plan, read_grid().outputs)
+    plan = _force(force or [], plan, read_grid().outputs, keep=explain)
+    if explain: return _explain(explain_plan(plan), plan, records, out, outputs, cache, data_root, palette, force or [])
     failures = run_grid(plan, jobs, typer.echo, device, stop, executor, address)
     folders = [p for p in plan if (p.folder/'record.json').exists() or p.state=='committed']
     if records: _keep(plan, records)
     if folders: failures += _collect_and_report(folders, records, out, cache, data_root, outputs, palette, force or [])
     _fail(failures)
 
-def _force(names, plan, outputs):
-    "The plan with the runs that are to be made again; what there was of them is removed"
+def _force(names, plan, outputs, keep):
+    "The plan with the runs that are to be made again; what there was of them is removed unless `keep`"
     from dataclasses import replace
     from amsps.cache import remove
     for n in names:
         if n not in outputs and not any(n in (p.name, p.row) for p in plan): raise InputError(f"--force {n}: no run, row, table or figure of this grid has that name; rows are {', '.join(dict.fromkeys(p.row for p in plan))}; outputs {', '.join(outputs)}")
     again = [p for p in plan if p.name in names or p.row in names]
-    for f in (f for p in again for f in (p.folder, p.folder.with_name(p.name+'.partial')) if f.exists()): remove(f)
+    for f in (f for p in again for f in (p.folder, p.folder.with_name(p.name+'.partial')) if f.exists() and not keep): remove(f)
     return [replace(p, state='missing', reason='forced') if p in again else p for p in plan]
 
 def _gather(folders, records, target):
@@ -173,7 +173,7 @@ def _collect_and_report(folders, records, out, cache, data_root, outputs, palett
         _gather(folders, records, cache/'records')
         return _report(cache/'records', out, cache, data_root, outputs, palette, force)
 
-def _explain(lines, plan, records, out, outputs, cache, data_root, palette):
+def _explain(lines, plan, records, out, outputs, cache, data_root, palette, force):
     "Print why runs, tables and figures are cached, stale or missing"
     from amsps.report import available_outputs, explain_output, has_pictures
     from amsps.tables import read_records
@@ -182,7 +182,7 @@ def _explain(lines, plan, records, out, outputs, cache, data_root, palette):
     if not complete: return
     _gather(complete, records, cache/'explained')
     found = read_records(cache/'explained')
-    for o in outputs or available_outputs(found, has_pictures(found, data_root)): typer.echo('{:12} {}: {}'.format(*((s:=explain_output(o, found, out, palette))[0], o, s[1])))
+    for o in outputs or available_outputs(found, has_pictures(found, data_root)): typer.echo('{:12} {}: {}'.format(*((s:=('stale','forced') if o in force else explain_output(o, found, out, palette))[0], o, s[1])))
 
 def _keep(plan, target):
     "Copy records of complete runs"

@@ -59,8 +59,14 @@ def retrieval_ranks(
         t2i += s.ge_(own-TIE).sum(0).long()
     return i2t,t2i
 
-def _pessimistic_order(sims, gain): # (..., I): positions by similarity, what is worth least first among equals
-    return np.lexsort((gain, -np.round(sims/TIE)), axis=-1)
+def _pessimistic_order(sims, gain, top=None): # (..., I): positions by similarity, what is worth least first among equals; the first `top` of them
+    place = -np.round(sims/TIE)
+    if gain.dtype!=bool: return np.lexsort((gain, place), axis=-1)
+    n = sims.shape[-1]
+    bits = (n-1).bit_length()
+    key = (2*place.astype(np.int64)+gain << bits) | np.arange(n) # numbers are sorted several times as fast as positions by numbers
+    if top and top<n: key = np.partition(key, top-1, axis=-1)[...,:top]
+    return np.sort(key, axis=-1) & (1<<bits)-1
 
 # %% ../nbs/08_metrics.ipynb #9775c28e
 def recall_metrics(
@@ -142,7 +148,7 @@ def _eccv_rankings(image_embeds, text_embeds, image_ids, caption_ids):
     rows,columns = ([k for k,i in enumerate(ids) if i in known[d]] for d,ids in (('i2t',image_ids), ('t2i',caption_ids)))
     iids,cids = np.array(image_ids)[rows],np.array(caption_ids)[columns]
     positive = _positives(iids, cids)
-    return _ranked(image_embeds[rows], text_embeds[columns], positive, iids, cids),_ranked(text_embeds[columns], image_embeds[rows], csr_array(positive.T), cids, iids)
+    return tuple(_ranked(q, x, csr_array(p), qids, xids, max(10, p.sum(1).max())) for q,x,p,qids,xids in ((image_embeds[rows], text_embeds[columns], positive, iids, cids), (text_embeds[columns], image_embeds[rows], positive.T, cids, iids)))
 
 def _positives(iids, cids):
     "(N, M) what any of the three annotations calls a match"
@@ -155,9 +161,9 @@ class _Ranked(dict):
     def __init__(self, queries, items, order): super().__init__(zip(queries.tolist(), range(len(queries)))); self.of,self.order = items,order
     def __getitem__(self, query): return self.of[self.order[super().__getitem__(int(query))]].tolist()
 
-def _ranked(queries, items, positive, query_ids, item_ids):
-    order = np.empty((len(queries), len(items)), np.uint16 if len(items)<2**16 else np.int32)
-    for i,s in sim_blocks(queries, items, max(1, BLOCK_BYTES//(32*len(items)))): order[i:i+len(s)] = _pessimistic_order(s.numpy(), positive[i:i+len(s)].toarray())
+def _ranked(queries, items, positive, query_ids, item_ids, top):
+    order = np.empty((len(queries), min(top, len(items))), np.int32)
+    for i,s in sim_blocks(queries, items, max(1, BLOCK_BYTES//(32*len(items)))): order[i:i+len(s)] = _pessimistic_order(s.numpy(), positive[i:i+len(s)].toarray(), top)
     return _Ranked(query_ids, item_ids, order)
 
 # %% ../nbs/08_metrics.ipynb #cf6e57d5

@@ -1,7 +1,7 @@
 "MSCOCO's 5,000 test images: our recall against `eccv_caption`'s, on random and on tied scores; ECCV Caption and CxC of a model that knows them."
 import numpy as np, pytest, torch
 from scipy.sparse import csr_array
-from amsps.metrics import _eccv, _positives, _ranked, eccv_metrics, fold_metrics, recall_metrics, retrieval_ranks
+from amsps.metrics import _eccv, _eccv_rankings, _positives, _ranked, eccv_metrics, fold_metrics, recall_metrics, retrieval_ranks
 
 @pytest.fixture(scope='module')
 def coco():
@@ -25,7 +25,8 @@ def test_recall_agrees(coco, ties):
     images,texts = embeddings(owner, ties)
     ours = recall_metrics(*retrieval_ranks(images, texts, owner))
     own = csr_array((np.ones(25000, bool), (owner.numpy(), np.arange(25000))), shape=(5000,25000))
-    rankings = _ranked(images, texts, own, np.array(iids), np.array(cids)),_ranked(texts, images, csr_array(own.T), np.array(cids), np.array(iids))
+    top = 10 if ties else 500 # the first of a fold of five is among them
+    rankings = _ranked(images, texts, own, np.array(iids), np.array(cids), top),_ranked(texts, images, csr_array(own.T), np.array(cids), np.array(iids), top)
     theirs = _eccv().compute_all_metrics(*rankings, target_metrics=('coco_5k_recalls',) if ties else ('coco_5k_recalls','coco_1k_r1'), Ks=(1,5,10))
     for d in ('i2t','t2i'):
         for k in (1,5,10): assert 100*theirs[f'coco_5k_r{k}'][d]==pytest.approx(ours[f'{d}_r{k}'])
@@ -43,6 +44,10 @@ def test_oracle_and_chance(coco):
     p,q = torch.randperm(5000, generator=g),torch.randperm(25000, generator=g)
     shuffled = eccv_metrics(x[p], y[q], [iids[i] for i in p], [cids[j] for j in q])
     assert shuffled==pytest.approx(oracle)
+    kept,own = _eccv_rankings(x, y, iids, cids)[0],_positives(np.array(iids), np.array(cids))
+    whole = _ranked(x, y, own, np.array(iids), np.array(cids), 25000)
+    deepest = max(map(len, _eccv().eccv_gts['i2t'].values()))
+    assert all(len(kept[i])>=max(10, deepest) and kept[i]==whole[i][:len(kept[i])] for i in iids) # the library looks at no more
     chance = eccv_metrics(torch.ones(5000, 2)/2**.5, torch.ones(25000, 2)/2**.5, iids, cids)
     assert all(v==0 for v in chance.values()) # ties get nothing for free
     assert _positives(np.array(iids), np.array(cids)).sum()>40000

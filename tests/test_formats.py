@@ -2,7 +2,6 @@
 import json, subprocess, sys
 import numpy as np, pytest
 from amsps.formats import read_dataset
-from conftest import amsps
 from layouts import LAYOUTS, write
 
 @pytest.mark.parametrize('layout', LAYOUTS)
@@ -29,23 +28,23 @@ def test_check_says(cli, source, layout, said, tmp_path):
 
 TINY = ['--embed-size', 16, '--word-size', 8, '--min-count', 1, '--epochs', 1, '--warmup-epochs', 0, '--batch-size', 8]
 
-def test_own_photographs(source, backbone, tmp_path):
+def test_own_photographs(cli, source, backbone, tmp_path):
     "As the README says: check, prepare, train, search by text and by picture"
     write('own_csv', source, tmp_path/'data')
     common = ['--data-root', tmp_path/'data', '--backbone', backbone, '--cache-dir', tmp_path/'cache']
-    r = amsps('data', 'prepare', tmp_path/'data', '--backbone', backbone, '--cache-dir', tmp_path/'cache', '--grid', 2)
+    r = cli('data', 'prepare', tmp_path/'data', '--backbone', backbone, '--cache-dir', tmp_path/'cache', '--grid', 2)
     assert r.returncode==0 and f'--data-root {tmp_path}/data' in r.stdout and 'prepared     12 images, 5 regions' in r.stdout, r.stderr
-    r = amsps('train', '--dataset', 'own', '--grid', 2, *common, *TINY)
+    r = cli('train', '--dataset', 'own', '--grid', 2, *common, *TINY)
     assert r.returncode==0, r.stderr
     run = next(l.split()[1] for l in r.stdout.splitlines() if l.startswith('run:'))
     (tmp_path/'relevance.tsv').write_text('image\tcaption\tgrade\n'+''.join(f'{n}\t{n}#0\t2\n' for n in source.names))
-    r = amsps('evaluate', run, '--relevance', tmp_path/'relevance.tsv', *common)
+    r = cli('evaluate', run, '--relevance', tmp_path/'relevance.tsv', *common)
     assert r.returncode==0 and 'equal to the record' in r.stdout and r.stdout.count('nDCG')==4, r.stdout+r.stderr
-    r = amsps('search', run, '--caption', 'a red ball', '--top', 12, *common)
+    r = cli('search', run, '--caption', 'a red ball', '--top', 12, *common)
     assert r.returncode==0 and sorted(l.split()[1] for l in r.stdout.splitlines())==sorted(source.names), r.stderr
-    r = amsps('search', run, '--caption', 'a ball', '--data-root', write('precomp', source, tmp_path/'other'), '--cache-dir', tmp_path/'cache')
+    r = cli('search', run, '--caption', 'a ball', '--data-root', write('precomp', source, tmp_path/'other'), '--cache-dir', tmp_path/'cache')
     assert r.returncode==2 and 'the features are of size 16, those that' in r.stderr and 'Traceback' not in r.stderr
-    r = amsps('search', run, '--image', tmp_path/'data/images/1003.jpg', *common)
+    r = cli('search', run, '--image', tmp_path/'data/images/1003.jpg', *common)
     assert r.returncode==0 and len(r.stdout.splitlines())==5, r.stderr
 
 @pytest.mark.parametrize('layout', ['precomp_uint8','bottom_up'])

@@ -4,7 +4,7 @@ import nbformat, papermill as pm
 from amsps.config import RunConfig, parse_config
 from amsps.grid import Row
 from amsps.schedule import plan_runs, run_grid
-from conftest import ROOT, TINY, amsps
+from conftest import ROOT, TINY
 
 TRAIN = ROOT/'nbs/experiments/train.ipynb'
 SMALL = dict(scenes_train=40, scenes_dev=15, scenes_test=20, embed_size=16, word_size=8, region_hidden=0, epochs=2)
@@ -85,9 +85,9 @@ def test_vocabulary_is_of_the_training_split():
     _,tok = build_model(parse_config(dict(min_count=1)), data, data.split('train'))
     assert set(tok.get_vocab())=={'[PAD]','[UNK]','[BOS]','[EOS]','red','dog'}
 
-def test_failing_notebook_on_the_command_line(tmp_path):
+def test_failing_notebook_on_the_command_line(cli, tmp_path):
     "amsps reproduce: a model that diverges stops with exit code 1, names cell and error; nothing is recorded"
-    r = amsps('train', *TINY, '--learning-rate', 1e30, '--cache-dir', tmp_path)
+    r = cli('train', *TINY, '--learning-rate', 1e30, '--cache-dir', tmp_path)
     assert r.returncode==1 and 'non-finite loss at step' in r.stderr and 'failed in cell' in r.stderr and 'Traceback' not in r.stderr, r.stderr
     assert not list(tmp_path.rglob('record.json'))
 
@@ -143,7 +143,8 @@ def test_explain_and_force(cli, tmp_path):
     assert {p.name for p in (tmp_path/'out').glob('*.png')}=={'figure_concepts.png'} and (tmp_path/'out/report.html').exists()
     said = amsps('--explain'); assert 'cached       AMSPS, seed 0' in said and 'made         figure_concepts' in said
     assert 'up to date: nothing to do' in amsps() and 'figure_concepts' in amsps('--force', 'figure_concepts')
-    assert '1 runs: 0 complete, 1 to do' in amsps('--force', 'AMSPS') and (tmp_path/'out/figure_concepts.png').read_bytes()==first
+    assert (tmp_path/'out/figure_concepts.png').read_bytes()==first and 'missing      AMSPS, seed 0: forced' in amsps('--explain', '--force', 'AMSPS')
+    assert 'stale        figure_concepts: forced' in amsps('--explain', '--force', 'figure_concepts') and 'up to date: nothing to do' in amsps()
     (tmp_path/'out/figure_concepts.png').write_bytes(b''); assert 'stale        figure_concepts: figure_concepts.png was changed by hand' in amsps('--explain')
     r = cli('reproduce', '--figure', 'concepts', '--force', 'AHLR', '--seeds', 1, '--cache-dir', tmp_path/'cache', '--output', tmp_path/'out')
     assert r.returncode==2 and '--force AHLR: no run, row, table or figure' in r.stderr
