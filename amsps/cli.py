@@ -64,9 +64,10 @@ def _train(**values):
     from amsps.schedule import plan_runs, run_grid
     given = {k:v for k,v in values.items() if v is not None}
     config = parse_config(preset(given))
+    if config.dataset=='scenes' and (odd:=[k for k in ('data_root','backbone') if given.get(k)]): raise InputError(f"--{odd[0].replace('_', '-')} is not for scenes, which are generated; name the dataset too, for example --dataset flickr8k or own")
     if int(os.environ.get('WORLD_SIZE', 1))>1: return _train_together(config)
     plan = plan_runs([Row(label_of(config.model_dump()), frozenset(), config, 1)])
-    _fail(run_grid(plan, jobs=1, say=typer.echo))
+    _fail(run_grid(plan, jobs=1, say=typer.echo, threads=given.get('threads', 0)))
     typer.echo(f"run:    {plan[0].folder}\ntest:   {_metric_line(read_record(plan[0].folder)['metrics']['test'])}")
 
 def _train_together(config):
@@ -137,8 +138,9 @@ def reproduce(
     if records and not explain: writable_folder(records)
     plan = plan_runs(rows, records)
     cache = cache_root(rows[0].config)/'reports'/dataset
-    plan = _force(force or [], plan, read_grid().outputs, keep=explain)
-    if explain: return _explain(explain_plan(plan), plan, records, out, outputs, cache, data_root, palette, force or [])
+    forced = _force(force or [], plan, outputs or read_grid().outputs, keep=explain)
+    if explain: return _explain(explain_plan(forced), plan, records, out, outputs, cache, data_root, palette, force or [])
+    plan = forced
     failures = run_grid(plan, jobs, typer.echo, device, stop, executor, address)
     folders = [p for p in plan if (p.folder/'record.json').exists() or p.state=='committed']
     if records: _keep(plan, records)

@@ -78,7 +78,7 @@ class RunConfig(BaseModel):
     patience: int = Field(5, ge=1, description="Epochs without a better dev rSum before stopping")
     seed: int = Field(0, ge=0, description="Seed of weights, order and dropout")
     precision: Literal['fp32','bf16','fp16'] = Field('fp32', description="Of the encoders in training, by autocast; fp16 on a GPU only. Losses, mining and evaluation are in fp32")
-    threads: int = Field(1, ge=1, description="CPU threads; another number can change the last bits")
+    threads: int = Field(1, ge=1, description="CPU threads of a run by itself; amsps train and reproduce share out all cores unless told. Another number can change the last bits")
 
 # %% ../nbs/00_config.ipynb #40c2d2bb
 LOCATIONS = ('data_root', 'layout', 'backbone', 'cache_dir', 'text_backbone', 'concept_vectors') # Where things lie: no part of a run's name, which has digests of what they hold

@@ -73,12 +73,12 @@ class Row:
     "A row of tables: one setting, several seeds"
     name: str
     feeds: frozenset[str] # Outputs
-    config: RunConfig # With seed 0
-    seeds: int # 0..seeds-1
+    config: RunConfig # With the first seed
+    seeds: int # How many, counted from that one
     model: str='' # Rows of one model differ by their loss only
     sweep: tuple|None=None # (parameter, symbol, value)
 
-    def configs(self): return [self.config.model_copy(update=dict(seed=s)) for s in range(self.seeds)]
+    def configs(self): return [self.config.model_copy(update=dict(seed=self.config.seed+s)) for s in range(self.seeds)]
 
 def _seeds(dataset, feeds, seeds):
     return seeds or max(dataset.seeds.get(f, dataset.seeds['default']) for f in feeds)

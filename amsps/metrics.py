@@ -61,7 +61,7 @@ def retrieval_ranks(
 
 def _pessimistic_order(sims, gain, top=None): # (..., I): positions by similarity, what is worth least first among equals; the first `top` of them
     place = -np.round(sims/TIE)
-    if gain.dtype!=bool: return np.lexsort((gain, place), axis=-1)
+    if gain.dtype!=bool: return np.lexsort((gain, place), axis=-1)[...,:top]
     n = sims.shape[-1]
     bits = (n-1).bit_length()
     key = (2*place.astype(np.int64)+gain << bits) | np.arange(n) # numbers are sorted several times as fast as positions by numbers
@@ -148,7 +148,7 @@ def _eccv_rankings(image_embeds, text_embeds, image_ids, caption_ids):
     rows,columns = ([k for k,i in enumerate(ids) if i in known[d]] for d,ids in (('i2t',image_ids), ('t2i',caption_ids)))
     iids,cids = np.array(image_ids)[rows],np.array(caption_ids)[columns]
     positive = _positives(iids, cids)
-    return tuple(_ranked(q, x, csr_array(p), qids, xids, max(10, p.sum(1).max())) for q,x,p,qids,xids in ((image_embeds[rows], text_embeds[columns], positive, iids, cids), (text_embeds[columns], image_embeds[rows], positive.T, cids, iids)))
+    return tuple(_ranked(q, x, csr_array(p), qids, xids, max(10, *map(len, _eccv().eccv_gts[d].values()))) for d,q,x,p,qids,xids in (('i2t', image_embeds[rows], text_embeds[columns], positive, iids, cids), ('t2i', text_embeds[columns], image_embeds[rows], positive.T, cids, iids)))
 
 def _positives(iids, cids):
     "(N, M) what any of the three annotations calls a match"

@@ -218,6 +218,7 @@ def run_grid(
     executor:str='local', # One of `EXECUTORS`
     address:str='', # Of a Dask scheduler
     notebook:Path|None=None, # Default: the project's train notebook
+    threads:int=0, # Of each; 0 shares the cores out
 )->list[NotebookFailure]:
     "Make the runs of a plan that are neither cached nor committed"
     if executor not in EXECUTORS: raise InputError(f"unknown executor {executor!r}; choose from {', '.join(EXECUTORS)}")
@@ -227,7 +228,8 @@ def run_grid(
     if not waiting: return []
     for p in waiting: check_parameters(notebook, config_parameters(p.config))
     gpus = devices_of(device)
-    jobs,threads = (len(gpus), 1) if gpus else share_cores(jobs)
+    jobs,share = (len(gpus), 1) if gpus else share_cores(jobs)
+    threads = threads or share
     runs = waiting[0].runs; runs.mkdir(parents=True, exist_ok=True)
     progress = Progress(len(waiting), jobs, say, runs.parent/'grid.jsonl', known_records(runs))
     progress.event('plan', runs=[p.name for p in waiting], jobs=jobs, threads=threads, devices=gpus or ['cpu'], executor=executor)

@@ -11,8 +11,10 @@ __all__ = ['SCHEDULES', 'BATCHES', 'PRECISIONS', 'CHECKPOINT_FILES', 'embed_imag
 # %% ../nbs/09_training.ipynb #06d3a635
 import json, os, shutil, time
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 import numpy as np, torch
+from accelerate import DistributedType
 from scipy.sparse import csr_array
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -374,6 +376,13 @@ class RetrievalTrainer(Trainer):
 
     def floating_point_ops(self, inputs): return 0 # `Trainer` would count the parameters at every step
 
+    @cached_property
+    def _trained(self): return [p for p in self.model.parameters() if p.requires_grad]
+
+    def _clip_grad_norm(self, model): # `Trainer` would look for them, and for kinds of tensors that there are not, at every step
+        self.accelerator.unscale_gradients()
+        return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
+
     def log(self, logs, *args, **kwargs):
         self._check_last()
         if 'loss' in logs and self._terms:
@@ -517,6 +526,7 @@ def fit(
         remove_unused_columns=False, label_names=[], report_to=[], disable_tqdm=not progress, dataloader_pin_memory=False, logging_nan_inf_filter=False, bf16=precision=='bf16', fp16=precision=='fp16',
         ddp_find_unused_parameters=False, # the forward pass uses all that train
         use_cpu=(int(os.environ.get('WORLD_SIZE', 1))>1 or precision!='fp32') and not torch.cuda.is_available()) # or accelerate would not join the processes, nor run in bf16
+    args.mixed_precision = 'no' if precision=='fp32' else precision # whatever accelerate's own settings say
     rank,world = ranks()
     if args.n_gpu>1: raise InputError(f"one process and {args.n_gpu} GPUs: a batch would be split and lose its negatives; start one process a GPU (`torchrun --nproc_per_node {args.n_gpu}`), or choose one with CUDA_VISIBLE_DEVICES=0")
     if args.world_size!=world: raise InputError(f"{world} processes are joined, and the trainer knows of {args.world_size}; start them with `torchrun --nproc_per_node {world}`, and leave the joining to `fit`")
@@ -530,6 +540,7 @@ def fit(
     part = (lambda n: filled(share(n))) if world>1 else None
     trainer = RetrievalTrainer(model, args, retrieval_loss=loss, miner=miner, schedule=schedule, text_learning_rate=text_learning_rate, batches=batches, data_collator=PairCollator(train_set, tokenizer, part), train_dataset=train_set, eval_dataset=dev_set,
         processing_class=tokenizer, callbacks=[*callbacks, EarlyStoppingCallback(patience), EpochLog(Path(output_dir)/'log.jsonl')])
+    if (kind:=trainer.accelerator.distributed_type) not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU): raise InputError(f"accelerate was set up for {kind.value}, by which a model or its gradients are split; every process needs the whole model here: start them with `torchrun`, or `accelerate launch --multi_gpu`")
     if not progress: trainer.remove_callback(PrinterCallback)
     last,state = _last_state(Path(output_dir))
     if state and _stopped_early(state, patience): # killed between its last checkpoint and its end

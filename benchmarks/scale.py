@@ -3,7 +3,7 @@
     python benchmarks/scale.py [NAME ...] [--threads 2] [--embeddings FILE.safetensors] [--write FILE.json]
 
 Each quantity is measured at three sizes, the others held; the exponent is the slope through the three in logarithms: 1 is linear, 2 quadratic. Embeddings
-are drawn around centres, captions around their image. `--embeddings` takes a model's own (`images`, `texts`, `owner`), for FAISS on real ones."""
+are drawn around centres, one for thirteen images, captions around their image. `--embeddings` takes a model's own (`images`, `texts`, `owner`), for FAISS on real ones."""
 import argparse, json, os, resource, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np, torch
@@ -18,7 +18,7 @@ def drawn(images, captions, dimension, seed=0):
     "Unit embeddings of images and captions"
     g = torch.Generator().manual_seed(seed)
     def noise(n): return torch.randn(n, dimension, generator=g)/dimension**.5
-    x = noise(300)[torch.randint(300, (images,), generator=g)]+.8*noise(images)
+    x = noise(images//13)[torch.randint(images//13, (images,), generator=g)]+.8*noise(images)
     return tuple(torch.nn.functional.normalize(v, dim=1) for v in (x, x.repeat_interleave(captions, 0)+.7*noise(images*captions)))
 
 def slope(sizes, values): return float(np.polyfit(np.log(sizes), np.log(values), 1)[0])

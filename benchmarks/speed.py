@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py [NAME ...] [--threads 2] [--full] [--write FILE.json]
 
-References are plain PyTorch or NumPy, written here from the published definitions. Every line: median of the repetitions, their range, peak memory
-above the inputs where it is bounded, and the ratio to the reference. `--full` ranks candidates at the size of Flickr30K (some minutes);
+References are plain PyTorch or NumPy, written here from the published definitions. Every line: median of the repetitions (for training, of
+runs' median steps), their range, peak memory above the inputs where it is bounded, and the ratio to the reference. `--full` ranks candidates at the size of Flickr30K (some minutes);
 otherwise at a quarter of it in both directions."""
 import argparse, json, os, platform, statistics, subprocess, sys, tempfile, time
 from datetime import date
@@ -122,7 +122,10 @@ def losses(full):
 
 def training(full):
     "The Flickr8k setting: one vector an image, the mean of a frozen text encoder's states, batches of 256"
-    import numpy as np, torch
+    from contextlib import ExitStack
+    from itertools import count, repeat
+    from unittest.mock import patch
+    import accelerate.optimizer, amsps.training, numpy as np, torch
     from transformers.utils import logging
     from amsps.data import Annotations, PairCollator, PairDataset, build_tokenizer
     from amsps.losses import InfoNCELoss
@@ -131,10 +134,23 @@ def training(full):
     from amsps.training import RetrievalTrainer
     from transformers import PrinterCallback, TrainerCallback, TrainingArguments
     logging.set_verbosity_error()
-    class Clock(TrainerCallback): # from one step's begin to the next one's
-        def on_train_begin(self, args, state, control, **kwargs): self.begins = []
-        def on_step_begin(self, args, state, control, **kwargs): self.begins.append(time.perf_counter())
-    def step(begins): return statistics.median(b-a for a,b in zip(begins, begins[1:])) # of a run: an interruption from outside moves no median
+    class Clock(TrainerCallback): # from one step's begin to the next one's, with a step of another loop between them: what slows one down slows both, and each finds the caches as the other left them
+        def __init__(self, other): self.other,self.ours,self.bare,self.since = other,[],[],None
+        def on_step_begin(self, args, state, control, **kwargs):
+            now = time.perf_counter()
+            if self.since: self.ours.append(now-self.since)
+            next(self.other); self.since = time.perf_counter(); self.bare.append(self.since-now)
+    optimizer = accelerate.optimizer.AcceleratedOptimizer
+    beside = { # what the trainer does around what the bare loop does too: these calls, less those within them
+        'the loader around dataset and collator':([(RetrievalTrainer, 'get_batch_samples')], [(PairDataset, '__getitems__'), (PairCollator, '__call__')]),
+        "the optimizer's step and `zero_grad` around PyTorch's":([(optimizer, 'step'), (AmspsModel, 'zero_grad')], [(torch.optim.AdamW, 'step')]),
+        'similarities for the log':([(amsps.training, '_similarity_log')], [])}
+    def timed(f, sign, took):
+        def g(*args, **kwargs):
+            start = time.perf_counter()
+            try: return f(*args, **kwargs)
+            finally: took.append(sign*(time.perf_counter()-start))
+        return g
     out = []
     for name,shape in (('Flickr8k setting: 1 x 1,280, frozen text encoder', (1,1280)), ('36 x 2,048 regions, attention, Bi-GRU of 256', (36,2048))):
         n,each,size = 2048,5,(256 if shape[0]==1 else 128)
@@ -153,32 +169,41 @@ def training(full):
         loss,steps = InfoNCELoss(.05),(60 if frozen else 6)
         collate = PairCollator(data, tokenizer)
         waited = []
-        def bare():
-            m = model().train(); begins,waiting = [],[]
+        def bare(): # a generator of steps
+            m = model().train()
             optimizer = torch.optim.AdamW([p for p in m.parameters() if p.requires_grad], 1e-3, weight_decay=1e-4, fused=True)
             order = np.random.default_rng(0).permutation(n*each)
-            for i in range(steps):
-                begins.append(time.perf_counter())
+            for i in count():
+                start = time.perf_counter()
                 batch = collate([data[j] for j in order[i*size%(n*each-size):][:size]])
-                waiting.append(time.perf_counter()-begins[-1])
+                waited.append(time.perf_counter()-start)
                 image,_ = torch.from_numpy(batch.pop('image')),batch.pop('caption')
                 o = m(**batch)
                 l = loss(o.image_embeds@o.text_embeds.T, image)['loss']
                 l.backward(); torch.nn.utils.clip_grad_norm_(m.parameters(), 2.)
                 optimizer.step(); optimizer.zero_grad()
-            waited.append(statistics.median(waiting))
-            return step(begins)
-        def ours(folder):
+                yield
+        def run(folder, other): # medians of a run's steps
             args = TrainingArguments(output_dir=folder, max_steps=steps, per_device_train_batch_size=size, learning_rate=1e-3, weight_decay=1e-4, max_grad_norm=2., lr_scheduler_type='cosine', save_strategy='no', logging_strategy='no', remove_unused_columns=False, label_names=[], report_to=[], disable_tqdm=True, dataloader_pin_memory=False)
             trainer = RetrievalTrainer(model(), args, retrieval_loss=loss, data_collator=collate, train_dataset=data, processing_class=tokenizer)
-            trainer.add_callback(clock := Clock()); trainer.remove_callback(PrinterCallback)
-            trainer.train(); return step(clock.begins)
+            trainer.add_callback(clock := Clock(other)); trainer.remove_callback(PrinterCallback)
+            trainer.train(); return statistics.median(clock.bare[1:]),statistics.median(clock.ours[1:])
+        def profiled(folder): # seconds a step of each
+            took = {k:[] for k in beside}
+            with ExitStack() as stack:
+                for k,both in beside.items():
+                    for sign,places in zip((1,-1), both):
+                        for owner,f in places: stack.enter_context(patch.object(owner, f, timed(getattr(owner, f), sign, took[k])))
+                run(folder, repeat(None))
+            return [sum(x)/steps for x in took.values()]
         with tempfile.TemporaryDirectory() as folder:
-            bare(); ours(folder)
-            t = dict(bare=[], ours=[])
-            for _ in range(9): t['bare'].append(bare()); t['ours'].append(ours(folder))
-        out += [line(f'bare training loop, a step ({name}, B = {size})', t['bare']), line('`RetrievalTrainer`, a step', t['ours'], t['bare'], 'bare loop', 'at most 1.05' if frozen else ''),
-                line(f"of which the bare loop waits for data: {100*statistics.median(waited[1:])/statistics.median(t['bare']):.0f} %", waited[1:])]
+            run(folder, bare()); waited.clear()
+            times = dict(zip(('bare','ours'), zip(*(run(folder, bare()) for _ in range(7)))))
+            shares = zip(*(profiled(folder) for _ in range(3))) if frozen else ()
+        waiting = statistics.median(waited)
+        out += [line(f'bare training loop, a step ({name}, B = {size})', times['bare']), line('`RetrievalTrainer`, a step', times['ours'], times['bare'], 'bare loop', 'at most 1.05' if frozen else ''),
+                line(f"of which the bare loop waits for data: {100*waiting/statistics.median(times['bare']):.0f} %", waited),
+                *(line(f'of what it does beside: {k}', x) for k,x in zip(beside, shares))]
     return out
 
 def extraction(full):

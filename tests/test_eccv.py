@@ -44,10 +44,10 @@ def test_oracle_and_chance(coco):
     p,q = torch.randperm(5000, generator=g),torch.randperm(25000, generator=g)
     shuffled = eccv_metrics(x[p], y[q], [iids[i] for i in p], [cids[j] for j in q])
     assert shuffled==pytest.approx(oracle)
-    kept,own = _eccv_rankings(x, y, iids, cids)[0],_positives(np.array(iids), np.array(cids))
+    (kept,kept_images),own = _eccv_rankings(x, y, iids, cids),_positives(np.array(iids), np.array(cids))
     whole = _ranked(x, y, own, np.array(iids), np.array(cids), 25000)
-    deepest = max(map(len, _eccv().eccv_gts['i2t'].values()))
-    assert all(len(kept[i])>=max(10, deepest) and kept[i]==whole[i][:len(kept[i])] for i in iids) # the library looks at no more
+    deepest,deepest_images = (max(map(len, _eccv().eccv_gts[d].values())) for d in ('i2t','t2i'))
+    assert all(len(kept_images[c])>=max(10, deepest_images) for c in cids) and all(len(kept[i])>=max(10, deepest) and kept[i]==whole[i][:len(kept[i])] for i in iids) # the library looks at no more
     chance = eccv_metrics(torch.ones(5000, 2)/2**.5, torch.ones(25000, 2)/2**.5, iids, cids)
     assert all(v==0 for v in chance.values()) # ties get nothing for free
     assert _positives(np.array(iids), np.array(cids)).sum()>40000

@@ -66,11 +66,11 @@ def test_own_photographs_and_text_encoder(cli, small_flickr8k, backbone, tmp_pat
     tok = build_tokenizer(['a red dog on the grass'], 1); tok.save_pretrained(tmp_path/'bert')
     BertModel(BertConfig(vocab_size=len(tok), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)).save_pretrained(tmp_path/'bert')
     (small_flickr8k/'ExpertAnnotations.txt').write_text('scene00020.jpg\tscene00021.jpg#0\t3\t4\t3\nscene00020.jpg\tscene00020.jpg#0\t4\t4\t4\n')
-    r = cli('train', '--dataset', 'flickr8k', '--data-root', small_flickr8k, '--backbone', backbone, '--grid', 2, '--text-backbone', tmp_path/'bert', '--freeze-text', '--epochs', 1, '--cache-dir', tmp_path/'cache')
+    r = cli('train', '--dataset', 'flickr8k', '--data-root', small_flickr8k, '--backbone', backbone, '--grid', 2, '--text-backbone', tmp_path/'bert', '--freeze-text', '--epochs', 1, '--seed', 2, '--cache-dir', tmp_path/'cache')
     assert r.returncode==0, r.stdout+r.stderr
     folder = next((tmp_path/'cache/runs').glob('*/record.json')).parent
     record = json.loads((folder/'record.json').read_text())
-    assert sum(record['similarities']['hidden'])==1 and record['config']['text_backbone']=='bert'
+    assert sum(record['similarities']['hidden'])==1 and record['config']['seed']==2 and record['config']['text_backbone']=='bert'
     for f in (folder/'record.json', folder/'model/config.json'): assert str(tmp_path) not in f.read_text()
     assert cli('report', folder.parent, '--output', tmp_path/'out').returncode==0 and not list((tmp_path/'out').glob('figure_retrieval*'))
     assert cli('report', folder.parent, '--output', tmp_path/'out', '--data-root', small_flickr8k).returncode==0 and list((tmp_path/'out').glob('figure_retrieval*.png'))
@@ -86,7 +86,7 @@ def test_vocabulary_is_of_the_training_split():
     assert set(tok.get_vocab())=={'[PAD]','[UNK]','[BOS]','[EOS]','red','dog'}
 
 def test_failing_notebook_on_the_command_line(cli, tmp_path):
-    "amsps reproduce: a model that diverges stops with exit code 1, names cell and error; nothing is recorded"
+    "amsps train: a model that diverges stops with exit code 1, names cell and error; nothing is recorded"
     r = cli('train', *TINY, '--learning-rate', 1e30, '--cache-dir', tmp_path)
     assert r.returncode==1 and 'non-finite loss at step' in r.stderr and 'failed in cell' in r.stderr and 'Traceback' not in r.stderr, r.stderr
     assert not list(tmp_path.rglob('record.json'))
@@ -143,7 +143,10 @@ def test_explain_and_force(cli, tmp_path):
     assert {p.name for p in (tmp_path/'out').glob('*.png')}=={'figure_concepts.png'} and (tmp_path/'out/report.html').exists()
     said = amsps('--explain'); assert 'cached       AMSPS, seed 0' in said and 'made         figure_concepts' in said
     assert 'up to date: nothing to do' in amsps() and 'figure_concepts' in amsps('--force', 'figure_concepts')
-    assert (tmp_path/'out/figure_concepts.png').read_bytes()==first and 'missing      AMSPS, seed 0: forced' in amsps('--explain', '--force', 'AMSPS')
+    r = cli('reproduce', '--figure', 'concepts', '--force', 'table_main', '--explain', '--seeds', 1, '--cache-dir', tmp_path/'cache')
+    assert r.returncode==2 and '--force table_main: no run, row, table or figure of this grid' in r.stderr
+    assert '1 runs: 0 complete, 1 to do' in amsps('--force', 'AMSPS') and (tmp_path/'out/figure_concepts.png').read_bytes()==first
+    assert 'missing      AMSPS, seed 0: forced' in amsps('--explain', '--force', 'AMSPS')
     assert 'stale        figure_concepts: forced' in amsps('--explain', '--force', 'figure_concepts') and 'up to date: nothing to do' in amsps()
     (tmp_path/'out/figure_concepts.png').write_bytes(b''); assert 'stale        figure_concepts: figure_concepts.png was changed by hand' in amsps('--explain')
     r = cli('reproduce', '--figure', 'concepts', '--force', 'AHLR', '--seeds', 1, '--cache-dir', tmp_path/'cache', '--output', tmp_path/'out')

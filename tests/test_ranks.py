@@ -2,6 +2,7 @@
 import json, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pytest, torch
+from conftest import TINY
 
 WORKER = Path(__file__).with_name('ranks_worker.py')
 
@@ -41,3 +42,13 @@ def test_interrupted(both):
     "Two processes that were stopped go on where they were, and each hides other features"
     cut = json.loads((both[1]/'run.json').read_text())['cut']
     assert cut['history'] and cut['weights'] and cut['masks'][0]!=cut['masks'][1]
+
+def test_command_line(cli, tmp_path):
+    "`accelerate launch ... amsps train` makes the run that `amsps train` makes"
+    r = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--main_process_port', '0', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--no_python',
+        str(Path(sys.executable).parent/'amsps'), 'train', *map(str, TINY), '--seed', '3', '--cache-dir', str(tmp_path/'two')], capture_output=True, text=True, timeout=400, env=os.environ|dict(CUDA_VISIBLE_DEVICES='', TOKENIZERS_PARALLELISM='false'))
+    assert r.returncode==0 and '(2 processes)' in r.stdout, r.stderr[-4000:]
+    assert cli('train', *TINY, '--seed', 3, '--threads', 1, '--cache-dir', tmp_path/'one').returncode==0
+    one,two = (json.loads(next((tmp_path/n/'runs').glob('*-s3-*/record.json')).read_text()) for n in ('one','two'))
+    assert one['name']==two['name'] and one['config']['seed']==3 and one['environment']['threads']==1
+    assert one['metrics']['test']==pytest.approx(two['metrics']['test'], rel=1e-4)
