@@ -28,10 +28,10 @@ def test_extraction(small_flickr8k, backbone, tmp_path):
     a,b = (np.load(next((tmp_path/c).rglob('features.npy'))) for c in 'ab')
     assert np.array_equal(a, b)
 
-def test_five_plugs(tmp_path):
-    "kill -9 of a grid and its report at five random moments: records, weights, tables and figures equal an undisturbed run's, byte by byte"
+def test_three_plugs(tmp_path):
+    "kill -9 of a grid and its report at three random moments: records, weights, tables and figures equal an undisturbed run's, byte by byte"
     sys.path.insert(0, str(ROOT/'benchmarks'))
     from unplug import unplug
-    wrong,hit = unplug(5, 0, tmp_path)
-    assert not wrong and sum(hit.values())==5, (wrong, hit)
+    wrong,hit = unplug(3, 0, tmp_path)
+    assert not wrong and sum(hit.values())==3, (wrong, hit)
     assert sum(hit[k] for k in ('training, before the first pass', 'training, active', 'writing what was mined', 'writing a record'))>0, hit
