@@ -184,7 +184,9 @@ def _explain(lines, plan, records, out, outputs, cache, data_root, palette, forc
     if not complete: return
     _gather(complete, records, cache/'explained')
     found = read_records(cache/'explained')
-    for o in outputs or available_outputs(found, has_pictures(found, data_root)): typer.echo('{:12} {}: {}'.format(*((s:=('stale','forced') if o in force else explain_output(o, found, out, palette))[0], o, s[1])))
+    for o in outputs or available_outputs(found, has_pictures(found, data_root)):
+        state,reason = ('stale','forced') if o in force else explain_output(o, found, out, palette)
+        typer.echo(f'{state:12} {o}: {reason}')
 
 def _keep(plan, target):
     "Copy records of complete runs"

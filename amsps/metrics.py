@@ -148,7 +148,9 @@ def _eccv_rankings(image_embeds, text_embeds, image_ids, caption_ids):
     rows,columns = ([k for k,i in enumerate(ids) if i in known[d]] for d,ids in (('i2t',image_ids), ('t2i',caption_ids)))
     iids,cids = np.array(image_ids)[rows],np.array(caption_ids)[columns]
     positive = _positives(iids, cids)
-    return tuple(_ranked(q, x, csr_array(p), qids, xids, max(10, *map(len, _eccv().eccv_gts[d].values()))) for d,q,x,p,qids,xids in (('i2t', image_embeds[rows], text_embeds[columns], positive, iids, cids), ('t2i', text_embeds[columns], image_embeds[rows], positive.T, cids, iids)))
+    images,texts = image_embeds[rows],text_embeds[columns]
+    i2t,t2i = (max(10, *map(len, _eccv().eccv_gts[d].values())) for d in ('i2t','t2i'))
+    return _ranked(images, texts, positive, iids, cids, i2t),_ranked(texts, images, csr_array(positive.T), cids, iids, t2i)
 
 def _positives(iids, cids):
     "(N, M) what any of the three annotations calls a match"

@@ -44,8 +44,8 @@ def test_interrupted(both):
     assert cut['history'] and cut['weights'] and cut['masks'][0]!=cut['masks'][1]
 
 def test_command_line(cli, tmp_path):
-    "`accelerate launch ... amsps train` makes the run that `amsps train` makes"
-    r = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--main_process_port', '0', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'no', '--dynamo_backend', 'no', '--no_python',
+    "`accelerate launch ... amsps train` makes the run that `amsps train` makes, in the run's precision whatever accelerate's is"
+    r = subprocess.run([sys.executable, '-m', 'accelerate.commands.launch', '--multi_gpu', '--main_process_port', '0', '--num_processes', '2', '--num_machines', '1', '--mixed_precision', 'bf16', '--dynamo_backend', 'no', '--no_python',
         str(Path(sys.executable).parent/'amsps'), 'train', *map(str, TINY), '--seed', '3', '--cache-dir', str(tmp_path/'two')], capture_output=True, text=True, timeout=400, env=os.environ|dict(CUDA_VISIBLE_DEVICES='', TOKENIZERS_PARALLELISM='false'))
     assert r.returncode==0 and '(2 processes)' in r.stdout, r.stderr[-4000:]
     assert cli('train', *TINY, '--seed', 3, '--threads', 1, '--cache-dir', tmp_path/'one').returncode==0
