@@ -55,7 +55,7 @@ def worker(folder):
     from amsps.data import Annotations, PairDataset, build_tokenizer
     from amsps.mining import SentenceEvidence
     from amsps.model import AmspsConfig, AmspsModel
-    from amsps.ranks import gather_objects, join, ranks
+    from amsps.distributed import gather_objects, join, ranks
     from amsps.scenes import scene_captions
     from amsps.training import Miner
     torch.set_num_threads(1); join()

@@ -16,14 +16,14 @@ def work(cache, out, seeds):
     "The grid and the report, as `amsps reproduce` makes them"
     import os
     from multiprocessing import forkserver
-    from amsps.kernels import fork_server
+    from amsps.companion.kernels import fork_server
     fork_server(); forkserver.ensure_running() # it imports while this process does
     from transformers.utils import logging
     os.environ['TOKENIZERS_PARALLELISM'] = 'false'; logging.set_verbosity_error(); logging.disable_progress_bar()
-    from amsps.cli import _gather
-    from amsps.grid import grid_rows
-    from amsps.report import make_report
-    from amsps.schedule import plan_runs, run_grid
+    from amsps.companion.cli import _gather
+    from amsps.companion.grid import grid_rows
+    from amsps.companion.report import make_report
+    from amsps.companion.schedule import plan_runs, run_grid
     rows = [r for r in grid_rows('scenes', ('figure_map','figure_similarity'), 1, cache_dir=str(cache), **TINY) if r.name in ('Hardest triplet','AMSPS')]
     rows = [type(r)(r.name, r.feeds, r.config.model_copy(update=TINY), seeds) for r in rows] # the grid's own settings of a row come last
     plan = plan_runs(rows)

@@ -21,7 +21,7 @@ def amsps(*args, timeout=300, **env):
 @pytest.fixture
 def cli(capfd, monkeypatch):
     "The same in this process, which saves the imports: what `amsps` prints and its exit code"
-    from amsps.cli import main
+    from amsps.companion.cli import main
     def run(*args):
         monkeypatch.setattr(sys, 'argv', ['amsps', *map(str, args)]); monkeypatch.chdir(ROOT); capfd.readouterr()
         try: main(); code = 0

@@ -10,7 +10,7 @@ from amsps.data import PairCollator, PairDataset, build_tokenizer
 from amsps.losses import AHRL, InfoNCELoss
 from amsps.mining import CoverageEvidence
 from amsps.model import AmspsConfig, AmspsModel
-from amsps.ranks import filled, gather_objects, ranks, share
+from amsps.distributed import filled, gather_objects, ranks, share
 from amsps.scenes import make_scenes
 from amsps.training import Miner, RetrievalTrainer, evaluate_split, fit
 

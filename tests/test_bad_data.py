@@ -136,7 +136,7 @@ def test_refused(cli, source, backbone, case, tmp_path):
 @pytest.mark.parametrize('layout', [l for l in LAYOUTS if l!='huggingface'])
 def test_windows_files(source, layout, tmp_path):
     "Line ends of Windows and a byte order mark change nothing"
-    from amsps.formats import read_dataset
+    from amsps.companion.formats import read_dataset
     root = write(layout, source, tmp_path/'data')
     before = read_dataset(root).fingerprint
     for f in [*root.rglob('*.txt'), *root.glob('*.csv'), *root.glob('*.json*')]: f.write_bytes(b'\xef\xbb\xbf'+f.read_bytes().replace(b'\r\n', b'\n').replace(b'\n', b'\r\n'))

@@ -1,7 +1,7 @@
 "Every layout of the field: read, checked, trained and searched as a user would; features never in memory as a whole."
 import json, subprocess, sys
 import numpy as np, pytest
-from amsps.formats import read_dataset
+from amsps.companion.formats import read_dataset
 from layouts import LAYOUTS, write
 
 @pytest.mark.parametrize('layout', LAYOUTS)
@@ -62,7 +62,7 @@ def test_mscoco_in_bounded_memory(tmp_path):
     code = f'''
 import resource, numpy as np, torch
 from amsps.data import PairDataset, PairCollator, build_tokenizer
-from amsps.formats import read_dataset
+from amsps.companion.formats import read_dataset
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
 before = peak()
 a = read_dataset({str(tmp_path)!r})

@@ -1,9 +1,9 @@
 "Grids of notebooks: parameters, failures, repetition."
 import json
 import nbformat, papermill as pm
-from amsps.config import RunConfig, parse_config
-from amsps.grid import Row
-from amsps.schedule import plan_runs, run_grid
+from amsps.companion.config import RunConfig, parse_config
+from amsps.companion.grid import Row
+from amsps.companion.schedule import plan_runs, run_grid
 from conftest import ROOT, TINY
 
 TRAIN = ROOT/'nbs/experiments/train.ipynb'
@@ -78,7 +78,8 @@ def test_own_photographs_and_text_encoder(cli, small_flickr8k, backbone, tmp_pat
 def test_vocabulary_is_of_the_training_split():
     "A word that only dev and test captions have is unknown to the tokeniser of a run"
     from amsps.data import Annotations
-    from amsps.runs import RunData, build_model
+    from amsps.companion.datasets import RunData
+    from amsps.companion.build import build_model
     import numpy as np
     notes = Annotations(['a','b','c'], ['train','dev','test'], ['red dog', 'blue dog', 'green dog'], ['a0','b0','c0'], np.arange(3))
     data = RunData(notes, np.zeros((3,1,4), np.float32), '')
@@ -111,7 +112,7 @@ def test_two_dask_workers(tmp_path):
 
 def test_no_dask_scheduler(tmp_path):
     import pytest
-    from amsps.config import InputError
+    from amsps.errors import InputError
     rows = [Row('a row', frozenset(), parse_config(SMALL|dict(cache_dir=str(tmp_path))), 1)]
     with pytest.raises(InputError, match='no Dask scheduler answers at tcp://127.0.0.1:9'): run_grid(plan_runs(rows), executor='dask', address='tcp://127.0.0.1:9')
 
@@ -119,7 +120,7 @@ def test_disk_full_while_training(tmp_path):
     "Said, nothing recorded; with room again the same command goes on"
     import resource, subprocess, sys
     from pathlib import Path
-    from amsps.runs import load_data
+    from amsps.companion.datasets import load_data
     load_data(parse_config(SMALL|dict(epochs=3, cache_dir=str(tmp_path))))
     command = [Path(sys.executable).parent/'amsps', 'train', *map(str, TINY), '--cache-dir', str(tmp_path)]
     def little(): resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))

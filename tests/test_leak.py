@@ -1,10 +1,11 @@
 "A caption's score with an image depends on that caption and that image, on nothing else."
 from dataclasses import replace
 import numpy as np, pytest, torch
-from amsps.config import parse_config
+from amsps.companion.config import parse_config
 from amsps.data import Annotations, PairDataset
 from amsps.losses import AHRL
-from amsps.runs import build_miner, build_model, load_data
+from amsps.companion.build import build_miner, build_model
+from amsps.companion.datasets import load_data
 from amsps.training import embed
 
 SMALL = dict(embed_size=32, word_size=16, n_concepts=40, pooling='attention')

@@ -1,8 +1,8 @@
 "What the repository publishes comes from its committed records."
 import hashlib, json, re
 import nbformat, pytest
-from amsps.grid import records_for
-from amsps.tables import check_comparable, paired_differences, read_records, readable_differences, readable_table, results_frame, summary_table
+from amsps.companion.grid import records_for
+from amsps.companion.tables import check_comparable, paired_differences, read_records, readable_differences, readable_table, results_frame, summary_table
 from conftest import ROOT
 
 RESULTS = sorted({f.parent for f in (ROOT/'data/results').glob('*/*.json')})

@@ -2,8 +2,8 @@
 import csv, re
 from itertools import pairwise
 import pandas as pd, pytest
-from amsps.config import InputError
-from amsps.published import NAMES, OURS, SIX, TABLES, comparison_table, make_comparison, read_published, read_published_relevance, table_stem
+from amsps.errors import InputError
+from amsps.companion.published import NAMES, OURS, SIX, TABLES, comparison_table, make_comparison, read_published, read_published_relevance, table_stem
 from conftest import ROOT
 
 RESULTS,RELEVANCE = (ROOT/'data/published'/f for f in ('results.csv','eccv_caption.csv'))

@@ -1,6 +1,6 @@
 "The real Flickr8k, where it lies beside the project."
-from amsps.formats import read_dataset, read_flickr8k
-from amsps.runs import hidden_pairs, read_experts
+from amsps.companion.formats import read_dataset, read_flickr8k
+from amsps.companion.datasets import hidden_pairs, read_experts
 
 def test_official_layout(flickr8k):
     a = read_flickr8k(flickr8k)
