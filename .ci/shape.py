@@ -1,0 +1,98 @@
+"""Does the code fit the page? One line for each fault; exit code 1 if there is one.
+
+    python .ci/shape.py [FILE ...]      default: every notebook, test, benchmark and script
+
+ruff holds what it can (line length, one statement a line, unused names; see `RUFF`). The rest is held here: at most
+three names in an assignment, `raise` on a line of its own, exported classes of at most 60 lines in a cell, and over all
+notebooks a median exported cell of at most 12 lines."""
+import ast
+import json
+import re
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+LINE = 120
+NAMES = 3
+CLASS_LINES = 60
+MEDIAN_CELL = 12
+RUFF = ('E501', 'E702', 'E703', 'F401', 'F811', 'F821', 'F841')
+
+
+def files():
+    "Everything that people edit"
+    notebooks = [p for p in (ROOT/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts]
+    scripts = [p for folder in ('tests', 'benchmarks', '.ci') for p in (ROOT/folder).glob('*.py')]
+    return sorted([*notebooks, *scripts, ROOT/'setup.py'])
+
+
+def cells(path):
+    "(name, source) of each code cell of a notebook, or of a script"
+    if path.suffix!='.ipynb':
+        return [(str(path.relative_to(ROOT)), path.read_text())]
+    found = json.loads(path.read_text())['cells']
+    name = path.relative_to(ROOT)
+    code = [(i, ''.join(c['source'])) for i,c in enumerate(found) if c['cell_type']=='code']
+    return [(f'{name}, cell {i}', re.sub(r'^([%!].*)$', r'# \1', source, flags=re.M)) for i,source in code]
+
+
+def exported(source):
+    return bool(re.match(r'#\| *export', source))
+
+
+def names_of(target):
+    "How many names an assignment's target has"
+    return sum(map(names_of, target.elts)) if isinstance(target, (ast.Tuple, ast.List)) else 1
+
+
+def faults_of(name, source):
+    "Faults of one cell or script"
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as e:
+        yield f'{name}: {e.msg}, line {e.lineno}'
+        return
+    lines = source.splitlines()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and max(map(names_of, node.targets))>NAMES:
+            yield f'{name}, line {node.lineno}: an assignment to more than {NAMES} names'
+        if isinstance(node, ast.Raise) and not lines[node.lineno-1].lstrip().startswith('raise'):
+            yield f'{name}, line {node.lineno}: `raise` belongs on a line of its own'
+        if isinstance(node, ast.ClassDef) and exported(source):
+            n = node.end_lineno-node.lineno+1
+            if n>CLASS_LINES:
+                yield f'{name}: class {node.name} has {n} lines in one cell, more than {CLASS_LINES}'
+
+
+def ruff(paths):
+    "What ruff finds"
+    command = [Path(sys.executable).parent/"ruff", "check", "--isolated", "--no-cache", "--output-format", "concise"]
+    command += ["--line-length", str(LINE), "--select", ",".join(RUFF), "--ignore", "F403,F405"]
+    found = subprocess.run([*command, *map(str, paths)], capture_output=True, text=True, cwd=ROOT)
+    if found.returncode>1:
+        return [found.stderr]
+    return [l for l in found.stdout.splitlines() if re.search(r':\d+: ', l)]
+
+
+def median_cell(paths):
+    "Median number of lines of the exported cells, without their directive"
+    sizes = [len(s.splitlines())-1 for p in paths if p.suffix=='.ipynb' for _,s in cells(p) if exported(s)]
+    return statistics.median(sizes) if sizes else 0
+
+
+def faults(paths):
+    yield from ruff(paths)
+    for p in paths:
+        for name,source in cells(p):
+            yield from faults_of(name, source)
+    if (m:=median_cell(paths))>MEDIAN_CELL:
+        yield f'the median exported cell has {m:g} lines, more than {MEDIAN_CELL}: divide the long ones'
+
+
+if __name__=='__main__':
+    given = [Path(p).resolve() for p in sys.argv[1:]] or files()
+    found = list(faults(given))
+    print('\n'.join(found) or f'{len(given)} files fit the page')
+    sys.exit(bool(found))
