@@ -15,7 +15,7 @@ from amsps.scenes import make_scenes
 from amsps.training import Miner, RetrievalTrainer, evaluate_split, fit
 
 logging.set_verbosity_error()
-EVERY = dict(margin=.1, selection='smooth', kappa=.3, offline_weight=.05, cross_weight=.02, penalty=True, filter_above=.3, mining_weight=.5)
+EVERY = dict(margin=.1, selection='smooth', adaptive_margin=.3, offline_weight=.05, cross_weight=.02, penalty=True, hidden_confidence=.3, mining_weight=.5)
 
 def parts():
     data = make_scenes(60, 30, 1)

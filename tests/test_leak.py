@@ -85,7 +85,7 @@ def test_the_miner_sees_the_training_split_only(world, tmp_path):
     found = []
     for k,d in enumerate((data, replace(data, relevance=None), changed)):
         (tmp_path/str(k)).mkdir()
-        miner = build_miner(config, d, d.split('train'), d.split('dev'), tmp_path/str(k), AHRL().needs|{'hidden','offline'})
+        miner = build_miner(config, d, d.split('train'), d.split('dev'), tmp_path/str(k), AHRL.preset('hardest_triplet').needs|{'hidden','offline'})
         miner.needs = frozenset({'hidden','offline'}); miner.mine(model, tokenizer, 0)
         found.append(miner.mined)
     assert found[0].hidden.nnz and 'precision' in (tmp_path/'0/mining.jsonl').read_text() and 'precision' not in (tmp_path/'1/mining.jsonl').read_text()

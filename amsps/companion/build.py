@@ -13,7 +13,7 @@ from .config import RunConfig
 from .datasets import RunData
 from ..consensus import ConceptGraph, build_graph, read_vectors, table_vectors
 from ..data import PairDataset, build_tokenizer
-from ..losses import AHRL, InfoNCELoss, family_loss
+from ..losses import LOSSES, Loss
 from ..mining import CoverageEvidence, Evidence, SentenceEvidence
 from ..model import AmspsConfig, AmspsModel
 from ..text import TextStates, load_text_backbone
@@ -62,13 +62,10 @@ def build_model(
 # %% ../../nbs/companion/24_build.ipynb #80712837
 def build_loss(
     config:RunConfig,
-)->torch.nn.Module:
-    "Loss of a run"
-    if config.loss=='infonce': return InfoNCELoss(config.temperature)
-    if config.loss!='ahrl': return family_loss(config.loss, margin=config.margin, **(dict(filter_above=config.hidden_confidence) if config.loss=='fne' else {}))
-    return AHRL(config.margin, config.selection, config.temperature, config.adaptive_margin, config.offline_weight, config.cross_weight, config.offline_margin, config.penalty, config.penalty_beta, config.penalty_alpha,
-                filter_above=config.hidden_confidence if config.filter_hidden else None, mining_weight=config.mining_weight, mining_margin=config.mining_margin,
-                graded_weight=config.graded_weight, graded_temperature=config.graded_temperature)
+)->Loss:
+    "Loss of a run, from the registry"
+    entry = LOSSES[config.loss]
+    return entry.factory(**{name:getattr(config, name) for name in entry.parameters})
 
 def build_evidence(
     kind:str, # coverage, sentence or none

@@ -44,7 +44,15 @@ def _patched(node):
             return d.args[0].id
     return None
 
+def _registered(node):
+    "Name of the loss that a top-level call of `register_loss` registers, or None"
+    call = getattr(node, 'value', None)
+    if isinstance(node, ast.Expr) and isinstance(call, ast.Call) and getattr(call.func, 'id', '')=='register_loss':
+        return call.args[0].value
+    return None
+
 def _targets(node):
+    if (name:=_registered(node)): return [f'LOSSES[{name}]'] # an entry of the registry counts by itself
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)): return [_patched(node) or node.name]
     if isinstance(node, ast.ClassDef): return [node.name]
     if isinstance(node, (ast.Assign, ast.AugAssign, ast.AnnAssign)):
@@ -72,6 +80,7 @@ def _module(name):
                 continue
             code[t] = code.get(t, '')+ast.unparse(bare)+'\n'
             mentions.setdefault(t, set()).update(n.id for n in ast.walk(bare) if isinstance(n, ast.Name))
+    mentions.get('LOSSES', set()).update(t for t in code if t.startswith('LOSSES['))
     return code,mentions,imports
 
 # %% ../../nbs/companion/26_cache.ipynb #b7d18b44
@@ -88,7 +97,7 @@ USED_WHEN = {
     'consensus.build_graph':lambda c: bool(c.n_concepts), 'consensus.read_vectors':lambda c: bool(c.concept_vectors), 'consensus.table_vectors':lambda c: bool(c.n_concepts), 'companion.evaluation.concept_record':lambda c: bool(c.n_concepts),
     'consensus.GraphLevel':lambda c: bool(c.n_concepts) and c.consensus=='graph', 'consensus.LikelihoodLevel':lambda c: bool(c.n_concepts) and c.consensus=='likelihood',
     'model.AttentionPooling':lambda c: c.pooling=='attention', 'model.GeneralizedPooling':lambda c: c.pooling=='gpo',
-    'losses.AHRL':lambda c: c.loss!='infonce', 'losses.InfoNCELoss':lambda c: c.loss=='infonce', 'losses.family_loss':lambda c: c.loss not in ('ahrl','infonce'),
+    'losses.PRESETS':lambda c: c.loss not in ('ahrl','infonce'),
     'companion.build.build_evidence':_witness, 'training.Miner':_witness, 'mining.CoverageEvidence':lambda c: _witness(c) and c.evidence=='coverage', 'mining.approximate_items':lambda c: _mines(c) and c.search=='faiss', 'mining.SentenceEvidence':lambda c: _witness(c) and c.evidence=='sentence'}
 
 def code_behind(
@@ -115,7 +124,11 @@ def used_code(
     cells:tuple[str,...], # Source of the notebook's cells
 )->dict[str,str]: # As `code_behind`
     "The definitions that a run uses"
-    return code_behind('\n'.join(cells), lambda name: not name.startswith(('companion.config.','companion.cache.','companion.paths.')) and USED_WHEN.get(name, lambda c: True)(config))
+    def counts(name):
+        if name.startswith(('companion.config.','companion.cache.','companion.paths.')): return False
+        if name.startswith('losses.LOSSES['): return name==f'losses.LOSSES[{config.loss}]'
+        return USED_WHEN.get(name, lambda c: True)(config)
+    return code_behind('\n'.join(cells), counts)
 
 @cache
 def training_cells(
