@@ -23,7 +23,7 @@ from ..metrics import judgement_metrics, pack_ranks, pair_ranks, recall_metrics,
 from ..metrics import sim_blocks
 from ..training import embed
 
-# %% ../../nbs/companion/25_evaluation.ipynb #ea503f2b
+# %% ../../nbs/companion/25_evaluation.ipynb #1e784e8d
 def _in_split(pairs, split, data):
     "Of pairs (images, captions, and more values of them) those of a split, by their positions in it"
     if pairs is None:
@@ -46,7 +46,7 @@ def _pair_counts(images, texts, i, j):
     "Counts of given pairs"
     return _counts((images[i]*texts[j]).sum(1)) if len(i) else np.zeros(len(BINS)-1, int)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #aabd9439
+# %% ../../nbs/companion/25_evaluation.ipynb #6c332d16
 def similarity_histograms(
     images:Tensor, # (n, D) embeddings of a split, unit length
     texts:Tensor, # (m, D)
@@ -61,7 +61,7 @@ def similarity_histograms(
     counts['unmatched'] = (everything-sum(counts.values())).clip(0)
     return dict(bins=BINS.round(3).tolist()) | {k:v.tolist() for k,v in counts.items()}
 
-# %% ../../nbs/companion/25_evaluation.ipynb #55b39ef9
+# %% ../../nbs/companion/25_evaluation.ipynb #4e2027e0
 def similarities_of(
     model, tokenizer, data:RunData,
 )->dict: # See `similarity_histograms`
@@ -70,7 +70,7 @@ def similarities_of(
     images,texts = embed(model, tokenizer, split)
     return similarity_histograms(images, texts, split, _in_split(data.hidden, split, data))
 
-# %% ../../nbs/companion/25_evaluation.ipynb #28896527
+# %% ../../nbs/companion/25_evaluation.ipynb #1c14775c
 def _drawn(known, size, n):
     "n of the known positions, or of all, in order"
     pool = np.arange(size) if known is None or not len(known) else np.unique(known)
@@ -90,7 +90,7 @@ def retrieval_examples(
     hidden:tuple|None, # Positions of hidden positives in the split: images, captions
     n:int=4, # Queries in each direction
     top:int=5, # Items a query
-)->dict[str,list]: # `t2i` and `i2t`: a query and its best items, each with `match`: annotated, true (hidden positive) or other
+)->dict[str,list]: # `t2i`, `i2t`: queries and their best items; `match` is annotated, true (hidden positive) or other
     "What the model finds for some queries"
     rows,columns = (None,None) if hidden is None else hidden
     known = set() if hidden is None else set(zip(rows.tolist(), columns.tolist()))
@@ -99,14 +99,16 @@ def retrieval_examples(
         return 'annotated' if owner[j]==i else 'true' if (i,j) in known else 'other'
     t2i,i2t = [],[]
     for j in _drawn(columns, len(texts), n):
-        found = [dict(image=dataset.image_ids[i], sim=s, match=match(i, j)) for i,s in _found(texts[j], images, top)]
+        best = _found(texts[j], images, top)
+        found = [dict(image=dataset.image_ids[i], sim=s, match=match(i, j)) for i,s in best]
         t2i.append(dict(caption=dataset.caption_ids[j], image=dataset.image_ids[owner[j]], found=found))
     for i in _drawn(rows, len(images), n):
-        found = [dict(caption=dataset.caption_ids[j], sim=s, match=match(i, j)) for j,s in _found(images[i], texts, top)]
+        best = _found(images[i], texts, top)
+        found = [dict(caption=dataset.caption_ids[j], sim=s, match=match(i, j)) for j,s in best]
         i2t.append(dict(image=dataset.image_ids[i], found=found))
     return dict(t2i=t2i, i2t=i2t)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #800fad6d
+# %% ../../nbs/companion/25_evaluation.ipynb #c242d1e6
 def _principal(x, size):
     "(items, size) principal components of (items, D), and the share of variance that they keep"
     x = x-x.mean(0)
@@ -122,7 +124,7 @@ def embedding_sample(
     n:int=60, # Images at most
     each:int=2, # Captions an image
     size:int=32, # Components
-)->dict: # `images` and `captions`: ids; `owner`: position of each caption's image; `embeddings`: base64; `variance`: 0..1
+)->dict: # `images`, `captions`: ids; `owner`: position of a caption's image; `embeddings`: base64; `variance`: 0..1
     "Some images of a split with their captions, as a record keeps them"
     owner = dataset.caption_image
     rows = np.sort(np.random.default_rng(0).permutation(len(images))[:n])
@@ -133,7 +135,7 @@ def embedding_sample(
                 owner=np.searchsorted(rows, owner[columns]).tolist(),
                 embeddings=base64.b64encode(kept.astype('<f2').tobytes()).decode(), variance=round(variance, 4))
 
-# %% ../../nbs/companion/25_evaluation.ipynb #173f2c8f
+# %% ../../nbs/companion/25_evaluation.ipynb #0ff4dcf3
 def read_sample(
     sample:dict, # From `embedding_sample`
 )->np.ndarray: # (images and captions, components) float64
@@ -142,7 +144,7 @@ def read_sample(
     values = np.frombuffer(base64.b64decode(sample['embeddings']), '<f2')
     return values.reshape(items, -1).astype(np.float64)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #396a20c4
+# %% ../../nbs/companion/25_evaluation.ipynb #c44b0ef2
 def _level_embeddings(encode, n, batch_size):
     "Embeddings of n items by level; `encode` gives those of some positions"
     batches = []
@@ -173,7 +175,7 @@ def level_metrics(
         out = {k:m | relevance_metrics(images[k], texts[k], relevance) for k,m in out.items()}
     return out
 
-# %% ../../nbs/companion/25_evaluation.ipynb #14c71477
+# %% ../../nbs/companion/25_evaluation.ipynb #0556def1
 def concept_record(
     graph:ConceptGraph,
     most:int=40, # Concepts
@@ -189,7 +191,7 @@ def concept_record(
     return dict(words=[graph.words[i] for i in top], counts=graph.counts[top].tolist(), captions=graph.captions,
                 total=len(graph.words), together=pairs)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #24aa6187
+# %% ../../nbs/companion/25_evaluation.ipynb #bc96622b
 @dataclass
 class EmbeddedSplit:
     "A split, its embeddings, and the ranks that follow from them"
@@ -200,7 +202,7 @@ class EmbeddedSplit:
     hidden: tuple|None # Positions of hidden positives in the split; None where they are not known
     hidden_ranks: tuple|None # Their ranks both ways, see `pair_ranks`; None where there are none
 
-# %% ../../nbs/companion/25_evaluation.ipynb #d1dfa77a
+# %% ../../nbs/companion/25_evaluation.ipynb #aa0d06fd
 def embed_split(
     model, tokenizer, data:RunData,
     name:str, # Of the split
@@ -213,12 +215,12 @@ def embed_split(
     found = pair_ranks(images, texts, *hidden) if hidden is not None and len(hidden[0]) else None
     return EmbeddedSplit(split=split, images=images, texts=texts, ranks=ranks, hidden=hidden, hidden_ranks=found)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #2203fe83
+# %% ../../nbs/companion/25_evaluation.ipynb #17aaa3ae
 def _agreement(e, judged, data, **bounds):
     pairs = _in_split((judged.image, judged.caption, judged.grade), e.split, data)
     return judgement_metrics(e.images, e.texts, *pairs, **bounds) if len(pairs[2])>1 else {}
 
-# %% ../../nbs/companion/25_evaluation.ipynb #953a3736
+# %% ../../nbs/companion/25_evaluation.ipynb #8657143a
 def _judged(e, data):
     "Agreement with experts, and, with the prefix `crowd_`, with the crowd"
     out = {}
@@ -229,7 +231,7 @@ def _judged(e, data):
         out |= {f'crowd_{k}':v for k,v in crowd.items()}
     return out
 
-# %% ../../nbs/companion/25_evaluation.ipynb #5f648add
+# %% ../../nbs/companion/25_evaluation.ipynb #fb866ffb
 def _split_metrics(e, data):
     "Recall, and what relevance, hidden positives and judgements add"
     out = recall_metrics(*e.ranks)
@@ -239,13 +241,13 @@ def _split_metrics(e, data):
         out |= hidden_metrics(*e.hidden_ranks)
     return out | _judged(e, data)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #72049c02
+# %% ../../nbs/companion/25_evaluation.ipynb #fd2bb722
 def _official_ids(names, pattern):
     "Official MSCOCO ids in names; -1 where there is none"
     found = [re.search(pattern, n) for n in names]
     return [int(m[1]) if m else -1 for m in found]
 
-# %% ../../nbs/companion/25_evaluation.ipynb #dbdf1eda
+# %% ../../nbs/companion/25_evaluation.ipynb #e540ff9e
 def _coco_protocol(e):
     "Metrics of the folds, or None, and metrics by ECCV Caption and CxC"
     folds = None
@@ -257,7 +259,7 @@ def _coco_protocol(e):
         return folds,{}
     return folds,eccv_metrics(e.images, e.texts, image_ids, caption_ids)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #9fa951ec
+# %% ../../nbs/companion/25_evaluation.ipynb #250571c4
 def _grades_of(data, relevance, accept):
     "(n, m) grades of dev and test, where a pair is relevant"
     grades = {}
@@ -267,12 +269,12 @@ def _grades_of(data, relevance, accept):
         if (own.data>=accept).any():
             grades[name] = own
     if not grades:
-        raise InputError(f"the relevance file has no pair of dev or test with a grade of {accept:g} or more (its highest "
-                         f"grade is {relevance.max():g}): pairs of the training split, or across splits, do not count; "
-                         "lower `accept` (--accept), or complete the file")
+        raise InputError(f"the relevance file has no pair of dev or test with a grade of {accept:g} or more (its "
+                         f"highest grade is {relevance.max():g}): pairs of the training split, or across splits, do "
+                         "not count; lower `accept` (--accept), or complete the file")
     return grades
 
-# %% ../../nbs/companion/25_evaluation.ipynb #e8c635b4
+# %% ../../nbs/companion/25_evaluation.ipynb #4341b79c
 def _test_record(e):
     "Similarities, examples, ranks and a sample of embeddings; `hidden_curve` where there are hidden positives"
     owner = torch.from_numpy(e.split.caption_image)
