@@ -33,12 +33,13 @@ def spoil(gates, old, new):
 
 
 def test_untouched(gates):
-    assert [*gates.front_page(), *gates.wide_guides(), *gates.numbering(), *gates.claims()]==[]
+    found = [*gates.front_page(), *gates.wide_guides(), *gates.numbering(), *gates.claims()]
+    assert found==[]
 
 
 @pytest.mark.parametrize('old,new,said', [
     ('## Install', '## Install\n'+'word '*1500, 'words, more than 1500'),
-    ('## Install', '## Install\n\n| a | b | c | d | e | f | g |\n|---|---|---|---|---|---|---|\n', 'a table of 7 columns'),
+    ('## Install', '## Install\n\n'+'| a '*7+'|\n'+'|---'*7+'|\n', 'a table of 7 columns'),
     ('```python', '```text', 'first Python'),
     ('nbs/guides/43_results.ipynb', 'nbs/guides/gone.ipynb', 'links to nbs/guides/gone.ipynb')])
 def test_front_page(gates, old, new, said):
