@@ -89,7 +89,7 @@ USED_WHEN = {
     'consensus.GraphLevel':lambda c: bool(c.n_concepts) and c.consensus=='graph', 'consensus.LikelihoodLevel':lambda c: bool(c.n_concepts) and c.consensus=='likelihood',
     'model.AttentionPooling':lambda c: c.pooling=='attention', 'model.GeneralizedPooling':lambda c: c.pooling=='gpo',
     'losses.AHRL':lambda c: c.loss!='infonce', 'losses.InfoNCELoss':lambda c: c.loss=='infonce', 'losses.family_loss':lambda c: c.loss not in ('ahrl','infonce'),
-    'companion.build.build_evidence':_witness, 'training.Miner':_witness, 'mining.CoverageEvidence':lambda c: _witness(c) and c.evidence=='coverage', 'mining.approximate_items':lambda c: _mines(c) and c.search=='faiss', 'mining.SentenceEvidence':lambda c: _witness(c) and c.evidence=='sentence'}
+    'companion.build.build_evidence':_witness, 'mining.Miner':_witness, 'training.MiningCallback':_witness, 'mining.CoverageEvidence':lambda c: _witness(c) and c.evidence=='coverage', 'mining.approximate_items':lambda c: _mines(c) and c.search=='faiss', 'mining.SentenceEvidence':lambda c: _witness(c) and c.evidence=='sentence'}
 
 def code_behind(
     source:str, # Python that imports from amsps

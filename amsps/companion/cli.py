@@ -72,13 +72,13 @@ def _train(**values):
 
 def _train_together(config):
     "One run in all the processes that torchrun started, without a notebook"
-    from amsps.distributed import join, ranks
+    from amsps.distributed import join_processes, rank_and_world
     from amsps.companion.datasets import load_data
     from amsps.companion.runs import run_dir, train_run
-    join()
+    join_processes()
     data = load_data(config)
     record = train_run(config, data)
-    if ranks()[0]==0: typer.echo(f"run:    {run_dir(config, data)} ({ranks()[1]} processes)\ntest:   {_metric_line(record['metrics']['test'])}")
+    if rank_and_world()[0]==0: typer.echo(f"run:    {run_dir(config, data)} ({rank_and_world()[1]} processes)\ntest:   {_metric_line(record['metrics']['test'])}")
 
 def _metric_line(m):
     recalls = '  '.join(f"{d} {m[f'{d}_r1']:.1f}/{m[f'{d}_r5']:.1f}/{m[f'{d}_r10']:.1f}" for d in ('i2t','t2i'))

@@ -21,7 +21,7 @@ from .config import RunConfig, parse_config
 from .datasets import RunData, load_data, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import cache_root, clone_root, default_cache, asset
-from ..distributed import join, ranks, wait
+from ..distributed import join_processes, rank_and_world, wait_for_all
 from ..errors import InputError
 from ..model import AmspsModel
 from ..training import fit, write_atomically
@@ -53,7 +53,7 @@ def environment()->dict: # Strings and numbers
         try: return importlib.metadata.version(p)
         except importlib.metadata.PackageNotFoundError: return 'not installed'
     changes = _git('status', '--porcelain', '--', 'amsps', 'nbs')
-    return dict(python=platform.python_version(), system=platform.system(), machine=platform.machine(), cpus=os.cpu_count(), threads=torch.get_num_threads(), processes=ranks()[1],
+    return dict(python=platform.python_version(), system=platform.system(), machine=platform.machine(), cpus=os.cpu_count(), threads=torch.get_num_threads(), processes=rank_and_world()[1],
                 device=torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu', packages={p:version(p) for p in PACKAGES},
                 commit=_git('rev-parse', 'HEAD'), uncommitted=None if changes is None else bool(changes))
 
@@ -76,18 +76,18 @@ def train_run(
     data:RunData, # From `load_data(config)`
 )->dict: # The record
     "Train, evaluate and record a run, or read its record if it is complete"
-    join()
-    final,first = run_dir(config, data),ranks()[0]==0 # the first process writes for all
+    join_processes()
+    final,first = run_dir(config, data),rank_and_world()[0]==0 # the first process writes for all
     final.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(final.with_name(final.name+'.lock')) if first else nullcontext():
-        wait()
+        wait_for_all()
         if (record:=read_record(final)) is not None: return record
         partial = final.with_name(final.name+'.partial')
         if not (partial/'record.json').exists(): # else it was killed just before its renaming
             record = _train_into(partial, config, data, final.name)
             if first: write_atomically(partial/'record.json', json.dumps(record, indent=1))
         if first: os.replace(partial, final)
-        wait()
+        wait_for_all()
     if first: # what only an interrupted run needs
         for c in final.glob('checkpoint-*'): shutil.rmtree(c)
         for f in final.glob('memory*'): f.unlink()
@@ -99,7 +99,7 @@ def _train_into(folder, config, data, name):
     torch.set_num_threads(config.threads)
     provenance = dict(key=key_of(config, data), environment=environment()) # of the code that runs now, not of what it has become when it ends
     folder.mkdir(parents=True, exist_ok=True)
-    if ranks()[0]==0 and not (folder/'key.json').exists(): write_atomically(folder/'key.json', json.dumps(provenance['key']))
+    if rank_and_world()[0]==0 and not (folder/'key.json').exists(): write_atomically(folder/'key.json', json.dumps(provenance['key']))
     train_set,dev_set = data.split('train'),data.split('dev')
     graph = concept_graph(config, train_set)
     model,tokenizer = build_model(config, data, train_set, graph)
@@ -108,7 +108,7 @@ def _train_into(folder, config, data, name):
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
     options = ('warmup_epochs','active_from','epochs','batch_size','batches','learning_rate','text_learning_rate','weight_decay','schedule','patience','max_steps','seed','precision')
     history = fit(model, tokenizer, train_set, dev_set, folder, loss, miner, **{k:getattr(config, k) for k in options}, progress=False)
-    if ranks()[0]==0: model.save_pretrained(folder/'model'); tokenizer.save_pretrained(folder/'model')
+    if rank_and_world()[0]==0: model.save_pretrained(folder/'model'); tokenizer.save_pretrained(folder/'model')
     metrics,test = evaluate_run(model, tokenizer, data)
     config_out = config.model_dump() | {k:public_name(getattr(config, k)) for k in ('backbone','text_backbone','concept_vectors')}
     return dict(name=name, config={k:v for k,v in config_out.items() if k not in ('data_root','cache_dir')}, metrics=metrics, history=history, mining=miner.history() if miner else [],
