@@ -15,10 +15,10 @@ from transformers.utils import logging
 from amsps.data import Annotations, PairCollator, PairDataset, build_tokenizer
 from amsps.losses import AHRL, TripletLoss
 from amsps.metrics import retrieval_ranks
-from amsps.mining import SentenceEvidence
+from amsps.mining import Miner, SentenceEvidence
 from amsps.model import AmspsConfig, AmspsModel
 from amsps.scenes import scene_captions
-from amsps.training import Miner, RetrievalTrainer, hold_features
+from amsps.training import MiningCallback, RetrievalTrainer, hold_features
 
 SHAPES = dict(flickr30k=(29000, 1000), mscoco=(113287, 5000)) # images of train and test, five captions each
 SMALL = dict(flickr30k=(60, 20), mscoco=(80, 30))
@@ -70,7 +70,7 @@ class Device:
 def trainer_of(d, data, tokenizer, loss, size, precision, steps, miner, folder, small, clock):
     args = TrainingArguments(folder, max_steps=steps, per_device_train_batch_size=size, learning_rate=5e-4, max_grad_norm=2., save_strategy='no', logging_strategy='no', remove_unused_columns=False, label_names=[], report_to=[], disable_tqdm=True,
                              dataloader_pin_memory=False, logging_nan_inf_filter=False, bf16=precision=='bf16', use_cpu=not d.cuda)
-    trainer = RetrievalTrainer(model_of(data, tokenizer, small), args, retrieval_loss=loss, miner=miner, data_collator=PairCollator(data, tokenizer), train_dataset=data, processing_class=tokenizer, callbacks=[clock])
+    trainer = RetrievalTrainer(model_of(data, tokenizer, small), args, retrieval_loss=loss, mining=miner, data_collator=PairCollator(data, tokenizer), train_dataset=data, processing_class=tokenizer, callbacks=[clock])
     trainer.remove_callback(PrinterCallback)
     return trainer
 
@@ -83,7 +83,8 @@ def measure(d, name, small, profile):
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         vectors = torch.randn(n, 384, generator=torch.Generator().manual_seed(0))[torch.from_numpy(data.caption_image)]
-        miner = Miner(data, data, folder, SentenceEvidence(vectors+.5*torch.randn(len(data), 384, generator=torch.Generator().manual_seed(1)), data.caption_image, n), candidates=20 if small else 300, threshold=.3)
+        evidence = SentenceEvidence(vectors+.5*torch.randn(len(data), 384, generator=torch.Generator().manual_seed(1)), data.caption_image, n)
+        miner = MiningCallback(Miner(data.captions, data.caption_image, n, evidence, candidates=20 if small else 300), data, data, folder)
         miner.needs = AHRL(**EVERY).needs
         model = model_of(data, tokenizer, small).to(d.device)
         d.reset(); start = time.perf_counter(); miner.mine(model, tokenizer, 0); d.sync()
