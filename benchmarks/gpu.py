@@ -22,7 +22,7 @@ from amsps.training import MiningCallback, RetrievalTrainer, hold_features
 
 SHAPES = dict(flickr30k=(29000, 1000), mscoco=(113287, 5000)) # images of train and test, five captions each
 SMALL = dict(flickr30k=(60, 20), mscoco=(80, 30))
-EVERY = dict(margin=.1, selection='smooth', kappa=.3, offline_weight=.05, cross_weight=.02, penalty=True, filter_above=.3, mining_weight=.2)
+EVERY = dict(margin=.1, selection='smooth', adaptive_margin=.3, offline_weight=.05, cross_weight=.02, penalty=True, hidden_confidence=.3, mining_weight=.2)
 
 class Noise:
     "Features of n images that take the memory of a few"

@@ -101,7 +101,7 @@ def hardest(s, m=.2): # VSE++ by its definition
 def losses(full):
     import torch
     from amsps.losses import AHRL, InfoNCELoss, Mined, Offline
-    every = dict(margin=.1, selection='smooth', kappa=.3, offline_weight=.05, cross_weight=.02, penalty=True, filter_above=.3, mining_weight=.2)
+    every = dict(margin=.1, selection='smooth', adaptive_margin=.3, offline_weight=.05, cross_weight=.02, penalty=True, hidden_confidence=.3, mining_weight=.2)
     out = []
     for size,n in ((128,300), (1024,20)):
         g = torch.Generator().manual_seed(0)

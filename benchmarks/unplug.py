@@ -20,7 +20,7 @@ def work(cache, out, seeds):
     fork_server(); forkserver.ensure_running() # it imports while this process does
     from transformers.utils import logging
     os.environ['TOKENIZERS_PARALLELISM'] = 'false'; logging.set_verbosity_error(); logging.disable_progress_bar()
-    from amsps.companion.cli import _gather
+    from amsps.companion.reproduction import gather_records
     from amsps.companion.grid import grid_rows
     from amsps.companion.report import make_report
     from amsps.companion.schedule import plan_runs, run_grid
@@ -28,7 +28,7 @@ def work(cache, out, seeds):
     rows = [type(r)(r.name, r.feeds, r.config.model_copy(update=TINY), seeds) for r in rows] # the grid's own settings of a row come last
     plan = plan_runs(rows)
     failures = run_grid(plan, 2)
-    _gather(plan, None, cache/'records')
+    gather_records(plan, None, cache/'records')
     failures += make_report(cache/'records', out, cache/'notebooks', outputs=OUTPUTS)
     for f in failures: print(f)
     sys.exit(bool(failures))

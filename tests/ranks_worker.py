@@ -17,8 +17,7 @@ from amsps.scenes import make_scenes
 from amsps.training import MiningCallback, RetrievalTrainer, evaluate_split, fit
 
 logging.set_verbosity_error()
-EVERY = dict(margin=.1, selection='smooth', kappa=.3, offline_weight=.05, cross_weight=.02, penalty=True)
-EVERY |= dict(filter_above=.3, mining_weight=.5)
+EVERY = dict(mining_weight=.5) # all parts of AHRL are on
 
 
 def parts():
