@@ -26,10 +26,10 @@ from transformers.utils import logging
 from amsps.data import Annotations, PairCollator, PairDataset, build_tokenizer
 from amsps.losses import AHRL, TripletLoss
 from amsps.metrics import retrieval_ranks
-from amsps.mining import SentenceEvidence
+from amsps.mining import Miner, SentenceEvidence
 from amsps.model import AmspsConfig, AmspsModel
 from amsps.scenes import scene_captions
-from amsps.training import Miner, RetrievalTrainer, hold_features
+from amsps.training import MiningCallback, RetrievalTrainer, hold_features
 
 SHAPES = dict(flickr30k=(29000, 1000), mscoco=(113287, 5000)) # images of train and test; five captions each
 SMALL = dict(flickr30k=(60, 20), mscoco=(80, 30))
@@ -161,7 +161,7 @@ class Bench:
         self.n_train,self.n_test = (SMALL if small else SHAPES)[name]
         self.data = make_pairs(self.n_train, self.sizes)
         self.tokenizer = build_tokenizer(self.data.captions)
-        self.miner = self.make_miner()
+        self.callback = self.make_callback()
 
     def model(self):
         torch.manual_seed(0)
@@ -170,15 +170,16 @@ class Bench:
             pooling='attention')
         return AmspsModel(config)
 
-    def make_miner(self):
+    def make_callback(self):
         "The captions of an image have similar sentence vectors"
         n,m = self.n_train,len(self.data)
         images = normal(0, n, 384)[torch.from_numpy(self.data.caption_image)]
         evidence = SentenceEvidence(images+.5*normal(1, m, 384), self.data.caption_image, n)
         miner = Miner(
-            self.data, self.data, self.folder, evidence=evidence, candidates=self.sizes.candidates, threshold=.3)
-        miner.needs = AHRL(**EVERY).needs
-        return miner
+            self.data.captions, self.data.caption_image, n, evidence=evidence, candidates=self.sizes.candidates)
+        callback = MiningCallback(miner, self.data, self.data, self.folder)
+        callback.needs = AHRL(**EVERY).needs
+        return callback
 
     def trainer(self, loss, batch, precision, steps, clock):
         args = TrainingArguments(
@@ -187,7 +188,7 @@ class Bench:
             disable_tqdm=True, dataloader_pin_memory=False, logging_nan_inf_filter=False, bf16=precision=='bf16',
             use_cpu=not self.device.cuda)
         trainer = RetrievalTrainer(
-            self.model(), args, retrieval_loss=loss, miner=self.miner if loss.needs else None,
+            self.model(), args, retrieval_loss=loss, mining=self.callback if loss.needs else None,
             data_collator=PairCollator(self.data, self.tokenizer), train_dataset=self.data,
             processing_class=self.tokenizer, callbacks=[clock])
         trainer.remove_callback(PrinterCallback)
@@ -199,7 +200,7 @@ class Bench:
     def mining(self):
         model = self.model().to(self.device.device)
         self.device.reset()
-        return self.line('mining pass', self.device.seconds(lambda: self.miner.mine(model, self.tokenizer, 0)))
+        return self.line('mining pass', self.device.seconds(lambda: self.callback.mine(model, self.tokenizer, 0)))
 
     def training(self, label, loss, batch, precision):
         loss.mode = 'active'

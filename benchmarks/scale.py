@@ -26,12 +26,12 @@ def slope(sizes, values): return float(np.polyfit(np.log(sizes), np.log(values),
 def jobs(images, captions, dimension):
     "What is quadratic in the corpus, ready to run"
     from amsps.metrics import retrieval_ranks
-    from amsps.mining import SentenceEvidence, judge, known_pairs, mine_candidates, mine_hidden
+    from amsps.mining import SentenceEvidence, calibrate, known_pairs, mine_candidates, mine_hidden
     v,t = drawn(images, captions, dimension)
     owner = np.arange(images*captions)//captions
     known = known_pairs(owner, images)
     evidence = SentenceEvidence(drawn(images, captions, 384, 1)[1], owner, images)
-    match = judge(v, t, known, evidence) # from a sample: always the same cost
+    match = calibrate(v, t, known, evidence) # from a sample: always the same cost
     return {'recall both ways':lambda: retrieval_ranks(v, t, torch.from_numpy(owner)), 'candidates, h = 100':lambda: mine_candidates(v, t, known, 100), 'hidden positives':lambda: mine_hidden(v, t, known, match, evidence, .3)}
 
 def growth(threads, embeddings):
@@ -53,12 +53,12 @@ def growth(threads, embeddings):
 def worker(folder):
     "One of the processes that share a mining pass and the embedding before it"
     from amsps.data import Annotations, PairDataset, build_tokenizer
-    from amsps.mining import SentenceEvidence
+    from amsps.mining import Miner, SentenceEvidence
     from amsps.model import AmspsConfig, AmspsModel
-    from amsps.distributed import gather_objects, join, ranks
+    from amsps.distributed import gather_objects, join_processes, rank_and_world
     from amsps.scenes import scene_captions
-    from amsps.training import Miner
-    torch.set_num_threads(1); join()
+    from amsps.training import MiningCallback
+    torch.set_num_threads(1); join_processes()
     n = 1500
     captions = [f'{c} {k}' for i in range(n) for k,c in enumerate(scene_captions(i, 5)[2])]
     owner = np.arange(5*n)//5
@@ -66,11 +66,11 @@ def worker(folder):
     tokenizer = build_tokenizer(captions)
     torch.manual_seed(0)
     model = AmspsModel(AmspsConfig(256, len(tokenizer), 256, 64))
-    miner = Miner(data, data, folder, SentenceEvidence(drawn(n, 5, 384)[1], owner, n), candidates=100, threshold=.3)
+    miner = MiningCallback(Miner(captions, owner, n, SentenceEvidence(drawn(n, 5, 384)[1], owner, n)), data, data, folder)
     miner.needs = frozenset(('offline','hidden'))
     cpu = time.process_time(); miner.mine(model, tokenizer, 0); cpu = time.process_time()-cpu
     all_of = gather_objects((cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10))
-    if ranks()[0]==0: Path(folder, 'found.json').write_text(json.dumps(all_of))
+    if rank_and_world()[0]==0: Path(folder, 'found.json').write_text(json.dumps(all_of))
 
 def processes(threads, embeddings):
     line = dict(what='mining pass with its embedding, processor seconds of each process', variable='processes', sizes=(1, 2, 4), seconds=[], memory=[])

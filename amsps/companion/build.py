@@ -14,10 +14,10 @@ from .datasets import RunData
 from ..consensus import ConceptGraph, build_graph, read_vectors, table_vectors
 from ..data import PairDataset, build_tokenizer
 from ..losses import LOSSES, Loss
-from ..mining import CoverageEvidence, Evidence, SentenceEvidence
+from ..mining import CoverageEvidence, Evidence, Miner, SentenceEvidence
 from ..model import AmspsConfig, AmspsModel
 from ..text import TextStates, load_text_backbone
-from ..training import Miner
+from ..training import MiningCallback
 
 # %% ../../nbs/companion/24_build.ipynb #09835cad
 def concept_graph(
@@ -100,21 +100,32 @@ def build_loss(
     entry = LOSSES[config.loss]
     return entry.factory(**{name:getattr(config, name) for name in entry.parameters})
 
+# %% ../../nbs/companion/24_build.ipynb #dc78ada7
 def build_evidence(
     kind:str, # coverage, sentence or none
-    split:PairDataset,
-    sentences:TextStates|None=None, # For sentence: of all layers, before any training
+    split:PairDataset, # Its captions are the evidence
+    sentences:TextStates|None=None, # For sentence: states of all layers, before any training
 )->Evidence|None:
-    "The second witness on a split's captions"
+    "Evidence from a split's captions, see `amsps.mining`"
     if kind=='none': return None
-    if kind=='coverage': return CoverageEvidence(split.captions, split.caption_image, len(split.image_ids))
-    return SentenceEvidence(torch.from_numpy(sentences.means[split.columns]), split.caption_image, len(split.image_ids))
+    n = len(split.image_ids)
+    if kind=='coverage': return CoverageEvidence(split.captions, split.caption_image, n)
+    return SentenceEvidence(torch.from_numpy(sentences.means[split.columns]), split.caption_image, n)
 
+# %% ../../nbs/companion/24_build.ipynb #64452030
 def build_miner(
-    config:RunConfig, data:RunData, train_set:PairDataset, dev_set:PairDataset, output_dir:Path, needs:frozenset,
-)->Miner|None:
-    "Miner of a run; None for a loss that needs the batch only"
+    config:RunConfig, # Of the run
+    data:RunData, # Its data
+    train_set:PairDataset, # Is mined
+    dev_set:PairDataset, # Calibrates a miner without evidence
+    output_dir:Path, # Of the run
+    needs:frozenset, # Of the loss
+)->MiningCallback|None:
+    "Mining callback of a run; None for a loss that needs the batch only"
     if not needs: return None
-    kind = 'none' if config.loss=='fne' else config.evidence # FNE judges by the model alone
+    kind = 'none' if config.loss=='fne' else config.evidence # FNE's confidence comes from the model alone
     evidence = build_evidence(kind, train_set, data.sentences)
-    return Miner(train_set, dev_set, output_dir, evidence, config.candidates, config.hidden_confidence, config.refresh, data.split_relevance(train_set), config.seed, config.search, config.memory)
+    names = ('candidates', 'hidden_confidence', 'seed', 'search', 'memory')
+    settings = {k:getattr(config, k) for k in names}|dict(relevance=data.split_relevance(train_set))
+    miner = Miner(train_set.captions, train_set.caption_image, len(train_set.image_ids), evidence, **settings)
+    return MiningCallback(miner, train_set, dev_set, output_dir, config.refresh)

@@ -172,7 +172,8 @@ USED_WHEN = {
     # loss
     'losses.PRESETS': lambda c: c.loss not in ('ahrl','infonce'),
     # mining
-    'training.Miner': _has_miner,
+    'mining.Miner': _has_miner,
+    'training.MiningCallback': _has_miner,
     'companion.build.build_evidence': _has_miner,
     'mining.CoverageEvidence': lambda c: _has_miner(c) and c.evidence=='coverage',
     'mining.SentenceEvidence': lambda c: _has_miner(c) and c.evidence=='sentence',

@@ -325,13 +325,13 @@ def _note_label(label, record, folder):
 # %% ../../nbs/companion/39_cli.ipynb #8be1af9e
 def _train_together(config):
     "One run in all the processes that torchrun started"
-    from amsps.distributed import join, ranks
+    from amsps.distributed import join_processes, rank_and_world
     from amsps.companion.datasets import load_data
     from amsps.companion.runs import run_dir, train_run
-    join()
+    join_processes()
     data = load_data(config)
     record = train_run(config, data)
-    rank,processes = ranks()
+    rank,processes = rank_and_world()
     if rank==0:
         test = _metric_line(record['metrics']['test'])
         typer.echo(f"run:    {run_dir(config, data)} ({processes} processes)\ntest:   {test}")

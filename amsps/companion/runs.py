@@ -31,7 +31,7 @@ from .config import RunConfig, parse_config
 from .datasets import RunData, load_data, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import asset, cache_root, clone_root, default_cache
-from ..distributed import join, ranks, wait
+from ..distributed import join_processes, rank_and_world, wait_for_all
 from ..errors import InputError
 from ..model import AmspsModel
 from ..training import fit, write_atomically
@@ -94,7 +94,7 @@ def environment()->dict: # Strings, numbers, and `packages`: name -> version
     changes = _git('status', '--porcelain', '--', 'amsps', 'nbs')
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu'
     return dict(python=platform.python_version(), system=platform.system(), machine=platform.machine(),
-                cpus=os.cpu_count(), threads=torch.get_num_threads(), processes=ranks()[1], device=device,
+                cpus=os.cpu_count(), threads=torch.get_num_threads(), processes=rank_and_world()[1], device=device,
                 packages={p:_version(p) for p in PACKAGES}, commit=_commit(),
                 uncommitted=None if changes is None else bool(changes))
 
@@ -120,7 +120,7 @@ _FIT = ('warmup_epochs', 'active_from', 'epochs', 'batch_size', 'batches', 'lear
         'weight_decay', 'schedule', 'patience', 'max_steps', 'seed', 'precision') # Passed on under the same name
 
 def _save(model, tokenizer, folder):
-    if ranks()[0]==0:
+    if rank_and_world()[0]==0:
         model.save_pretrained(folder/'model')
         tokenizer.save_pretrained(folder/'model')
 
@@ -146,7 +146,7 @@ def _fit_and_evaluate(folder, config, data):
 def _begin(folder, key):
     "Make the folder of a run that starts, with the key that it starts with"
     folder.mkdir(parents=True, exist_ok=True)
-    if ranks()[0]==0 and not (folder/'key.json').exists():
+    if rank_and_world()[0]==0 and not (folder/'key.json').exists():
         write_atomically(folder/'key.json', json.dumps(key))
 
 def _cost(start, cpu):
@@ -179,7 +179,7 @@ def _make(final, config, data, first):
             write_atomically(partial/'record.json', json.dumps(record, indent=1))
     if first:
         os.replace(partial, final)
-    wait()
+    wait_for_all()
 
 # %% ../../nbs/companion/27_runs.ipynb #067d1a98
 def _tidy(folder):
@@ -195,12 +195,12 @@ def train_run(
     data:RunData, # From `load_data(config)`
 )->dict: # The record
     "Train, evaluate and record a run, or read its record if it is complete"
-    join()
+    join_processes()
     final = run_dir(config, data)
     final.parent.mkdir(parents=True, exist_ok=True)
-    first = ranks()[0]==0
+    first = rank_and_world()[0]==0
     with FileLock(final.with_name(f'{final.name}.lock')) if first else nullcontext():
-        wait()
+        wait_for_all()
         record = read_record(final)
         if record is not None:
             return record
