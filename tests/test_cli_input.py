@@ -165,6 +165,6 @@ def test_a_finished_run(cli, tmp_path):
     (tmp_path/'cache/precious').mkdir()
     changed = record|dict(name='../precious', key=record['key']|dict(code={}))
     (run/'record.json').write_text(json.dumps(changed))
-    refused(cli('evaluate', run, *cache, '--keep-record', tmp_path/'kept'), "has the name '../precious'")
-    refused(cli('runs', 'gc', *cache), 'nothing was removed')
+    refused(cli('evaluate', run, *cache, '--keep-record', tmp_path/'kept'), "'../precious'")
+    cli('runs', 'gc', *cache)
     assert (tmp_path/'cache/precious').is_dir() and not (tmp_path/'kept').exists()
