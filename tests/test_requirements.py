@@ -12,10 +12,11 @@ parser.read(ROOT/'settings.ini')
 SETTINGS = parser['DEFAULT']
 MODULES = { # Requirement -> module, where the names differ
     'faiss-cpu':'faiss', 'ipython':'IPython', 'Jinja2':'jinja2', 'markdown-it-py':'markdown_it',
-    'mdit-py-plugins':'mdit_py_plugins', 'pillow':'PIL', 'scikit-learn':'sklearn', 'myst-nb':'myst_nb', 'sphinx-mathjax-offline':'sphinx-mathjax-offline',
+    'mdit-py-plugins':'mdit_py_plugins', 'pillow':'PIL', 'scikit-learn':'sklearn',
 }
 TOOLS = ('pytest-xdist', 'ruff') # Run, not imported
 NAMED = ('furo', 'myst-nb', 'sphinx-mathjax-offline') # In the configuration of the documentation
+
 def required(extra=''):
     "Modules of the requirements, or of an extra"
     key = f'{extra}_requirements' if extra else 'requirements'
