@@ -55,7 +55,7 @@ def key_of(
         contents['concept_vectors'] = _file_digest(config.concept_vectors)
     return run_key(config, data.fingerprint, contents, asset('nbs/experiments/train.ipynb'))
 
-# %% ../../nbs/companion/27_runs.ipynb #0822e615
+# %% ../../nbs/companion/27_runs.ipynb #1956fb9c
 def run_dir(
     config:RunConfig,
     data:RunData, # From `load_data(config)`
@@ -76,7 +76,7 @@ def _git(*args):
         return None
     return done.stdout.strip() if done.returncode==0 else None
 
-# %% ../../nbs/companion/27_runs.ipynb #a283cfb8
+# %% ../../nbs/companion/27_runs.ipynb #5925c4a0
 def _commit():
     "Commit of the code, or None where it is not known"
     file = asset('COMMIT')
@@ -88,7 +88,7 @@ def _version(package):
     except importlib.metadata.PackageNotFoundError:
         return 'not installed'
 
-# %% ../../nbs/companion/27_runs.ipynb #7e8eb8dc
+# %% ../../nbs/companion/27_runs.ipynb #93535044
 def environment()->dict: # Strings, numbers, and `packages`: name -> version
     "Versions, device and commit of this process"
     changes = _git('status', '--porcelain', '--', 'amsps', 'nbs')
@@ -106,7 +106,7 @@ def public_name(
     p = Path(path)
     return f'{p.parent.name}/{p.name}' if p.name=='model' and p.parent.name else p.name
 
-# %% ../../nbs/companion/27_runs.ipynb #19e539f4
+# %% ../../nbs/companion/27_runs.ipynb #73bb40d0
 def _recorded_config(config):
     "Parameters as a record keeps them"
     named = {k:public_name(getattr(config, k)) for k in ('backbone','text_backbone','concept_vectors')}
@@ -124,7 +124,7 @@ def _save(model, tokenizer, folder):
         model.save_pretrained(folder/'model')
         tokenizer.save_pretrained(folder/'model')
 
-# %% ../../nbs/companion/27_runs.ipynb #7c6c3463
+# %% ../../nbs/companion/27_runs.ipynb #db5933fc
 def _fit_and_evaluate(folder, config, data):
     "Results of a run, as the record has them"
     train_set,dev_set = data.split('train'),data.split('dev')
@@ -142,7 +142,7 @@ def _fit_and_evaluate(folder, config, data):
         out['concepts'] = concept_record(graph)
     return out
 
-# %% ../../nbs/companion/27_runs.ipynb #78d1656f
+# %% ../../nbs/companion/27_runs.ipynb #f97bee50
 def _begin(folder, key):
     "Make the folder of a run that starts, with the key that it starts with"
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def _cost(start, cpu):
     return dict(wall_seconds=round(time.monotonic()-start, 1), cpu_seconds=round(time.process_time()-cpu, 1),
                 peak_memory_mib=round(peak))
 
-# %% ../../nbs/companion/27_runs.ipynb #0bb6ecf6
+# %% ../../nbs/companion/27_runs.ipynb #96e4f6ba
 def _train_into(folder, config, data, name):
     "Train a run in a folder; its record"
     start,cpu = time.monotonic(),time.process_time()
@@ -169,7 +169,7 @@ def _train_into(folder, config, data, name):
                 resumed=resumed, **_cost(start, cpu),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
-# %% ../../nbs/companion/27_runs.ipynb #b1ce2bcb
+# %% ../../nbs/companion/27_runs.ipynb #39299ecf
 def _make(final, config, data, first):
     "Train what is missing of a run and give its folder the final name"
     partial = final.with_name(f'{final.name}.partial')
@@ -181,7 +181,7 @@ def _make(final, config, data, first):
         os.replace(partial, final)
     wait_for_all()
 
-# %% ../../nbs/companion/27_runs.ipynb #1ff0ae99
+# %% ../../nbs/companion/27_runs.ipynb #4e532937
 def _tidy(folder):
     "Remove what only an interrupted run needs"
     for checkpoint in folder.glob('checkpoint-*'):
@@ -222,7 +222,7 @@ def _load_model(folder, commit):
                          f"fit; train it again, or evaluate it with the commit of its record ({commit})")
     return model.eval(),tokenizer
 
-# %% ../../nbs/companion/27_runs.ipynb #646152c3
+# %% ../../nbs/companion/27_runs.ipynb #96b6a64f
 def load_run(
     folder:Path, # Of a complete run
 )->tuple: # Model in eval mode, tokeniser, record
@@ -248,7 +248,7 @@ def _differences(record, metrics, history):
         out['loss of the first epoch, relative'] = 100*abs(first-1)
     return out
 
-# %% ../../nbs/companion/27_runs.ipynb #85735238
+# %% ../../nbs/companion/27_runs.ipynb #45484039
 def _config_again(record, given, cache):
     "Configuration that makes a record again in another cache"
     own = {k:v for k,v in record['config'].items() if k in RunConfig.model_fields}
@@ -261,7 +261,7 @@ def _config_again(record, given, cache):
                          "`text_backbone` (--text-backbone)")
     return parse_config(own | places)
 
-# %% ../../nbs/companion/27_runs.ipynb #fcddb493
+# %% ../../nbs/companion/27_runs.ipynb #94b5723e
 def _share_features(cache):
     "Let a new cache use the extracted features and text states of the default cache: large, and checked by content"
     for name in ('features','text'):
@@ -269,12 +269,12 @@ def _share_features(cache):
         if own.is_dir() and not (cache/name).exists():
             (cache/name).symlink_to(own)
 
-# %% ../../nbs/companion/27_runs.ipynb #776ed13e
+# %% ../../nbs/companion/27_runs.ipynb #8164aceb
 def _is_saved(path):
     "Whether a folder is a finished run with its model"
     return (path/'record.json').is_file() and (path/'model').is_dir()
 
-# %% ../../nbs/companion/27_runs.ipynb #05e9dc31
+# %% ../../nbs/companion/27_runs.ipynb #43739d1d
 def _repeat(path, config, data):
     "Metrics and history of a repetition; no history where a saved model is evaluated"
     if _is_saved(path):
@@ -283,13 +283,13 @@ def _repeat(path, config, data):
     again = train_run(config, data)
     return again['metrics'],again['history']
 
-# %% ../../nbs/companion/27_runs.ipynb #0cb42175
+# %% ../../nbs/companion/27_runs.ipynb #bc506da5
 def _all_equal(record, metrics):
     "Whether every metric that both have is the same to the last digit"
     shared = [(m, metrics[split]) for split,m in record['metrics'].items()]
     return all(new[k]==v for old,new in shared for k,v in old.items() if k in new)
 
-# %% ../../nbs/companion/27_runs.ipynb #e6aed9e7
+# %% ../../nbs/companion/27_runs.ipynb #2d6f3323
 def _verify(record, path, given, cache, say):
     "Largest difference of one record, in percent"
     config = _config_again(record, given, cache)
@@ -307,7 +307,7 @@ def _verify(record, path, given, cache, say):
     say(f"{record['name']} {how} again: {result}")
     return max(found.values())
 
-# %% ../../nbs/companion/27_runs.ipynb #e283612b
+# %% ../../nbs/companion/27_runs.ipynb #41f518cf
 def _records_in(path):
     "Run records of a folder, or of a finished run; other JSON files are passed over"
     files = [path/'record.json'] if (path/'record.json').is_file() else sorted(path.glob('*.json'))
@@ -321,7 +321,7 @@ def _records_in(path):
             found.append(check_record(value, file))
     return found
 
-# %% ../../nbs/companion/27_runs.ipynb #38912427
+# %% ../../nbs/companion/27_runs.ipynb #6cb2e17c
 def verify_records(
     path:Path|None=None, # Folder of records, or of one finished run with its model; None: the project's, on scenes
     n:int=1, # Records to make again, the quickest first
@@ -350,7 +350,7 @@ def _check_same_run(record, fingerprint, metrics):
                          "not this run's model, or the code has changed; evaluate with the commit of the record "
                          f"({record['environment']['commit']})")
 
-# %% ../../nbs/companion/27_runs.ipynb #93a9aa36
+# %% ../../nbs/companion/27_runs.ipynb #1d0b9757
 def add_metrics(
     record:dict, # Of the run
     fingerprint:str, # Of the data that were evaluated
