@@ -9,12 +9,15 @@ PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 OTHERS := $(filter-out scenes flickr8k, $(notdir $(patsubst %/,%,$(dir $(wildcard data/results/*/*.json)))))
 FLICKR8K ?=
 
-.PHONY: help reproduce test test-slow figures readme docs bench
+.PHONY: help reproduce check test test-slow figures readme docs bench
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 reproduce: $(READY) ## tables, figures and report on the generated scenes, in reports/scenes; changes no tracked file
 	$(BIN)/amsps reproduce
+
+check: $(READY) ## the gates: clean notebooks, library and README in step, shape of the code
+	$(BIN)/python .ci/check.py
 
 test: $(READY) ## gates, notebooks, records and tests
 	$(BIN)/python .ci/check.py
