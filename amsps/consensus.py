@@ -36,8 +36,8 @@ def _load_tagger():
     try:
         from textblob.taggers import PatternTagger # here, because the import takes long
     except ImportError:
-        raise InputError("the concepts of a consensus level need the package textblob for parts of speech; "
-                         "install it with `pip install textblob`, or set `n_concepts` to 0") from None
+        raise InputError("the concepts of a consensus level need the package textblob for parts of speech: "
+                         "pip install 'amsps[companion]', or set `n_concepts` to 0") from None
     return PatternTagger()
 
 # %% ../nbs/method/07_consensus.ipynb #a52fd0e7

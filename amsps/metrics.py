@@ -18,6 +18,7 @@ import torch
 from scipy import stats
 from scipy.sparse import csr_array
 from torch import Tensor
+from .errors import InputError
 
 # %% ../nbs/method/11_metrics.ipynb #0b6fa86c
 TIE = 1e-6 # Similarities closer than this are equal; float32 rounds at about a tenth of it
@@ -279,7 +280,11 @@ def graded_metrics(
 def _eccv():
     "The evaluation of `eccv_caption`, loaded once"
     with warnings.catch_warnings(action='ignore'): # it recommends ujson
-        from eccv_caption import Metrics
+        try:
+            from eccv_caption import Metrics
+        except ImportError:
+            advice = "pip install 'amsps[companion]'"
+            raise InputError(f"ECCV Caption and CxC need the package eccv_caption: {advice}") from None
     return Metrics()
 
 def eccv_covers(

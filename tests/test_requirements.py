@@ -14,7 +14,7 @@ MODULES = { # Requirement -> module, where the names differ
     'faiss-cpu':'faiss', 'ipython':'IPython', 'Jinja2':'jinja2', 'markdown-it-py':'markdown_it',
     'mdit-py-plugins':'mdit_py_plugins', 'pillow':'PIL', 'scikit-learn':'sklearn',
 }
-TOOLS = ('pytest-xdist', 'ruff') # Run, not imported
+TOOLS = ('jupyter', 'pytest-xdist', 'ruff') # Run, not imported
 NAMED = ('furo', 'myst-nb', 'sphinx-mathjax-offline') # In the configuration of the documentation
 
 def required(extra=''):

@@ -259,6 +259,8 @@ def _config_again(record, given, cache):
     elif 'text_backbone' not in given:
         raise InputError(f"{record['name']} was made with the text encoder {text}: say where it lies with "
                          "`text_backbone` (--text-backbone)")
+    if not own.get('concept_vectors'):
+        places['concept_vectors'] = ''
     return parse_config(own | places)
 
 # %% ../../nbs/companion/27_runs.ipynb #94b5723e
@@ -268,6 +270,14 @@ def _share_features(cache):
         own = default_cache()/name
         if own.is_dir() and not (cache/name).exists():
             (cache/name).symlink_to(own)
+
+# %% ../../nbs/companion/27_runs.ipynb #ab51c1a6
+def _check_vectors(record, config):
+    "Raise `InputError` if a run has to be trained again without its word vectors"
+    vectors = record['config'].get('concept_vectors')
+    if vectors and not config.concept_vectors:
+        raise InputError(f"{record['name']} was made with the word vectors {vectors}: say where they lie with "
+                         "`concept_vectors` (--concept-vectors)")
 
 # %% ../../nbs/companion/27_runs.ipynb #8164aceb
 def _is_saved(path):
@@ -293,6 +303,8 @@ def _all_equal(record, metrics):
 def _verify(record, path, given, cache, say):
     "Largest difference of one record, in percent"
     config = _config_again(record, given, cache)
+    if not _is_saved(path):
+        _check_vectors(record, config)
     _share_features(cache)
     data = load_data(config)
     own = record['data']['fingerprint']
@@ -325,7 +337,7 @@ def _records_in(path):
 def verify_records(
     path:Path|None=None, # Folder of records, or of one finished run with its model; None: the project's, on scenes
     n:int=1, # Records to make again, the quickest first
-    given:dict={}, # `data_root`, `backbone`, `text_backbone` of runs on photographs
+    given:dict={}, # `data_root`, `backbone`, `text_backbone`, `concept_vectors` of runs that need them
     say=print, # Called with a line for each record
 )->float: # The largest difference, in percent
     "Make records again and compare"
