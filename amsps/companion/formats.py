@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -91,28 +90,35 @@ class _Collector:
         self.splits = []
         self.paths = [] # stays empty where a layout has features and no images
         self.captions = []
-        self.owners = [] # name of each caption's image
-        self.ids = []
-        self.count = Counter() # captions per image
+        self.ids = [] # of captions
+        self.owners = [] # position of each caption's image
+        self.position = {} # of an image's name
+        self.count = [] # captions of each image
 
-    def add_image(self, name, split, path=None):
-        self.names.append(name)
-        self.splits.append(split)
-        if path is not None: self.paths.append(path)
+# %% ../../nbs/companion/22_formats.ipynb #11e2bb06
+@patch_to(_Collector)
+def add_image(self, name, split, path=None):
+    self.position[name] = len(self.names)
+    self.names.append(name)
+    self.splits.append(split)
+    self.count.append(0)
+    if path is not None: self.paths.append(path)
 
-    def add_caption(self, owner, caption, number=None):
-        self.ids.append(f'{owner}#{self.count[owner] if number is None else number}')
-        self.owners.append(owner)
-        self.captions.append(caption.strip())
-        self.count[owner] += 1
+@patch_to(_Collector)
+def add_caption(self, owner, caption, number=None):
+    image = self.position[owner]
+    if number is None: number = self.count[image]
+    self.count[image] += 1
+    self.ids.append(f'{owner}#{number}')
+    self.owners.append(image)
+    self.captions.append(caption.strip())
 
 # %% ../../nbs/companion/22_formats.ipynb #18532c00
 @patch_to(_Collector)
 def annotations(self, **more):
     "Annotations with the fields `more`; every image file must exist"
     _check_files(self.paths)
-    position = {n:i for i,n in enumerate(self.names)}
-    owners = np.array([position[o] for o in self.owners], dtype=np.int64)
+    owners = np.array(self.owners, dtype=np.int64)
     return Annotations(self.names, self.splits, self.captions, caption_ids=self.ids, caption_image=owners,
                        image_paths=self.paths or None, **more)
 
