@@ -495,8 +495,8 @@ def _add_coco(found, root, file):
     return len(images)-len(kept)
 
 # %% ../../nbs/companion/22_formats.ipynb #e96ede7f
-_COCO_NOTE = ("dev and test are the images of val by turns, not Karpathy's split: put his dataset_coco.json "
-              "into the folder for numbers that compare with published ones")
+_COCO_NOTE = ("dev and test are alternate images of val, not Karpathy's split; for comparable numbers, put his "
+              "dataset_coco.json into the folder")
 
 def read_coco(
     root:Path, # Folder with `annotations/captions_*.json` and image folders such as `train2014/` or `images/train2014/`
