@@ -56,7 +56,7 @@ def jobs(images, captions, dimension):
     match = judge(v, t, known, evidence=evidence) # from a sample, so that its cost is constant
     return {
         'recall both ways': lambda: retrieval_ranks(v, t, torch.from_numpy(owner)),
-        'candidates, h = 100': lambda: mine_candidates(v, t, known, 100),
+        'candidates, h = 100': lambda: mine_candidates(v, t, known, h=100),
         'hidden positives': lambda: mine_hidden(v, t, known, match=match, evidence=evidence, threshold=.3)}
 
 
