@@ -32,7 +32,7 @@ def out_of_step():
         env = dict(os.environ, PYTHONPATH=d)
         r = subprocess.run([Path(sys.executable).parent/'nbdev_export'], cwd=d, env=env, capture_output=True, text=True)
         if r.returncode: yield f'nbdev_export failed:\n{r.stderr[-2000:]}'; return
-        names = lambda root: {p.name for p in (root/'amsps').glob('*.py')}
+        names = lambda root: {str(p.relative_to(root/'amsps')) for p in (root/'amsps').rglob('*.py')}
         for n in sorted(names(ROOT)|names(Path(d))):
             a,b = ROOT/'amsps'/n,Path(d)/'amsps'/n
             if not (a.exists() and b.exists() and filecmp.cmp(a, b, shallow=False)): yield f'amsps/{n} is not what the notebooks export: run nbdev_export'
