@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 from .errors import InputError
 
-# %% ../nbs/method/11_metrics.ipynb #0b6fa86c
+# %% ../nbs/method/11_metrics.ipynb #d57fd82a
 TIE = 1e-6 # Similarities closer than this are equal; float32 rounds at about a tenth of it
 
 def _check_embeds(image_embeds, text_embeds):
@@ -33,7 +33,7 @@ def _check_embeds(image_embeds, text_embeds):
             item = int((~finite).nonzero()[0])
             raise FloatingPointError(f"`{name}` holds NaN or infinity at item {item}; check whether the run diverged")
 
-# %% ../nbs/method/11_metrics.ipynb #148e1abb
+# %% ../nbs/method/11_metrics.ipynb #82af7390
 def best_ranks(
     sims:Tensor, # (Q, I) similarity of query i (row) and item j (column)
     positive:Tensor, # (Q, I) bool; every row has at least one positive
@@ -61,7 +61,7 @@ def sim_blocks(
         else:
             yield i,(queries[-MIN_ROWS:]@items.T)[-len(rows):]
 
-# %% ../nbs/method/11_metrics.ipynb #ad927668
+# %% ../nbs/method/11_metrics.ipynb #733226ab
 def _own_sims(image_embeds, text_embeds, owner):
     "(M,) similarity of each caption and its own image"
     chunks = zip(owner.split(4096), text_embeds.split(4096))
@@ -97,7 +97,7 @@ def retrieval_ranks(
         t2i += s.ge_(own-TIE).sum(0).long()
     return i2t,t2i
 
-# %% ../nbs/method/11_metrics.ipynb #311910b6
+# %% ../nbs/method/11_metrics.ipynb #8371f4a2
 RECALL_AT = (1, 5, 10) # The K of recall@K
 
 def recall_at(
@@ -139,7 +139,7 @@ def pack_ranks(
         of_image[image].append(str(rank))
     return dict(i2t=' '.join(map(str, i2t.tolist())), t2i=';'.join(map(' '.join, of_image)))
 
-# %% ../nbs/method/11_metrics.ipynb #f60300e6
+# %% ../nbs/method/11_metrics.ipynb #2e79c5b7
 def unpack_ranks(
     packed:dict[str,str], # From `pack_ranks`
 )->tuple[np.ndarray,list[np.ndarray]]: # (N,) ranks of images, and N arrays with the ranks of each image's captions
@@ -169,12 +169,12 @@ def fold_metrics(
         found.append(recall_metrics(*ranks))
     return {k:float(np.mean([m[k] for m in found])) for k in found[0]}
 
-# %% ../nbs/method/11_metrics.ipynb #037c6390
+# %% ../nbs/method/11_metrics.ipynb #c00aac37
 def _pessimistic_order(sims, gain):
     "(..., I) positions by falling similarity; among equals, the least gain first"
     return np.lexsort((gain, -np.round(sims/TIE)), axis=-1)
 
-# %% ../nbs/method/11_metrics.ipynb #57058880
+# %% ../nbs/method/11_metrics.ipynb #e54bc3d3
 def _pessimistic_top(sims, relevant, top=None):
     "The first `top` positions (all by default) of `_pessimistic_order`, for boolean relevance"
     n = sims.shape[-1]
@@ -188,7 +188,7 @@ def _pessimistic_top(sims, relevant, top=None):
         key = np.partition(key, top-1, axis=-1)[...,:top]
     return np.sort(key, axis=-1) & ((1 << bits)-1)
 
-# %% ../nbs/method/11_metrics.ipynb #1768cb45
+# %% ../nbs/method/11_metrics.ipynb #9f39cfb0
 def precision_at_r(
     sims:np.ndarray, # (I,) similarities of one query
     relevant:np.ndarray, # (I,) bool, at least one True
@@ -199,7 +199,7 @@ def precision_at_r(
     precision = hits.cumsum()/np.arange(1, r+1)
     return float((precision*hits).sum()/r),float(hits.sum()/r)
 
-# %% ../nbs/method/11_metrics.ipynb #56399fa8
+# %% ../nbs/method/11_metrics.ipynb #cc2e337a
 def _at_r(sims, relevance):
     "(b, 2) AP@R and R-Precision of b queries, 0 to 1; NaN where nothing is relevant"
     relevant = relevance!=0
@@ -245,7 +245,7 @@ def _mean_at_r(name, queries, items, relevance, block):
     return {f'{name}_map_at_r':float(100*kept[:,0].mean()), f'{name}_r_precision':float(100*kept[:,1].mean()),
             f'{name}_no_relevant':float(len(scores)-len(kept))}
 
-# %% ../nbs/method/11_metrics.ipynb #2710ffec
+# %% ../nbs/method/11_metrics.ipynb #e129af03
 def _ndcg(sims, gain):
     "(b,) nDCG of b queries, 0 to 1; NaN where nothing is relevant"
     found = np.take_along_axis(gain, _pessimistic_order(sims, gain), 1)
@@ -254,7 +254,7 @@ def _ndcg(sims, gain):
     with np.errstate(invalid='ignore'):
         return (found*discount).sum(1)/best
 
-# %% ../nbs/method/11_metrics.ipynb #8b058129
+# %% ../nbs/method/11_metrics.ipynb #df81e0ac
 def _mean_ndcg(queries, items, relevance):
     "Mean in percent over the queries that have something relevant; NaN where there is none"
     scores = _query_scores(_ndcg, queries, items=items, relevance=relevance, block=_block_rows(items, 64))
@@ -296,7 +296,7 @@ def eccv_covers(
     gts = _eccv().coco_gts
     return gts['i2t'].keys()<=set(image_ids) and gts['t2i'].keys()<=set(caption_ids)
 
-# %% ../nbs/method/11_metrics.ipynb #8a1cdd17
+# %% ../nbs/method/11_metrics.ipynb #469e7c60
 class _Rankings(dict):
     "Query id -> item ids, best first; the list is made on access"
     def __init__(self, query_ids, item_ids, order):
@@ -308,7 +308,7 @@ class _Rankings(dict):
         row = super().__getitem__(int(query_id))
         return self.item_ids[self.order[row]].tolist()
 
-# %% ../nbs/method/11_metrics.ipynb #2ccc8606
+# %% ../nbs/method/11_metrics.ipynb #62df5635
 def _annotated_pairs(gts):
     "(image id, caption id) pairs of one annotation, which lists them by image and by caption"
     for image,captions in gts['i2t'].items():
@@ -328,7 +328,7 @@ def _positives(image_ids, caption_ids):
     rows,columns = np.array(sorted(pairs)).T
     return csr_array((np.ones(len(pairs), bool), (rows, columns)), shape=(len(row), len(column)))
 
-# %% ../nbs/method/11_metrics.ipynb #7f738e48
+# %% ../nbs/method/11_metrics.ipynb #478af857
 def _rank_items(queries, items, positive, query_ids, item_ids, top):
     "The first `top` items of every query"
     order = np.empty((len(queries), min(top, len(items))), np.int32)
@@ -341,7 +341,7 @@ def _depth(direction):
     "How many items of a ranking the library reads at most"
     return max(10, *map(len, _eccv().eccv_gts[direction].values()))
 
-# %% ../nbs/method/11_metrics.ipynb #8edea337
+# %% ../nbs/method/11_metrics.ipynb #c4af540c
 def _eccv_rankings(image_embeds, text_embeds, image_ids, caption_ids):
     "Rankings in both directions, of the images and captions that ECCV Caption knows"
     known = _eccv().coco_gts
@@ -354,7 +354,7 @@ def _eccv_rankings(image_embeds, text_embeds, image_ids, caption_ids):
     t2i = _rank_items(texts, images, csr_array(positive.T), query_ids=cids, item_ids=iids, top=_depth('t2i'))
     return i2t,t2i
 
-# %% ../nbs/method/11_metrics.ipynb #6aff6400
+# %% ../nbs/method/11_metrics.ipynb #93c8599a
 _ECCV_METRICS = ('cxc_recalls', 'eccv_map_at_r', 'eccv_rprecision', 'eccv_r1')
 
 def eccv_metrics(
@@ -378,7 +378,7 @@ def _eccv_name(metric, direction):
     source,name = metric.split('_', 1)
     return f"{source}_{direction}_{name.replace('rprecision', 'r_precision')}"
 
-# %% ../nbs/method/11_metrics.ipynb #68e4996b
+# %% ../nbs/method/11_metrics.ipynb #15809581
 def _average_precision(hits):
     "Of one query: mean precision at its accepted items; (n,) bool in the order of the model"
     precision = hits.cumsum()/np.arange(1, len(hits)+1)
@@ -392,7 +392,7 @@ def _mean(x):
     "NaN where there is nothing"
     return np.mean(x) if len(x) else np.nan
 
-# %% ../nbs/method/11_metrics.ipynb #4c45195c
+# %% ../nbs/method/11_metrics.ipynb #cbbb1358
 def _grades_by_query(sims, grade, query):
     "Grades of each query's judged items, in the order of the model"
     groups = [np.flatnonzero(query==q) for q in np.unique(query)]
@@ -453,7 +453,7 @@ def hidden_metrics(
     medians = {f'hidden_{d}_medr':median_rank(r) for d,r in ranks.items()}
     return medians | {f'hidden_{d}_in{k}':recall_at(r, k) for d,r in ranks.items() for k in (10, 100)}
 
-# %% ../nbs/method/11_metrics.ipynb #480c6ff9
+# %% ../nbs/method/11_metrics.ipynb #58ad3c6a
 CURVE = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) # Ranks of `hidden_curve`
 
 def hidden_curve(

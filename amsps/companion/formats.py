@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -41,7 +40,7 @@ def find_path(
         if (root/n).exists(): return root/n
     raise InputError(f"no {what} in {root}; expected {' or '.join(names)}")
 
-# %% ../../nbs/companion/22_formats.ipynb #a8538ad8
+# %% ../../nbs/companion/22_formats.ipynb #602d0463
 def _relative(name, where):
     "An image name as a relative path with forward slashes"
     path = PurePosixPath(str(name).strip().replace('\\', '/'))
@@ -55,7 +54,7 @@ def _relative(name, where):
                          "name a file relative to the image folder")
     return str(path)
 
-# %% ../../nbs/companion/22_formats.ipynb #d057b9e2
+# %% ../../nbs/companion/22_formats.ipynb #5d9f416e
 IMAGE_FOLDERS = ('images', 'Images', 'Flicker8k_Dataset', 'Flickr8k_Dataset', 'flickr30k-images', 'flickr30k_images')
 
 def image_folder(
@@ -66,7 +65,7 @@ def image_folder(
     found = [root/f for f in IMAGE_FOLDERS if (root/f).is_dir()]
     return next((f for f in [*found, root] if (f/first).is_file()), (found or [root])[0])
 
-# %% ../../nbs/companion/22_formats.ipynb #72175d5f
+# %% ../../nbs/companion/22_formats.ipynb #6bf74878
 def _check_files(paths):
     "Raise if an image file is missing"
     missing = [p for p in paths if not p.is_file()]
@@ -75,7 +74,7 @@ def _check_files(paths):
     raise InputError(f"image file {missing[0]} {why} ({len(missing)} of {len(paths)} listed images are missing); "
                      "complete the folder or the list")
 
-# %% ../../nbs/companion/22_formats.ipynb #6823af12
+# %% ../../nbs/companion/22_formats.ipynb #9a0d8e7e
 def _read_json(path):
     "The content of a JSON file"
     try:
@@ -83,7 +82,7 @@ def _read_json(path):
     except json.JSONDecodeError as e:
         raise InputError(f"{path}, line {e.lineno}: not JSON ({e.msg}); is the download complete?") from None
 
-# %% ../../nbs/companion/22_formats.ipynb #d5bc6dd1
+# %% ../../nbs/companion/22_formats.ipynb #afbee57d
 class _Collector:
     "Images and captions in the order in which a reader finds them"
     def __init__(self):
@@ -91,28 +90,35 @@ class _Collector:
         self.splits = []
         self.paths = [] # stays empty where a layout has features and no images
         self.captions = []
-        self.owners = [] # name of each caption's image
-        self.ids = []
-        self.count = Counter() # captions per image
+        self.ids = [] # of captions
+        self.owners = [] # position of each caption's image
+        self.position = {} # of an image's name
+        self.count = [] # captions of each image
 
-    def add_image(self, name, split, path=None):
-        self.names.append(name)
-        self.splits.append(split)
-        if path is not None: self.paths.append(path)
+# %% ../../nbs/companion/22_formats.ipynb #11e2bb06
+@patch_to(_Collector)
+def add_image(self, name, split, path=None):
+    self.position[name] = len(self.names)
+    self.names.append(name)
+    self.splits.append(split)
+    self.count.append(0)
+    if path is not None: self.paths.append(path)
 
-    def add_caption(self, owner, caption, number=None):
-        self.ids.append(f'{owner}#{self.count[owner] if number is None else number}')
-        self.owners.append(owner)
-        self.captions.append(caption.strip())
-        self.count[owner] += 1
+@patch_to(_Collector)
+def add_caption(self, owner, caption, number=None):
+    image = self.position[owner]
+    if number is None: number = self.count[image]
+    self.count[image] += 1
+    self.ids.append(f'{owner}#{number}')
+    self.owners.append(image)
+    self.captions.append(caption.strip())
 
 # %% ../../nbs/companion/22_formats.ipynb #18532c00
 @patch_to(_Collector)
 def annotations(self, **more):
     "Annotations with the fields `more`; every image file must exist"
     _check_files(self.paths)
-    position = {n:i for i,n in enumerate(self.names)}
-    owners = np.array([position[o] for o in self.owners], dtype=np.int64)
+    owners = np.array(self.owners, dtype=np.int64)
     return Annotations(self.names, self.splits, self.captions, caption_ids=self.ids, caption_image=owners,
                        image_paths=self.paths or None, **more)
 
@@ -125,13 +131,13 @@ def _split(name, where):
         raise InputError(f"{where}: unknown split {name!r}; expected one of {', '.join(SPLIT_NAMES)}")
     return SPLIT_NAMES[name]
 
-# %% ../../nbs/companion/22_formats.ipynb #f092a13f
+# %% ../../nbs/companion/22_formats.ipynb #fc327c91
 _LISTS = dict(
     train=('Flickr_8k.trainImages.txt', 'train.txt'),
     dev=('Flickr_8k.devImages.txt', 'dev.txt', 'val.txt'),
     test=('Flickr_8k.testImages.txt', 'test.txt'))
 
-# %% ../../nbs/companion/22_formats.ipynb #a35122fa
+# %% ../../nbs/companion/22_formats.ipynb #7065b833
 def _read_split_lists(root):
     "Image name in the lists -> split; None where there are no lists"
     if not any((root/n).exists() for names in _LISTS.values() for n in names): return None
@@ -145,7 +151,7 @@ def _read_split_lists(root):
             split_of[name] = split
     return split_of
 
-# %% ../../nbs/companion/22_formats.ipynb #368c78fb
+# %% ../../nbs/companion/22_formats.ipynb #5f05d770
 _DRAWN = "no splits given: 80 : 10 : 10, drawn by image name"
 
 def draw_splits(
@@ -163,7 +169,7 @@ def draw_splits(
         splits[i] = 'test'
     return splits
 
-# %% ../../nbs/companion/22_formats.ipynb #a95273b5
+# %% ../../nbs/companion/22_formats.ipynb #f09c4364
 _NO_SPLIT = 'captions of images that are in no split'
 
 def _token_rows(file):
@@ -174,7 +180,7 @@ def _token_rows(file):
             raise InputError(f"{file}, line {i}: expected IMAGE#N<TAB>caption, found {line[:60]!r}")
         yield m[1],m[2],m[3]
 
-# %% ../../nbs/companion/22_formats.ipynb #422db7f6
+# %% ../../nbs/companion/22_formats.ipynb #93dfd36e
 def _token_splits(folder):
     "Image name -> split, from the three lists"
     split_of = _read_split_lists(folder)
@@ -205,11 +211,11 @@ def read_flickr8k(
         else: skipped += 1
     return found.annotations(skipped={_NO_SPLIT:skipped} if skipped else {})
 
-# %% ../../nbs/companion/22_formats.ipynb #ac8ba1f5
+# %% ../../nbs/companion/22_formats.ipynb #e5112b3f
 def _is_flickr8k(root):
     return any((root/f).exists() for f in _TOKEN_FILES)
 
-# %% ../../nbs/companion/22_formats.ipynb #f34d6fe3
+# %% ../../nbs/companion/22_formats.ipynb #72ab7f73
 class _KarpathyImage(NamedTuple):
     "An entry of `images`"
     name: str
@@ -217,7 +223,7 @@ class _KarpathyImage(NamedTuple):
     sentences: list[tuple] # (number, caption)
     key: str # Id of the image in files of region features
 
-# %% ../../nbs/companion/22_formats.ipynb #9e2d10dd
+# %% ../../nbs/companion/22_formats.ipynb #6f87b4db
 def _karpathy_image(entry):
     "An entry as the file has it"
     name = '/'.join(filter(None, (entry.get('filepath'), entry['filename'])))
@@ -242,7 +248,7 @@ def _karpathy_list(file):
         raise InputError(f"{file}: the list `images` is empty; is the download complete?")
     return data['images']
 
-# %% ../../nbs/companion/22_formats.ipynb #596c6ed2
+# %% ../../nbs/companion/22_formats.ipynb #dec9670f
 def _karpathy_images(root):
     "Every image of the folder's JSON, with checked name and split"
     files = _karpathy_files(root)
@@ -257,7 +263,7 @@ def _karpathy_images(root):
         name = _relative(image.name, files[0])
         yield image._replace(name=name, split=_split(image.split, f'{files[0]}: image {name!r}'))
 
-# %% ../../nbs/companion/22_formats.ipynb #ac9240b8
+# %% ../../nbs/companion/22_formats.ipynb #8dbb0082
 def _from_karpathy(root, with_images):
     "Annotations, and the id of each image in files of region features"
     images = list(_karpathy_images(root))
@@ -270,7 +276,7 @@ def _from_karpathy(root, with_images):
             found.add_caption(image.name, caption, number)
     return found.annotations(),[image.key for image in images]
 
-# %% ../../nbs/companion/22_formats.ipynb #9e4abcd5
+# %% ../../nbs/companion/22_formats.ipynb #3cbab1e3
 def read_karpathy(
     root:Path, # Folder with one `dataset*.json`, and the images below it
 )->Annotations:
@@ -282,7 +288,7 @@ IMAGE_COLUMNS = ('image', 'image_name', 'image_path', 'file_name', 'filename', '
 CAPTION_COLUMNS = ('caption', 'captions', 'comment', 'text', 'sentence', 'raw')
 TABLES = ('captions.txt', 'results.csv', 'captions.csv', 'captions.tsv', 'captions.jsonl')
 
-# %% ../../nbs/companion/22_formats.ipynb #e1a21d13
+# %% ../../nbs/companion/22_formats.ipynb #5bcd3908
 def find_table(
     root:Path, # Folder
 )->Path|None: # None where there is no table
@@ -296,7 +302,7 @@ def find_table(
                          f"rename the one with the captions to captions{found[0].suffix}")
     return found[0] if found else None
 
-# %% ../../nbs/companion/22_formats.ipynb #e6ef1e3a
+# %% ../../nbs/companion/22_formats.ipynb #6398c1fe
 class _Row(NamedTuple):
     "An image and a caption"
     line: int
@@ -304,7 +310,7 @@ class _Row(NamedTuple):
     caption: str
     split: str|None
 
-# %% ../../nbs/companion/22_formats.ipynb #3b403f98
+# %% ../../nbs/companion/22_formats.ipynb #95b8c4bf
 def _column(names, known, where):
     "Position of the first of `known` in `names`"
     found = [names.index(n) for n in known if n in names]
@@ -313,13 +319,13 @@ def _column(names, known, where):
                          f"found {', '.join(map(repr, names)) or 'nothing'}")
     return found[0]
 
-# %% ../../nbs/companion/22_formats.ipynb #6b938768
+# %% ../../nbs/companion/22_formats.ipynb #4b50e02f
 def _repaired(fields, n):
     "The line of Flickr30K that lacks a separator: `image| 4   caption` for `image| 4| caption`"
     m = re.fullmatch(r'(\d+)\s+(.+)', fields[-1])
     return [*fields[:-1], m[1], m[2]] if 2<n==len(fields)+1 and m else fields
 
-# %% ../../nbs/companion/22_formats.ipynb #163791ae
+# %% ../../nbs/companion/22_formats.ipynb #2d6c000f
 def _refuse_features(file):
     "Raise if the file holds bottom-up features; only its first line is read, because it may be very large"
     try:
@@ -331,7 +337,7 @@ def _refuse_features(file):
         raise InputError(f"{file} has bottom-up features and no captions; "
                          "put Karpathy's dataset_*.json into the folder")
 
-# %% ../../nbs/companion/22_formats.ipynb #f3d9c0d5
+# %% ../../nbs/companion/22_formats.ipynb #4ace2047
 def _table_rows(file):
     "Rows of a table, and how many of them were repaired"
     _refuse_features(file)
@@ -351,7 +357,7 @@ def _table_rows(file):
         rows.append(_Row(line, row[image], caption=row[caption], split=own))
     return rows,repaired
 
-# %% ../../nbs/companion/22_formats.ipynb #439fcbfd
+# %% ../../nbs/companion/22_formats.ipynb #9518e62c
 def _json_line(text, where):
     "Image, captions and split of a line"
     try:
@@ -368,7 +374,7 @@ def _json_line(text, where):
                          f'found {text[:70]!r}')
     return image,captions,x.get('split')
 
-# %% ../../nbs/companion/22_formats.ipynb #5028111e
+# %% ../../nbs/companion/22_formats.ipynb #ba90597f
 def _json_rows(file):
     "Rows of a file of JSON lines"
     rows = []
@@ -378,7 +384,7 @@ def _json_rows(file):
         rows += [_Row(k, image, caption=c.strip(), split=split) for c in captions]
     return rows
 
-# %% ../../nbs/companion/22_formats.ipynb #dca24987
+# %% ../../nbs/companion/22_formats.ipynb #26e1184b
 def _column_splits(file, rows):
     "Image -> split, from the column `split`"
     split_of = {}
@@ -389,7 +395,7 @@ def _column_splits(file, rows):
                              f"{split_of[row.image]} before; each image belongs to one split")
     return split_of
 
-# %% ../../nbs/companion/22_formats.ipynb #b1627b98
+# %% ../../nbs/companion/22_formats.ipynb #77726e38
 def _list_splits(file, names, lists):
     "Image -> split or None, from lists that hold names with or without their ending"
     split_of = {n:lists.get(n, lists.get(PurePosixPath(n).stem)) for n in names}
@@ -403,7 +409,7 @@ def _list_splits(file, names, lists):
                          "complete the lists, or remove them to draw the splits")
     return split_of
 
-# %% ../../nbs/companion/22_formats.ipynb #3f6c29ea
+# %% ../../nbs/companion/22_formats.ipynb #cdf85335
 def _table_splits(file, rows):
     "Image -> split, or None for an image that is in no split; notes"
     names = list(dict.fromkeys(row.image for row in rows))
@@ -412,7 +418,7 @@ def _table_splits(file, rows):
     if lists is not None: return _list_splits(file, names, lists),()
     return dict(zip(names, draw_splits(names))),(_DRAWN,)
 
-# %% ../../nbs/companion/22_formats.ipynb #806c5b01
+# %% ../../nbs/companion/22_formats.ipynb #0e47e868
 def _read_rows(root):
     "The table of a folder, its rows with checked image names, and how many were repaired"
     file = find_table(root)
@@ -442,7 +448,7 @@ def read_table(
     if repaired: notes += (f"repaired {repaired} line{'s'*(repaired>1)} without its last separator",)
     return found.annotations(skipped={_NO_SPLIT:skipped} if skipped else {}, notes=notes)
 
-# %% ../../nbs/companion/22_formats.ipynb #003f2f83
+# %% ../../nbs/companion/22_formats.ipynb #75623864
 def _coco_files(root):
     "Caption files of train and val"
     found = [*root.glob('annotations/captions_*.json'), *root.glob('captions_*.json')]
@@ -453,7 +459,7 @@ def _coco_folder(root, part, first):
     folders = (root/part, root/'images'/part, root/'images')
     return next((f for f in folders if (f/first).is_file()), root/part)
 
-# %% ../../nbs/companion/22_formats.ipynb #2e2afad4
+# %% ../../nbs/companion/22_formats.ipynb #d4028b82
 def _coco_entries(file):
     "Image id -> file name; image id -> [(annotation id, caption)]"
     data = _read_json(file)
@@ -473,7 +479,7 @@ def _coco_entries(file):
         raise InputError(f"{file} has no captions; is the download complete?")
     return images,texts
 
-# %% ../../nbs/companion/22_formats.ipynb #2d3c3029
+# %% ../../nbs/companion/22_formats.ipynb #a2b9bb6c
 def _add_coco(found, root, file):
     "Add the images and captions of a file; returns the number of images without a caption"
     part = file.stem.removeprefix('captions_')
@@ -489,8 +495,8 @@ def _add_coco(found, root, file):
     return len(images)-len(kept)
 
 # %% ../../nbs/companion/22_formats.ipynb #e96ede7f
-_COCO_NOTE = ("dev and test are the images of val by turns, not Karpathy's split: put his dataset_coco.json "
-              "into the folder for numbers that compare with published ones")
+_COCO_NOTE = ("dev and test are alternate images of val, not Karpathy's split; for comparable numbers, put his "
+              "dataset_coco.json into the folder")
 
 def read_coco(
     root:Path, # Folder with `annotations/captions_*.json` and image folders such as `train2014/` or `images/train2014/`
@@ -509,7 +515,7 @@ def read_coco(
     notes = (_COCO_NOTE,) if 'dev' in found.splits else ()
     return found.annotations(skipped={'images without a caption':bare} if bare else {}, notes=notes)
 
-# %% ../../nbs/companion/22_formats.ipynb #97f423b2
+# %% ../../nbs/companion/22_formats.ipynb #6477ce3f
 def _equal(x, i, j):
     return bool((np.asarray(x[i])==np.asarray(x[j])).all())
 
@@ -517,7 +523,7 @@ def _spread(n, most=256):
     "Up to `most` of the positions 0 to n-1, evenly spaced"
     return np.unique(np.linspace(0, n-1, min(n, most)).astype(int)).tolist()
 
-# %% ../../nbs/companion/22_formats.ipynb #5b91fe32
+# %% ../../nbs/companion/22_formats.ipynb #fa73393f
 def _repeats(x, name):
     "5 where each image has five equal rows, else 1; 64 groups of five are compared"
     groups = _spread(len(x)//5, 64) if len(x)>=5 and len(x)%5==0 else []
@@ -528,7 +534,7 @@ def _repeats(x, name):
                          "images and captions are misaligned: download the file again")
     return 5 if equal and all(equal) else 1
 
-# %% ../../nbs/companion/22_formats.ipynb #721245fb
+# %% ../../nbs/companion/22_formats.ipynb #700f25f4
 def _misaligned(where, what):
     return InputError(f"{where}: {what}; images and ids are misaligned: download the files again")
 
@@ -545,7 +551,7 @@ def _check_repeated(x, ids, first, stem):
         a,b = rows[alike[0]],rows[alike[0]+1]
         raise _misaligned(f"{stem}_ims.npy", f"rows {a} and {b} are equal, but {stem}_ids.txt lists two images")
 
-# %% ../../nbs/companion/22_formats.ipynb #08f929c5
+# %% ../../nbs/companion/22_formats.ipynb #3b11034b
 class _Part(NamedTuple):
     "The files of one split"
     stem: str # train, dev, val, test or testall
@@ -559,7 +565,7 @@ class _Map(NamedTuple):
     rows: list[int] # N feature rows
     owners: list[int] # M positions in `names`, the image of each caption
 
-# %% ../../nbs/companion/22_formats.ipynb #00b624f6
+# %% ../../nbs/companion/22_formats.ipynb #55fa24c2
 def _map_by_ids(part):
     "Where `_ids.txt` has a line per caption and names images more than once"
     first = {}
@@ -577,7 +583,7 @@ def _map_by_ids(part):
     rows = list(first.values()) if repeated else list(range(n))
     return _Map(list(first), rows, [position[i] for i in part.ids])
 
-# %% ../../nbs/companion/22_formats.ipynb #0b49c2a7
+# %% ../../nbs/companion/22_formats.ipynb #e857bd6c
 def _map_by_numbers(part):
     "Where the numbers of rows and captions say how many captions an image has"
     ids,x,m = part.ids,part.features,len(part.captions)
@@ -595,7 +601,7 @@ def _map_by_numbers(part):
                          "caption")
     return _Map(names, list(range(0, n, each)), [k//(m//n_images) for k in range(m)])
 
-# %% ../../nbs/companion/22_formats.ipynb #b907e233
+# %% ../../nbs/companion/22_formats.ipynb #237a4c40
 def _map_images(part):
     "Names, feature rows and captions' images of a split"
     by_caption = part.ids is not None and len(set(part.ids))<len(part.ids)==len(part.captions)
@@ -610,7 +616,7 @@ def _precomp_folder(root):
 def _is_precomp(root):
     return any(_precomp_folder(root).glob('*_caps.txt'))
 
-# %% ../../nbs/companion/22_formats.ipynb #41d57249
+# %% ../../nbs/companion/22_formats.ipynb #dbbb9ed7
 def _read_part(folder, stem):
     "The files of one split"
     ids,features = folder/f'{stem}_ids.txt',folder/f'{stem}_ims.npy'
@@ -628,7 +634,7 @@ def _read_part(folder, stem):
         raise InputError(f"{ids} is empty; expected an image id per line")
     return part
 
-# %% ../../nbs/companion/22_formats.ipynb #bcd1858e
+# %% ../../nbs/companion/22_formats.ipynb #127bf8d7
 def _read_parts(folder):
     "Split -> its files"
     parts = {}
@@ -637,7 +643,7 @@ def _read_parts(folder):
         if stem is not None: parts[split] = _read_part(folder, stem)
     return parts
 
-# %% ../../nbs/companion/22_formats.ipynb #9097304c
+# %% ../../nbs/companion/22_formats.ipynb #6f6dd30e
 def _mapped_images(root, names, required):
     "Image files by `id_mapping.json`; None where they are missing and not required"
     file = root/'id_mapping.json'
@@ -654,7 +660,7 @@ def _mapped_images(root, names, required):
     folder = image_folder(root, files[0])
     return [folder/f for f in files] if required or (folder/files[0]).is_file() else None
 
-# %% ../../nbs/companion/22_formats.ipynb #93b44096
+# %% ../../nbs/companion/22_formats.ipynb #6daf5475
 def _check_parts(folder, parts):
     "Raise if there is no split, or if only some splits have features"
     if not parts:
@@ -665,7 +671,7 @@ def _check_parts(folder, parts):
         expected = ', '.join(f'{part.stem}_ims.npy' for part in parts.values())
         raise InputError(f"{folder} has features of some splits only; expected {expected}")
 
-# %% ../../nbs/companion/22_formats.ipynb #d3a1e240
+# %% ../../nbs/companion/22_formats.ipynb #f25717a0
 def _add_part(found, split, part):
     "Add a split's images and captions; returns the feature row of each image"
     names,rows,owners = _map_images(part)
@@ -676,10 +682,10 @@ def _add_part(found, split, part):
         found.add_caption(names[owner], caption)
     return rows
 
-# %% ../../nbs/companion/22_formats.ipynb #1ac9d6fc
+# %% ../../nbs/companion/22_formats.ipynb #82b226a4
 def read_precomp(
     root:Path, # Folder with `train_caps.txt` and the other files, or with a folder `precomp/`
-)->Annotations: # With `regions` where there are `*_ims.npy`; with `image_paths` where `id_mapping.json` and images exist
+)->Annotations: # `regions` of the `*_ims.npy`, `image_paths` by `id_mapping.json`; where these files exist
     "Precomputed features of SCAN, VSE++ and VSE-infinity"
     root = Path(root)
     folder = _precomp_folder(root)
@@ -705,7 +711,7 @@ class _BottomUpRow(NamedTuple):
 def _bottom_up_files(root):
     return sorted(root.glob('*.tsv'))
 
-# %% ../../nbs/companion/22_formats.ipynb #b3b3e296
+# %% ../../nbs/companion/22_formats.ipynb #d143c887
 def _bottom_up_rows(file):
     "Every line of a file"
     with open(file, 'rb') as f:
@@ -721,7 +727,7 @@ def _bottom_up_rows(file):
                                  f"found {fields[0][:20]!r} and {fields[3][:20]!r}") from None
             yield _BottomUpRow(f'{file}, line {k}', image, boxes=boxes, features=fields[5])
 
-# %% ../../nbs/companion/22_formats.ipynb #2d025e11
+# %% ../../nbs/companion/22_formats.ipynb #648c4b57
 def _decode(row):
     "(boxes, F) float32 features of a line"
     try:
@@ -736,7 +742,7 @@ def _decode(row):
         raise InputError(f"{row.where}: the features hold NaN or infinity; download the file again")
     return x.reshape(row.boxes, -1)
 
-# %% ../../nbs/companion/22_formats.ipynb #b4fb0730
+# %% ../../nbs/companion/22_formats.ipynb #aaf11669
 def _positions(keys):
     "Image number -> position in the annotations"
     numbers = [re.search(r'\d+$', k) for k in keys]
@@ -750,7 +756,7 @@ def _positions(keys):
                          "use another layout")
     return position
 
-# %% ../../nbs/companion/22_formats.ipynb #d7d60581
+# %% ../../nbs/companion/22_formats.ipynb #ead21695
 def _bottom_up_features(files, keys):
     "Yield (position, (K, F) features) once for every image, in the order of the files"
     position = _positions(keys)
@@ -771,14 +777,14 @@ def _bottom_up_features(files, keys):
         raise InputError(f"image {keys[min(missing)]} is in none of {names} "
                          f"({len(missing)} of {len(keys)} images are missing); add the file that has it")
 
-# %% ../../nbs/companion/22_formats.ipynb #cd209e26
+# %% ../../nbs/companion/22_formats.ipynb #d44d4663
 def _check_shape(row, shape, expected):
     "All images must have the same number of boxes and sizes"
     if shape!=expected:
         raise InputError(f"{row.where}: {shape[0]} boxes of {shape[1]} where the first image has {expected[0]} of "
                          f"{expected[1]}; an array needs the same number everywhere: use the version with 36 boxes")
 
-# %% ../../nbs/companion/22_formats.ipynb #1d99c9ea
+# %% ../../nbs/companion/22_formats.ipynb #68aefae9
 def _stamp(file):
     "Digest of a file's size and of its first and last MiB"
     with open(file, 'rb') as f:
@@ -789,7 +795,7 @@ def _stamp(file):
             h.update(f.read(2**20))
     return h.hexdigest()
 
-# %% ../../nbs/companion/22_formats.ipynb #21c172b8
+# %% ../../nbs/companion/22_formats.ipynb #75039d9e
 def _write_features(file, sources, keys):
     "Write the features of the images `keys` as a float16 .npy file"
     start = None
@@ -825,11 +831,11 @@ def convert_bottom_up(
             os.replace(part, whole)
     return open_features(whole, len(keys))
 
-# %% ../../nbs/companion/22_formats.ipynb #30f2623b
+# %% ../../nbs/companion/22_formats.ipynb #9fe951f3
 def _is_bottom_up(root):
     return bool(_karpathy_files(root)) and bool(_bottom_up_files(root))
 
-# %% ../../nbs/companion/22_formats.ipynb #df04f909
+# %% ../../nbs/companion/22_formats.ipynb #30b383c2
 def read_bottom_up(
     root:Path, # Folder with Karpathy's `dataset*.json` and the `*.tsv`
     cache:Path|None=None, # Folder for converted features; None reads the annotations only
@@ -841,7 +847,7 @@ def read_bottom_up(
     x = convert_bottom_up(_bottom_up_files(root), keys, Path(cache)/'bottom_up')
     return replace(a, regions=Regions([x], np.zeros(len(keys), int), np.arange(len(keys))))
 
-# %% ../../nbs/companion/22_formats.ipynb #446bb629
+# %% ../../nbs/companion/22_formats.ipynb #97d4c773
 class _HubRow(NamedTuple):
     "A row of a dataset"
     where: str # Row, for messages
@@ -850,12 +856,12 @@ class _HubRow(NamedTuple):
     picture: dict # `bytes` (may be None) and `path`
     captions: list[str]
 
-# %% ../../nbs/companion/22_formats.ipynb #d92a3bc5
+# %% ../../nbs/companion/22_formats.ipynb #15d8a27a
 def _parts(data):
     "Name -> dataset, of a dictionary or of a single dataset"
     return data if hasattr(data, 'keys') else {'':data}
 
-# %% ../../nbs/companion/22_formats.ipynb #34728e86
+# %% ../../nbs/companion/22_formats.ipynb #7c9aff66
 def _load_from_disk(root):
     "The dataset of a folder"
     try:
@@ -877,7 +883,7 @@ def _hub_picture(value, where):
         raise InputError(f"{where}: the row has neither an image nor a file name; remove it")
     return picture
 
-# %% ../../nbs/companion/22_formats.ipynb #e9792cf3
+# %% ../../nbs/companion/22_formats.ipynb #f7983863
 def _hub_captions(value, where):
     "Texts of a cell of the caption column"
     texts = [value] if isinstance(value, str) else value
@@ -885,14 +891,14 @@ def _hub_captions(value, where):
         raise InputError(f"{where}: captions must be texts; found {texts!r}")
     return texts
 
-# %% ../../nbs/companion/22_formats.ipynb #99a9ea84
+# %% ../../nbs/companion/22_formats.ipynb #8ba94f33
 def _hub_column(rows, known, root):
     "Name of the first column of `known`, in any case"
     lower = [n.lower() for n in rows.column_names]
     position = _column(lower, known, root)
     return rows.column_names[position]
 
-# %% ../../nbs/companion/22_formats.ipynb #9c63c3d5
+# %% ../../nbs/companion/22_formats.ipynb #09bb3c10
 def _hub_rows(data, root):
     "Every row of a dataset, images undecoded"
     import datasets
@@ -907,7 +913,7 @@ def _hub_rows(data, root):
                 where=where, part=part, split=row.get('split') or part,
                 picture=_hub_picture(row[image], where), captions=_hub_captions(row[caption], where))
 
-# %% ../../nbs/companion/22_formats.ipynb #33009614
+# %% ../../nbs/companion/22_formats.ipynb #0726c63d
 def _check_decodes(stored, where):
     "Raise unless the bytes are an image"
     try:
@@ -915,7 +921,7 @@ def _check_decodes(stored, where):
     except (OSError, SyntaxError, ValueError) as e:
         raise InputError(f"{where}: the picture cannot be decoded ({e}); remove the row") from None
 
-# %% ../../nbs/companion/22_formats.ipynb #1a8e6a97
+# %% ../../nbs/companion/22_formats.ipynb #5521f369
 def _store_picture(file, picture):
     "The file of a picture; written where the picture is stored in the dataset"
     if not picture['bytes']: return Path(picture['path'])
@@ -927,7 +933,7 @@ def _store_picture(file, picture):
             os.replace(part, file)
     return file
 
-# %% ../../nbs/companion/22_formats.ipynb #bfa2e8dd
+# %% ../../nbs/companion/22_formats.ipynb #c26383f4
 def _add_hub_image(found, row, folder):
     "Add the image of a row; its name"
     stem = Path(row.picture['path'] or 'image').name
@@ -940,12 +946,12 @@ def _add_hub_image(found, row, folder):
     found.add_image(name, row.split, path)
     return name
 
-# %% ../../nbs/companion/22_formats.ipynb #2fe249a7
+# %% ../../nbs/companion/22_formats.ipynb #6237e7d5
 def _picture_key(picture):
     "What makes two pictures the same"
     return hashlib.sha256(picture['bytes']).digest() if picture['bytes'] else picture['path']
 
-# %% ../../nbs/companion/22_formats.ipynb #0b86c0c6
+# %% ../../nbs/companion/22_formats.ipynb #a7c37c17
 def _add_hub_rows(found, rows, folder):
     "Add all rows; rows with the same picture are one image"
     seen = {} # picture -> name, split
@@ -969,7 +975,7 @@ def _picture_folder(cache, data):
     fingerprints = '/'.join(part._fingerprint for part in _parts(data).values())
     return Path(cache)/'pictures'/hashlib.sha256(fingerprints.encode()).hexdigest()[:16]
 
-# %% ../../nbs/companion/22_formats.ipynb #ca9d38ce
+# %% ../../nbs/companion/22_formats.ipynb #19b32017
 def read_huggingface(
     root:Path, # Folder written by `save_to_disk`
     cache:Path|None=None, # Folder for pictures stored in the dataset; None reads the annotations only
@@ -993,7 +999,7 @@ class Layout:
     found: Callable    # root -> bool, whether the folder has this layout
     read: Callable     # (root, cache) -> Annotations
 
-# %% ../../nbs/companion/22_formats.ipynb #a36a249d
+# %% ../../nbs/companion/22_formats.ipynb #dcf65909
 LAYOUTS = dict(
     flickr8k=Layout('Flickr8k.token.txt, Flickr_8k.*Images.txt, Flicker8k_Dataset/', _is_flickr8k,
         read=lambda root, cache: read_flickr8k(root)),
@@ -1009,7 +1015,7 @@ LAYOUTS = dict(
     table=Layout('captions.csv, .tsv or .jsonl (or results.csv, captions.txt of Kaggle) and an image folder: '
         'your own photographs', lambda root: find_table(root) is not None, read=lambda root, cache: read_table(root)))
 
-# %% ../../nbs/companion/22_formats.ipynb #bc4dd48d
+# %% ../../nbs/companion/22_formats.ipynb #aa706947
 def _list_folder(root):
     "Names in a folder, or an `InputError`"
     try:
@@ -1018,7 +1024,7 @@ def _list_folder(root):
         raise InputError(f"data root {root} is not a folder that can be read ({e.strerror}); "
                          "name the folder that holds the captions") from None
 
-# %% ../../nbs/companion/22_formats.ipynb #074765a9
+# %% ../../nbs/companion/22_formats.ipynb #b77aa1da
 def find_layout(
     root:Path, # Folder of the data
     layout:str='auto', # A name of `LAYOUTS`, or auto: the first that is found
@@ -1035,7 +1041,7 @@ def find_layout(
     raise InputError(f"no known layout in {root} (it holds {', '.join(names[:5]) or 'nothing'}); expected one of\n"
                      f"{expected}")
 
-# %% ../../nbs/companion/22_formats.ipynb #7e04acbf
+# %% ../../nbs/companion/22_formats.ipynb #c6573ee6
 def read_dataset(
     root:Path, # Folder of the data
     layout:str='auto', # A name of `LAYOUTS`, or auto: the first that is found
@@ -1067,7 +1073,7 @@ def _standard(counts, known):
             return f"not quite {d['title']}: {_difference(images, expected, ' images')}. Source: {d['source']}"
     return 'none of the standard datasets'
 
-# %% ../../nbs/companion/22_formats.ipynb #66eff8e3
+# %% ../../nbs/companion/22_formats.ipynb #d6f7e46b
 def check_pictures(
     paths:list[Path], # Image files
 ):
@@ -1086,13 +1092,13 @@ def check_pictures(
         raise InputError(f"{len(bad)} of {len(paths)} pictures cannot be decoded: {names}; "
                          "replace the files or take the images out of their splits")
 
-# %% ../../nbs/companion/22_formats.ipynb #8e5c6413
+# %% ../../nbs/companion/22_formats.ipynb #28118138
 def _counts(a):
     "Split -> number of images and of captions"
     of_split = np.array(a.splits)[a.caption_image]
     return {s:[a.splits.count(s), int((of_split==s).sum())] for s in SPLITS}
 
-# %% ../../nbs/companion/22_formats.ipynb #6c722fbb
+# %% ../../nbs/companion/22_formats.ipynb #5f0436be
 def _count_lines(a):
     "Images and captions by split, captions per image, what was skipped, notes"
     lines = [f'{s:12} {n:,} images, {m:,} captions' if n else f'{s:12} none' for s,(n,m) in _counts(a).items()]
@@ -1104,7 +1110,7 @@ def _count_lines(a):
     lines += [f'skipped      {n:,} {rule}' for rule,n in a.skipped.items()]
     return lines+[f'note         {note}' for note in a.notes]
 
-# %% ../../nbs/companion/22_formats.ipynb #445471ce
+# %% ../../nbs/companion/22_formats.ipynb #9ca7c179
 def _feature_lines(a, root, layout):
     "Shape of the features, all of which are looked at"
     if a.regions is not None:
@@ -1119,14 +1125,14 @@ def _feature_lines(a, root, layout):
     names = ', '.join(f.name for f in files)
     return [f"features     {shape}, all finite, in {names}; converted at first use"]
 
-# %% ../../nbs/companion/22_formats.ipynb #78f25234
+# %% ../../nbs/companion/22_formats.ipynb #c74e2b6e
 def _picture_lines(a):
     "Number of pictures, all of which are decoded"
     if a.image_paths is None: return []
     check_pictures(a.image_paths)
     return [f'pictures     {len(a.image_paths):,}, all can be decoded']
 
-# %% ../../nbs/companion/22_formats.ipynb #343a37d6
+# %% ../../nbs/companion/22_formats.ipynb #927ca80b
 def check_dataset(
     root:Path, # Folder of the data
     layout:str='auto', # See `read_dataset`

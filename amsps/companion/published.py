@@ -32,10 +32,10 @@ MODEL = ('method', 'dataset', 'split', 'image_backbone', 'text_encoder') # What 
 PUBLISHED_COLUMNS = ('method', 'year', 'venue', 'dataset', 'split', 'image_backbone', 'text_encoder', 'ensemble',
                      *SIX, 'rsum', 'source')
 
-# %% ../../nbs/companion/35_published.ipynb #cb2785d1
+# %% ../../nbs/companion/35_published.ipynb #f2bee5bb
 def _known_splits(): return ', '.join(f'{d} {s}' for d,splits in COMPARED.items() for s in splits)
 
-# %% ../../nbs/companion/35_published.ipynb #6712f6e7
+# %% ../../nbs/companion/35_published.ipynb #a8385d4e
 @dataclass
 class _Line:
     "One line of a CSV file"
@@ -58,7 +58,7 @@ class _Line:
         if not 0<=x<=top: self.refuse(f"has {column} {text!r}; expected a number from 0 to {top}, or nothing")
         return x
 
-# %% ../../nbs/companion/35_published.ipynb #1e060565
+# %% ../../nbs/companion/35_published.ipynb #b2de3d8a
 def _lines_of(path, columns):
     "Every line below the header"
     rows = read_rows(path)
@@ -71,7 +71,7 @@ def _lines_of(path, columns):
         if len(fields)!=len(columns): line.refuse(f"has {len(fields)} fields; expected {len(columns)}")
         yield line
 
-# %% ../../nbs/companion/35_published.ipynb #f1b95bf8
+# %% ../../nbs/companion/35_published.ipynb #78901b4c
 def _check_words(line):
     "Refuse a row without method or source, of another split, or of several models"
     row = line.row
@@ -85,14 +85,14 @@ def _check_words(line):
     if row['year'] and not re.fullmatch(r'(19|20)\d\d', row['year']):
         line.refuse(f"has year {row['year']!r}")
 
-# %% ../../nbs/companion/35_published.ipynb #aa81fe4f
+# %% ../../nbs/companion/35_published.ipynb #093ecada
 def _numbers(line):
     "Recalls and rsum of a row"
     x = {c:line.value(c, 100) for c in SIX} | dict(rsum=line.value('rsum', 600))
     if all(np.isnan(x[c]) for c in SIX): line.refuse("has no recall at all")
     return x
 
-# %% ../../nbs/companion/35_published.ipynb #79e58cd1
+# %% ../../nbs/companion/35_published.ipynb #af85e66c
 def _check_recalls(line, x):
     "Refuse recalls that do not ascend, or an rsum that is not their sum"
     for direction,columns in RECALLS.items():
@@ -106,13 +106,13 @@ def _check_recalls(line, x):
     if abs(total-x['rsum'])>.005:
         line.refuse(f"has rsum {line.row['rsum']}, but its six recalls add up to {total:.2f}")
 
-# %% ../../nbs/companion/35_published.ipynb #3c85cd5f
+# %% ../../nbs/companion/35_published.ipynb #e333cc7c
 def _refuse_twice(seen, key, line):
     "Refuse a key that an earlier line has"
     if key in seen: line.refuse(f"is there twice with the same encoders, first in line {seen[key]}")
     seen[key] = line.number
 
-# %% ../../nbs/companion/35_published.ipynb #1853c327
+# %% ../../nbs/companion/35_published.ipynb #8e2e6982
 def read_published(
     path:Path, # CSV with `PUBLISHED_COLUMNS`
 )->pd.DataFrame: # One row per model: recalls and rsum in percent, NaN where not reported; year Int64
@@ -142,7 +142,7 @@ REMARKS = { # Words of a note -> remark
     'fold averaging not stated':'folds not stated',
     'split not named':'folds not stated'}
 
-# %% ../../nbs/companion/35_published.ipynb #5490a132
+# %% ../../nbs/companion/35_published.ipynb #b4d6631e
 def remark_of(
     source:str, # Of a published row
 )->str: # Empty for most
@@ -161,7 +161,7 @@ def _trained(config):
     if not config.get('freeze_text'): return 'trained'
     return f"last {layers} layer{'s'*(layers>1)} trained" if layers else 'frozen'
 
-# %% ../../nbs/companion/35_published.ipynb #21c96abc
+# %% ../../nbs/companion/35_published.ipynb #df5d2372
 def encoder_names(
     record:dict, # Of a run on photographs
 )->tuple[str,str]: # Of images, of texts; each with what was trained
@@ -172,15 +172,15 @@ def encoder_names(
     shown = f'{ENCODERS.get(text, text)} ({_trained(config)})' if text else 'BiGRU'
     return f'{ENCODERS.get(image, image)} (frozen)',shown
 
-# %% ../../nbs/companion/35_published.ipynb #fd98f5d9
+# %% ../../nbs/companion/35_published.ipynb #dc223e01
 def expected_rows()->list[str]: # Names
     "Our rows of every table, with or without runs"
     return [r.name for r in read_grid().rows if 'table_comparison' in r.feeds and not r.needs]
 
-# %% ../../nbs/companion/35_published.ipynb #e2fd82cc
+# %% ../../nbs/companion/35_published.ipynb #2735fb77
 def reproduce_command(dataset): return f'amsps reproduce --dataset {dataset} --table comparison --data-root DIR'
 
-# %% ../../nbs/companion/35_published.ipynb #4ff80b4e
+# %% ../../nbs/companion/35_published.ipynb #268862c7
 def _check_records(records, dataset, metrics):
     "Refuse records of another dataset, or without the metrics of a split"
     for r in records:
@@ -191,7 +191,7 @@ def _check_records(records, dataset, metrics):
             raise InputError(f"{name} has no metrics `{metrics}`, only {', '.join(has)}; "
                              "`amsps evaluate RUN --keep-record DIR` adds what an older record lacks")
 
-# %% ../../nbs/companion/35_published.ipynb #f0b91f6c
+# %% ../../nbs/companion/35_published.ipynb #80fbf5b3
 def our_rows(
     records:list[dict], # Of one dataset; may be empty
     dataset:str, # Key of `COMPARED`
@@ -217,7 +217,7 @@ def our_rows(
 NAMES = {k:COLUMNS[k] for k in (*SIX, 'rsum')} # Metric -> column
 _METRICS = {('mscoco','1k_5fold'):'test_1k'} # Metrics of a record, where they are not `test`
 
-# %% ../../nbs/companion/35_published.ipynb #7119c217
+# %% ../../nbs/companion/35_published.ipynb #3dadc522
 def _assembled(rows, names):
     "A table from rows of others and of us"
     numbers = [column for name in names.values() for column in (name, f'{name} sd')]
@@ -225,10 +225,10 @@ def _assembled(rows, names):
     columns = [*before, *numbers, 'remark', 'filled by', 'source']
     table = pd.DataFrame(rows, columns=columns).set_index('method')
     words = ['venue', 'image backbone', 'text encoder', 'remark', 'filled by', 'source']
-    table[words] = table[words].fillna('')
+    table[words] = table[words].astype(object).fillna('')
     return table.astype(dict(seeds='Int64') | dict.fromkeys(numbers, float))
 
-# %% ../../nbs/companion/35_published.ipynb #b1e2dd0d
+# %% ../../nbs/companion/35_published.ipynb #1467b111
 def _their_row(r):
     "A row of `read_published` as a row of the table"
     venue = [str(x) for x in (r.venue, r.year) if not pd.isna(x) and x]
@@ -236,7 +236,7 @@ def _their_row(r):
     known = {'method':r.method, 'ours':False, 'venue':' '.join(venue), 'image backbone':r.image_backbone}
     return known | {'text encoder':r.text_encoder, 'remark':remark_of(r.source), 'source':r.source} | numbers
 
-# %% ../../nbs/companion/35_published.ipynb #fc6a97c7
+# %% ../../nbs/companion/35_published.ipynb #c67ab2f9
 def comparison_table(
     published:pd.DataFrame, # From `read_published`
     records:list[dict], # Our runs on the dataset; may be empty
@@ -256,7 +256,7 @@ def comparison_table(
     ours = our_rows(records, dataset, metrics=_METRICS.get((dataset, split), 'test'), names=NAMES)
     return _assembled([*theirs, *ours], NAMES)
 
-# %% ../../nbs/companion/35_published.ipynb #b0a52b26
+# %% ../../nbs/companion/35_published.ipynb #9b3e61ca
 def readable_comparison(
     table:pd.DataFrame, # From `comparison_table` or `relevance_table`
 )->pd.DataFrame: # Strings; – where nothing is known
@@ -273,7 +273,7 @@ RELEVANCE = {f'{d}_eccv_{k}':f'{d} ECCV {name}' for d in ('i2t','t2i') for k,nam
 RELEVANCE |= {f'{d}_cxc_r1':f'{d} CxC R@1' for d in ('i2t','t2i')} # Published column -> column; percent
 RELEVANCE_COLUMNS = ('method', *RELEVANCE, 'source')
 
-# %% ../../nbs/companion/35_published.ipynb #6e8305a9
+# %% ../../nbs/companion/35_published.ipynb #6da04adb
 def _in_records(column):
     "Name that `eccv_metrics` gives to a published column"
     name = re.sub('(i2t|t2i)_(eccv|cxc)', r'\2_\1', column)
@@ -281,7 +281,7 @@ def _in_records(column):
 
 _IN_RECORDS = {_in_records(k):name for k,name in RELEVANCE.items()} # Metric of a record -> column
 
-# %% ../../nbs/companion/35_published.ipynb #ccaf5e2e
+# %% ../../nbs/companion/35_published.ipynb #2918b3b2
 def _relevance_of(line):
     "Numbers of a line; refused where they cannot be right"
     x = {c:line.value(c, 100) for c in RELEVANCE}
@@ -292,7 +292,7 @@ def _relevance_of(line):
             line.refuse(f"has {d} mAP@R above R-Precision, which cannot be")
     return x
 
-# %% ../../nbs/companion/35_published.ipynb #f2e3a2a1
+# %% ../../nbs/companion/35_published.ipynb #53bc8475
 def read_published_relevance(
     path:Path, # CSV with `RELEVANCE_COLUMNS`
 )->pd.DataFrame: # One row per model; percent, NaN where not reported
@@ -304,7 +304,7 @@ def read_published_relevance(
         rows.append(line.row | x)
     return pd.DataFrame(rows, columns=RELEVANCE_COLUMNS)
 
-# %% ../../nbs/companion/35_published.ipynb #f0dc97b3
+# %% ../../nbs/companion/35_published.ipynb #15da5612
 def relevance_table(
     relevance:pd.DataFrame, # From `read_published_relevance`
     records:list[dict], # Our runs on MSCOCO; may be empty, and may lack the metrics of `amsps.metrics.eccv_metrics`
@@ -327,14 +327,14 @@ _WHERE = {
     ('mscoco','5k'):'MSCOCO, all 5,000 test images',
     ('mscoco','eccv'):'MSCOCO with the additional matches of ECCV Caption and CxC'}
 
-# %% ../../nbs/companion/35_published.ipynb #2dbd6ea9
+# %% ../../nbs/companion/35_published.ipynb #be84ab4b
 def _encoders_said(run):
     "The encoders of our rows, in words"
     images,texts = (' or '.join(run[c].unique()) for c in ('image backbone','text encoder'))
     return f"Ours have small encoders: images through {images}, texts through {texts}; " \
            "most others train theirs or have larger ones."
 
-# %% ../../nbs/companion/35_published.ipynb #bebbd766
+# %% ../../nbs/companion/35_published.ipynb #848be857
 def comparison_caption(
     table:pd.DataFrame, # What it is the caption of
     dataset:str, # Key of `COMPARED`
@@ -360,7 +360,7 @@ def comparison_caption(
 _COMMANDS = {'~':r'\textasciitilde{}', '^':r'\textasciicircum{}', '\\':r'\textbackslash{}', '±':r'$\pm$', '–':'--'}
 _ESCAPES = str.maketrans({c:f'\\{c}' for c in '&%$#_{}'} | _COMMANDS)
 
-# %% ../../nbs/companion/35_published.ipynb #541fb91f
+# %% ../../nbs/companion/35_published.ipynb #29e2b0df
 def latex_text(
     text:str, # Plain; code between backticks
 )->str: # ASCII
@@ -368,7 +368,7 @@ def latex_text(
     plain = text.replace('--', '\0').translate(_ESCAPES).replace('\0', '-{}-')
     return re.sub('`([^`]*)`', r'\\texttt{\1}', plain)
 
-# %% ../../nbs/companion/35_published.ipynb #5acca4bd
+# %% ../../nbs/companion/35_published.ipynb #f3f07f67
 _FLUSH_LEFT = ('method', 'venue', 'image backbone', 'text encoder', 'remark') # Columns of words
 
 def latex_table(
@@ -387,7 +387,7 @@ def latex_table(
     note = '% needs booktabs and longtable; wide: best on a landscape page'
     return f'{note}\n\\begingroup\\scriptsize\\setlength{{\\tabcolsep}}{{2pt}}\n{body}\\endgroup\n'
 
-# %% ../../nbs/companion/35_published.ipynb #d81ce3ed
+# %% ../../nbs/companion/35_published.ipynb #2bbeabe3
 def write_comparison(
     table:pd.DataFrame, # From `comparison_table` or `relevance_table`
     stem:Path, # Path without a suffix
@@ -416,10 +416,10 @@ def splits_of(
         raise InputError(f"there is nothing to compare with on {dataset!r}; choose from {', '.join(dict(TABLES))}")
     return found
 
-# %% ../../nbs/companion/35_published.ipynb #6936fe16
+# %% ../../nbs/companion/35_published.ipynb #ac64729c
 def table_stem(dataset, split): return f'table_comparison_{dataset}'+('' if split=='test' else f'_{split}')
 
-# %% ../../nbs/companion/35_published.ipynb #7bad09d0
+# %% ../../nbs/companion/35_published.ipynb #17ef31f9
 def committed_comparison(
     records:list[dict], # Our runs on the dataset; may be empty
     dataset:str,
@@ -434,7 +434,7 @@ def committed_comparison(
         table = comparison_table(published, records, dataset=dataset, split=split)
     return table,comparison_caption(table, dataset, split)
 
-# %% ../../nbs/companion/35_published.ipynb #44d72d88
+# %% ../../nbs/companion/35_published.ipynb #6f736019
 def make_comparison(
     output:Path, # Tables go here
     cache:Path, # Executed notebooks go here

@@ -30,7 +30,7 @@ def seed_difference(
         out['wilcoxon'] = float(stats.wilcoxon(d).pvalue)
     return out
 
-# %% ../../nbs/companion/31_significance.ipynb #29b7ce9e
+# %% ../../nbs/companion/31_significance.ipynb #047d624b
 def query_hits(
     packed:dict[str,str], # Ranks of a run, from `pack_ranks`
 )->tuple[np.ndarray,np.ndarray]: # (N, 6) hits among the first 1, 5, 10, of image and captions; (N,) captions per image
@@ -39,7 +39,7 @@ def query_hits(
     hits = [[image<=k for k in RECALL_AT]+[(captions<=k).sum() for k in RECALL_AT] for image,captions in zip(i2t, t2i)]
     return np.array(hits, dtype=float),np.array([len(captions) for captions in t2i], dtype=float)
 
-# %% ../../nbs/companion/31_significance.ipynb #4196c239
+# %% ../../nbs/companion/31_significance.ipynb #67a9e81b
 def _mean_hits(runs):
     "Hits averaged over the runs of a model, and captions per image"
     hits,counts = zip(*map(query_hits, runs))
