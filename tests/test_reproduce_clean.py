@@ -8,6 +8,7 @@ from conftest import ROOT
 
 GRID = '''
 outputs = ["table_main"]
+baseline = "Hardest triplet"
 sweeps = []
 
 [datasets.scenes]

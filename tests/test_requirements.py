@@ -14,6 +14,7 @@ MODULES = { # Requirement -> module, where the names differ
     'faiss-cpu':'faiss', 'ipython':'IPython', 'Jinja2':'jinja2', 'markdown-it-py':'markdown_it',
     'mdit-py-plugins':'mdit_py_plugins', 'pillow':'PIL', 'scikit-learn':'sklearn',
 }
+PARTS = dict(pydantic_core='pydantic') # Module -> the requirement that it comes with
 TOOLS = ('jupyter', 'pytest-xdist', 'ruff') # Run, not imported
 NAMED = ('furo', 'myst-nb', 'sphinx-mathjax-offline') # In the configuration of the documentation
 
@@ -44,6 +45,7 @@ def modules_of(source, late=True):
 
 def imported(*folders, late=True):
     found = {m for source in sources(*folders) for m in modules_of(source, late)}
+    found = {PARTS.get(m, m) for m in found}
     ours = {f.stem for folder in ('tests', 'benchmarks', '.ci') for f in (ROOT/folder).glob('*.py')}
     return found-set(sys.stdlib_module_names)-ours-{'amsps', 'setuptools'}
 

@@ -31,7 +31,7 @@ try:
 except ModuleNotFoundError as e:
     sys.exit(f"amsps: the command line needs the package {e.name}: pip install 'amsps[companion]'")
 
-# %% ../../nbs/companion/39_cli.ipynb #28b66d31
+# %% ../../nbs/companion/39_cli.ipynb #ff8fb1a6
 class GroupedCommand(TyperCommand):
     "A command whose help shows options by group"
     def parse_args(self, ctx, args):
@@ -69,14 +69,14 @@ Start here:
 Every command has its own help: amsps COMMAND --help. Caches and outputs go to the current folder, or to
 the folder that the environment variable AMSPS_HOME names."""
 
-# %% ../../nbs/companion/39_cli.ipynb #ffb131db
+# %% ../../nbs/companion/39_cli.ipynb #ef62311b
 def _app(about, **more):
     width = dict(max_content_width=100)
     return typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None, context_settings=width, **more)
 
 app = _app(_ABOUT, add_completion=False, pretty_exceptions_enable=False)
 
-# %% ../../nbs/companion/39_cli.ipynb #76a7c208
+# %% ../../nbs/companion/39_cli.ipynb #5f84bf29
 def main():
     "Entry point of the `amsps` command"
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
@@ -93,7 +93,7 @@ def main():
             print('amsps: interrupted; the same command resumes', file=sys.stderr)
         raise
 
-# %% ../../nbs/companion/39_cli.ipynb #8bff6fd6
+# %% ../../nbs/companion/39_cli.ipynb #f9a703de
 def _leave(message):
     print(f'amsps: {message}', file=sys.stderr)
     sys.exit(2)
@@ -105,7 +105,7 @@ def _missing_module(e):
         raise e
     return f"the package {name} is not installed: pip install 'amsps[companion]'"
 
-# %% ../../nbs/companion/39_cli.ipynb #1c47e78e
+# %% ../../nbs/companion/39_cli.ipynb #aa802d34
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS) # Full, or not writable
 
 def _disk_trouble(e):
@@ -116,7 +116,7 @@ def _disk_trouble(e):
     advice = 'make room or change permissions; the same command resumes'
     return f"cannot write or read {e.filename or 'a file'} ({e.strerror or e}); {advice}"
 
-# %% ../../nbs/companion/39_cli.ipynb #b98cc2d8
+# %% ../../nbs/companion/39_cli.ipynb #18e0bfef
 def _begin():
     "What every command does first: check packages, silence transformers"
     from amsps.companion.paths import check_packages
@@ -125,7 +125,7 @@ def _begin():
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
-# %% ../../nbs/companion/39_cli.ipynb #8ab70455
+# %% ../../nbs/companion/39_cli.ipynb #90b0e24b
 def _fail(failures):
     "Print failures of notebooks and leave with exit code 1"
     for f in failures:
@@ -135,7 +135,7 @@ def _fail(failures):
         typer.echo(f"\n{n} failed. Everything complete is kept; the same command does only the rest.", err=True)
         raise typer.Exit(1)
 
-# %% ../../nbs/companion/39_cli.ipynb #d88d5b99
+# %% ../../nbs/companion/39_cli.ipynb #95c769fd
 def _metric_line(m):
     "The metrics of a split in one line"
     recalls = [f"{d} {m[f'{d}_r1']:.1f}/{m[f'{d}_r5']:.1f}/{m[f'{d}_r10']:.1f}" for d in ('i2t', 't2i')]
@@ -144,7 +144,7 @@ def _metric_line(m):
         return line
     return f"{line}  mAP@R {m['i2t_map_at_r']:.1f}/{m['t2i_map_at_r']:.1f}"
 
-# %% ../../nbs/companion/39_cli.ipynb #0f1b5642
+# %% ../../nbs/companion/39_cli.ipynb #97dbdfd9
 _NOT_SCENES = ('data_root', 'layout', 'backbone', 'grid', 'image_size') # Of photographs only
 
 def _option(name): # As a person types it
@@ -154,7 +154,7 @@ def _refuse(named, why):
     if named:
         raise InputError(f"{_option(named[0])} {why}")
 
-# %% ../../nbs/companion/39_cli.ipynb #6af853c9
+# %% ../../nbs/companion/39_cli.ipynb #afc48cf2
 def check_effect(
     config, # A `RunConfig`
     given:dict, # Parameters that were named on the command line
@@ -167,7 +167,7 @@ def check_effect(
         named = [n for n in ('grid', 'image_size') if given.get(n)]
         _refuse(named, 'is for features of a --backbone; region features of a folder are taken as they are')
 
-# %% ../../nbs/companion/39_cli.ipynb #2045a338
+# %% ../../nbs/companion/39_cli.ipynb #6bc7362d
 def check_run(
     config, # A `RunConfig`
     given:dict={}, # As for `check_effect`
@@ -183,14 +183,14 @@ def check_run(
     check_device(config.precision)
     check_files(config)
 
-# %% ../../nbs/companion/39_cli.ipynb #727df35c
+# %% ../../nbs/companion/39_cli.ipynb #a4845a05
 def check_device(precision):
     "Raise `InputError` for a precision that this machine does not have"
     import torch
     if precision=='fp16' and not torch.cuda.is_available():
         raise InputError("`precision` fp16 needs a GPU, and PyTorch finds none; choose bf16 or fp32")
 
-# %% ../../nbs/companion/39_cli.ipynb #e317c632
+# %% ../../nbs/companion/39_cli.ipynb #adbdaf26
 def check_files(config):
     "Raise `InputError` if word vectors, text encoder or FAISS of a run cannot be loaded"
     from amsps.companion.datasets import text_digest
@@ -202,7 +202,7 @@ def check_files(config):
     if config.search=='faiss':
         import_faiss()
 
-# %% ../../nbs/companion/39_cli.ipynb #5007cf47
+# %% ../../nbs/companion/39_cli.ipynb #5698af48
 def _choices(annotation):
     "The values of a parameter that has few"
     return get_args(annotation) if get_origin(annotation) is Literal else ()
@@ -216,13 +216,13 @@ def _config_option(name, group):
     annotation = Annotated[kind|None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
-# %% ../../nbs/companion/39_cli.ipynb #73249c21
+# %% ../../nbs/companion/39_cli.ipynb #59a6935d
 def _config_signature():
     "The signature of `train`"
     groups = configuration.config_groups()
     return inspect.Signature([_config_option(n, group) for group,names in groups.items() for n in names])
 
-# %% ../../nbs/companion/39_cli.ipynb #f225d68d
+# %% ../../nbs/companion/39_cli.ipynb #216d4d29
 def _preset_of(args):
     "The parameters that the arguments of `train --help` choose a preset by"
     chosen = dict(freeze_text=True) if '--freeze-text' in args else {}
@@ -233,7 +233,7 @@ def _preset_of(args):
             chosen['dataset'] = a.partition('=')[2]
     return chosen
 
-# %% ../../nbs/companion/39_cli.ipynb #1d8ffed8
+# %% ../../nbs/companion/39_cli.ipynb #f9f412d4
 def _described(name, defaults):
     "Description of a parameter, its choices and its default"
     known = configuration.RunConfig.model_fields[name]
@@ -249,7 +249,7 @@ def _shown(value):
         return 'yes' if value else 'no'
     return 'none' if value=='' else value
 
-# %% ../../nbs/companion/39_cli.ipynb #3b59f7da
+# %% ../../nbs/companion/39_cli.ipynb #12a2c272
 class TrainCommand(GroupedCommand):
     "Shows the defaults of the dataset that is named beside `--help`"
     def format_options(self, ctx, formatter):
@@ -265,7 +265,7 @@ def _whose_defaults(chosen):
     frozen = ' with a frozen text encoder' if 'freeze_text' in chosen else ''
     return f"Defaults below are those of --dataset {chosen.get('dataset', 'scenes')}{frozen}."
 
-# %% ../../nbs/companion/39_cli.ipynb #b4b3a2ba
+# %% ../../nbs/companion/39_cli.ipynb #b1e6df17
 def _train(**values):
     """Train one model and evaluate it.
 
@@ -290,7 +290,7 @@ def _train(**values):
     else:
         _train_alone(config, given)
 
-# %% ../../nbs/companion/39_cli.ipynb #6210785b
+# %% ../../nbs/companion/39_cli.ipynb #d05aba6c
 def _train_alone(config, given):
     "One run, by its notebook"
     from amsps.companion.cache import read_record
@@ -303,7 +303,7 @@ def _train_alone(config, given):
     _note_label(given.get('label'), record, folder)
     typer.echo(f"run:    {folder}\ntest:   {_metric_line(record['metrics']['test'])}")
 
-# %% ../../nbs/companion/39_cli.ipynb #1ea88665
+# %% ../../nbs/companion/39_cli.ipynb #95bac4d2
 def _note_label(label, record, folder):
     "A run keeps the label that it was trained with"
     own = configuration.label_of(record['config'])
@@ -311,7 +311,7 @@ def _note_label(label, record, folder):
         advice = f'to change it, remove {folder} and train again'
         typer.echo(f"note: this run was complete and keeps its label {own!r}; {advice}", err=True)
 
-# %% ../../nbs/companion/39_cli.ipynb #9ef5a0fb
+# %% ../../nbs/companion/39_cli.ipynb #eda24a82
 def _train_together(config):
     "One run in all the processes that torchrun started"
     from amsps.distributed import join_processes, rank_and_world
@@ -346,7 +346,7 @@ def _opt_plain(help, group='Options', *names, **more):
 WHAT, DATA, HOW = 'What to make', 'Data', 'How to run' # Groups of options
 PLACES = 'Folders'
 
-# %% ../../nbs/companion/39_cli.ipynb #043a1004
+# %% ../../nbs/companion/39_cli.ipynb #022885e3
 DATASETS = 'scenes (generated, minutes), scenes-full (hours), flickr8k, flickr30k, mscoco or own'
 Dataset = Annotated[str, _opt(f"Dataset of the grid: {DATASETS}.", WHAT)]
 Table = Annotated[list[str]|None, _opt_plain("Only this table, for example ablation. Repeatable.", WHAT)]
@@ -354,13 +354,13 @@ Figure = Annotated[list[str]|None, _opt_plain("Only this figure, for example sen
 Seeds = Annotated[int, _opt("Seeds 0 to N-1 for every row. 0: as many as the grid says.", WHAT, min=0)]
 Palette = Annotated[str, _opt("Colours of figures: colorblind or light.", WHAT)]
 
-# %% ../../nbs/companion/39_cli.ipynb #37d90e3d
+# %% ../../nbs/companion/39_cli.ipynb #0f42b7b5
 _EXPLAIN = "Say why each run, table and figure is cached, stale or missing. Make nothing."
 _FORCE = "Make this again: a run, all runs of a row (\"AHRL\"), a table (table_main) or a figure. Repeatable."
 Explain = Annotated[bool, _opt_plain(_EXPLAIN, WHAT, '--explain')]
 Force = Annotated[list[str]|None, _opt_plain(_FORCE, WHAT)]
 
-# %% ../../nbs/companion/39_cli.ipynb #9629c05f
+# %% ../../nbs/companion/39_cli.ipynb #a04e71f3
 _MODEL = "model of transformers, folder or hub name"
 _BACKBONE = f"Vision {_MODEL}. Without it: the region features of the folder. Not for scenes."
 _TEXT = f"Text {_MODEL}; frozen but for the rows that tune it. Without it: the Bi-GRU. Not for scenes."
@@ -368,14 +368,14 @@ Root = Annotated[str, _opt_plain("Folder of the dataset. Not for scenes.", DATA)
 Backbone = Annotated[str, _opt_plain(_BACKBONE, DATA)]
 TextBackbone = Annotated[str, _opt_plain(_TEXT, DATA)]
 
-# %% ../../nbs/companion/39_cli.ipynb #c558a834
+# %% ../../nbs/companion/39_cli.ipynb #7067af97
 Jobs = Annotated[int, _opt("Notebooks at a time. 0: one for each core. With GPUs: one for each GPU.", HOW, min=0)]
 Device = Annotated[str, _opt("auto, cpu, cuda (every GPU) or cuda:0,2 (some).", HOW)]
 Stop = Annotated[bool, _opt_plain("Start nothing more after a failure.", HOW, '--stop')]
 Executor = Annotated[str, _opt("local, or dask: workers of a Dask scheduler that see the same folders.", HOW)]
 Address = Annotated[str, _opt_plain("Address of the Dask scheduler, for example tcp://host:8786.", HOW)]
 
-# %% ../../nbs/companion/39_cli.ipynb #9be849db
+# %% ../../nbs/companion/39_cli.ipynb #ae9107b0
 _KEPT = "Folder of run records: those in it are not made again, new ones are copied to it."
 _MADE = "Folder of tables, figures and report.html."
 _IN_CACHE = '[default: data/cache in a clone, amsps_cache elsewhere]'
@@ -384,7 +384,7 @@ Output = Annotated[Path|None, _opt_plain(f"{_MADE} [default: reports/DATASET]", 
 Cache = Annotated[str, _opt_plain(f"Folder of features, checkpoints and runs. {_IN_CACHE}", PLACES)]
 Executed = Annotated[str, _opt_plain(f"Folder of executed notebooks. {_IN_CACHE}", PLACES)]
 
-# %% ../../nbs/companion/39_cli.ipynb #df4fa7df
+# %% ../../nbs/companion/39_cli.ipynb #7daeca40
 @app.command(cls=GroupedCommand)
 def reproduce(
     dataset:Dataset='scenes', table:Table=None, figure:Figure=None, seeds:Seeds=0, explain:Explain=False,
@@ -409,7 +409,7 @@ def reproduce(
         force=tuple(force or ()), records=records, output=output, palette=palette)
     _reproduce(job, explain, jobs=jobs, stop=stop, executor=executor, address=address, device=device)
 
-# %% ../../nbs/companion/39_cli.ipynb #e688721b
+# %% ../../nbs/companion/39_cli.ipynb #627c0be0
 def _reproduce(job, explain, jobs, stop, **how):
     from amsps.companion import reproduction
     if explain:
@@ -418,7 +418,7 @@ def _reproduce(job, explain, jobs, stop, **how):
     else:
         _fail(reproduction.reproduce(job, typer.echo, jobs=jobs, stop=stop, **how))
 
-# %% ../../nbs/companion/39_cli.ipynb #4a876951
+# %% ../../nbs/companion/39_cli.ipynb #cfa9b2d5
 def _given(**values):
     "The options that were given; a text encoder is frozen"
     given = {k:v for k,v in values.items() if v}
@@ -429,7 +429,7 @@ def _outputs(tables, figures):
     named = [('table_', t) for t in tables or ()]+[('figure_', f) for f in figures or ()]
     return tuple(prefix+name.removeprefix(prefix) for prefix,name in named)
 
-# %% ../../nbs/companion/39_cli.ipynb #0ddb8cfb
+# %% ../../nbs/companion/39_cli.ipynb #ac1c1418
 def _own_or(folder):
     "The folder, or the companion's own of that name where there is none here"
     from amsps.companion.paths import asset
@@ -446,7 +446,7 @@ ReportOutput = Annotated[Path|None, _opt_plain(f"{_MADE} [default: reports/NAME 
 PicturesRoot = Annotated[str, _opt_plain(_PICTURES)]
 AnyPalette = Annotated[str, _opt("Colours of figures: colorblind or light.")]
 
-# %% ../../nbs/companion/39_cli.ipynb #5b00c478
+# %% ../../nbs/companion/39_cli.ipynb #00276cea
 @app.command(cls=GroupedCommand)
 def report(
     records:RecordsFolder, table:ReportTable=None, figure:ReportFigure=None, data_root:PicturesRoot='',
@@ -469,7 +469,7 @@ def report(
     made = dict(outputs=_outputs(table, figure), data_root=data_root, palette=palette)
     _report(records, out, cache_root(cache_dir)/'reports/custom', **made)
 
-# %% ../../nbs/companion/39_cli.ipynb #aa128b68
+# %% ../../nbs/companion/39_cli.ipynb #72ad07b0
 def _report(records, out, cache, **made):
     from amsps.companion.report import make_report, writable_folder
     from amsps.companion.tables import read_records
@@ -509,7 +509,7 @@ Again = Annotated[int|None, _opt_plain(_AGAIN, min=1)]
 Encoder = Annotated[str, _opt_plain(f"Text {_MODEL}, as in training.", DATA)]
 Vectors = Annotated[str, _opt_plain("File of word vectors, as in training.", DATA)]
 
-# %% ../../nbs/companion/39_cli.ipynb #996658b2
+# %% ../../nbs/companion/39_cli.ipynb #beb85808
 @app.command(cls=GroupedCommand)
 def verify(
     records:Verified=None, runs:Again=None, tolerance:Tolerance=5., data_root:Root='', backbone:Backbone='',
@@ -532,14 +532,14 @@ def verify(
     given = dict(data_root=data_root, backbone=backbone, text_backbone=text_backbone, concept_vectors=concept_vectors)
     _verify(folder, runs or 1, tolerance, {k:v for k,v in given.items() if v})
 
-# %% ../../nbs/companion/39_cli.ipynb #9338e3c9
+# %% ../../nbs/companion/39_cli.ipynb #95d1bd02
 def _check_verify(folder, runs, concept_vectors):
     if runs and (folder/'record.json').is_file():
         raise InputError(f"--runs is for a folder of records; {folder} is one run, which is evaluated again")
     if concept_vectors and not os.access(concept_vectors, os.R_OK):
         raise InputError(f"cannot read {concept_vectors}; check `concept_vectors`")
 
-# %% ../../nbs/companion/39_cli.ipynb #d504b84d
+# %% ../../nbs/companion/39_cli.ipynb #c850abc5
 def _verify(folder, runs, tolerance, given):
     from amsps.companion.runs import verify_records
     worst = verify_records(folder, runs, given, typer.echo)
@@ -554,7 +554,7 @@ _SAME = f"Vision {_MODEL}, as in training. Not for scenes, nor for a folder with
 RunFolder = Annotated[Path, typer.Argument(help=_RUN, metavar='RUN', show_default=False)]
 SameBackbone = Annotated[str, _opt_plain(_SAME, DATA)]
 
-# %% ../../nbs/companion/39_cli.ipynb #189447cf
+# %% ../../nbs/companion/39_cli.ipynb #b30eff6b
 def _run_config(record, data_root, backbone, cache_dir):
     "Configuration of a finished run, with the places of this machine"
     here = dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir, concept_vectors='')
@@ -562,7 +562,7 @@ def _run_config(record, data_root, backbone, cache_dir):
     check_effect(config, _given(data_root=data_root, backbone=backbone))
     return config
 
-# %% ../../nbs/companion/39_cli.ipynb #fa06c3ff
+# %% ../../nbs/companion/39_cli.ipynb #bccb5458
 def _run_data(record, config, run):
     "Data for a finished run; features of another size are refused"
     import torch
@@ -580,7 +580,7 @@ def _check_size(record, size, run):
         found = f"the features are of size {size}, those that {run} was trained on of {own}"
         raise InputError(f"{found}: name the run's own `backbone` ({trained_on})")
 
-# %% ../../nbs/companion/39_cli.ipynb #223871da
+# %% ../../nbs/companion/39_cli.ipynb #0ef47758
 def _note_backbone(record, backbone):
     from amsps.companion.runs import public_name
     trained_on,here = record['config']['backbone'],public_name(backbone)
@@ -588,7 +588,7 @@ def _note_backbone(record, backbone):
         known = [name or 'the folder itself' for name in (trained_on, here)]
         typer.echo(f"note: the run was trained on features of {known[0]}, these are of {known[1]}", err=True)
 
-# %% ../../nbs/companion/39_cli.ipynb #2b131382
+# %% ../../nbs/companion/39_cli.ipynb #a2b7ca02
 def _grades(path, config):
     "Graded relevance from a file, read before any features are made"
     from amsps.companion.datasets import load_data, read_relevance
@@ -598,7 +598,7 @@ def _grades(path, config):
         return read_relevance(path, load_data(config).annotations)
     return read_relevance(path, read_dataset(config.data_root, config.layout, cache_root(config.cache_dir)))
 
-# %% ../../nbs/companion/39_cli.ipynb #ea72a1ad
+# %% ../../nbs/companion/39_cli.ipynb #32a0c0eb
 _GRADES = "CSV or TSV of image, caption (their ids) and grade. Adds mAP@R, R-Precision and nDCG by these grades."
 _KEEP = "Copy the record of the run to this folder, with the metrics that it lacks."
 Relevance = Annotated[Path|None, _opt_plain(_GRADES)]
@@ -606,7 +606,7 @@ Accept = Annotated[float|None, _opt_plain("Grade from which a pair of --relevanc
 AsJson = Annotated[bool, _opt_plain("Print all metrics as JSON.", 'Options', '--json')]
 KeepRecord = Annotated[Path|None, _opt_plain(_KEEP, PLACES)]
 
-# %% ../../nbs/companion/39_cli.ipynb #e1591d30
+# %% ../../nbs/companion/39_cli.ipynb #13492b42
 @app.command(cls=GroupedCommand)
 def evaluate(
     run:RunFolder, data_root:Root='', backbone:SameBackbone='', relevance:Relevance=None, accept:Accept=None,
@@ -638,7 +638,7 @@ def evaluate(
     _print_metrics(metrics, graded, relevance)
     _print_agreement(metrics, record, data.fingerprint)
 
-# %% ../../nbs/companion/39_cli.ipynb #7211b42b
+# %% ../../nbs/companion/39_cli.ipynb #88445c41
 def _load_run(run, cache_dir, keep_record=None):
     "Model, tokeniser and record of a finished run; the folders that will be written are checked"
     from amsps.companion.paths import cache_root, plain_name
@@ -651,27 +651,27 @@ def _load_run(run, cache_dir, keep_record=None):
         writable_folder(keep_record)
     return model,tokenizer,record
 
-# %% ../../nbs/companion/39_cli.ipynb #2cd8ff0b
+# %% ../../nbs/companion/39_cli.ipynb #d121ddee
 def _keep_record(folder, record, fingerprint, metrics, test):
     from amsps.companion.runs import add_metrics
     from amsps.training import write_atomically
     whole = add_metrics(record, fingerprint, metrics, test)
     write_atomically(folder/f"{record['name']}.json", json.dumps(whole, indent=1))
 
-# %% ../../nbs/companion/39_cli.ipynb #e8875f9a
+# %% ../../nbs/companion/39_cli.ipynb #9e5a63b4
 def _print_metrics(metrics, graded, relevance):
     for split,m in metrics.items():
         typer.echo(f'{split+":":9}{_metric_line(m)}')
     for split,m in graded.items():
         typer.echo(f"{split+':':9}by {relevance.name}  {_graded_line(m)}")
 
-# %% ../../nbs/companion/39_cli.ipynb #1ec4010d
+# %% ../../nbs/companion/39_cli.ipynb #7fe74ac1
 def _graded_line(m):
     names = dict(map_at_r='mAP@R', r_precision='R-P', ndcg='nDCG')
     parts = [f"{d} "+'  '.join(f"{name} {m[f'{d}_{k}']:.1f}" for k,name in names.items()) for d in ('i2t', 't2i')]
     return '  '.join(parts)
 
-# %% ../../nbs/companion/39_cli.ipynb #92c2a5c4
+# %% ../../nbs/companion/39_cli.ipynb #3f7fc143
 def _print_agreement(metrics, record, fingerprint):
     if fingerprint!=record['data']['fingerprint']:
         typer.echo('note: these are not the data that the run was trained on (other fingerprint)')
@@ -686,7 +686,7 @@ Picture = Annotated[Path|None, _opt_plain("Find the captions that describe this 
 Top = Annotated[int, _opt("Number of results.", min=1)]
 Split = Annotated[str, _opt_plain("Search only in train, dev or test. [default: everywhere]")]
 
-# %% ../../nbs/companion/39_cli.ipynb #13946b06
+# %% ../../nbs/companion/39_cli.ipynb #f4ddeb24
 @app.command(cls=GroupedCommand)
 def search(
     run:RunFolder, caption:Caption='', image:Picture=None, top:Top=5, split:Split='', data_root:Root='',
@@ -711,7 +711,7 @@ def search(
     for similarity,item in found:
         typer.echo(f'{similarity:.3f}  {item}')
 
-# %% ../../nbs/companion/39_cli.ipynb #1b508994
+# %% ../../nbs/companion/39_cli.ipynb #87bc8667
 def _check_query(caption, image, split, backbone):
     "Raise `InputError` for a query that cannot be answered"
     from amsps.data import SPLITS, load_image
@@ -738,7 +738,7 @@ def _runs(cache_dir):
     from amsps.companion.paths import default_cache
     return (Path(cache_dir) if cache_dir else default_cache())/'runs'
 
-# %% ../../nbs/companion/39_cli.ipynb #f55f2c7b
+# %% ../../nbs/companion/39_cli.ipynb #28004b1c
 @runs_app.command('list', cls=GroupedCommand)
 def list_(cache_dir:RunsCache=''):
     "List complete and interrupted runs, the newest first."
@@ -747,7 +747,7 @@ def list_(cache_dir:RunsCache=''):
     rows = list_runs(_runs(cache_dir))
     typer.echo(tabulate(rows, headers='keys', tablefmt='plain') if rows else f'there are no runs in {_runs(cache_dir)}')
 
-# %% ../../nbs/companion/39_cli.ipynb #54e47940
+# %% ../../nbs/companion/39_cli.ipynb #d8f0f376
 @runs_app.command(cls=GroupedCommand)
 def show(run:Annotated[str, _one_run('RUN')], cache_dir:RunsCache=''):
     "Show settings, metrics and provenance of a run."
@@ -757,7 +757,7 @@ def show(run:Annotated[str, _one_run('RUN')], cache_dir:RunsCache=''):
     for title,text in _record_lines(record).items():
         typer.echo(f'{title:13}{text}')
 
-# %% ../../nbs/companion/39_cli.ipynb #aff326de
+# %% ../../nbs/companion/39_cli.ipynb #4c8ab548
 def _record_lines(r):
     "What `amsps runs show` says of a record"
     env,plain = r['environment'],configuration.RunConfig().model_dump()
@@ -774,7 +774,7 @@ def _record_lines(r):
         test=_metric_line(r['metrics']['test']))
     return lines|(dict(code=f"{len(r['key']['code'])} definitions") if 'key' in r else {})
 
-# %% ../../nbs/companion/39_cli.ipynb #8042349e
+# %% ../../nbs/companion/39_cli.ipynb #d8ae3761
 @runs_app.command(cls=GroupedCommand)
 def diff(a:Annotated[str, _one_run('A')], b:Annotated[str, _one_run('B')], cache_dir:RunsCache=''):
     "Compare two runs: settings, data, code, environment, results."
@@ -783,7 +783,7 @@ def diff(a:Annotated[str, _one_run('A')], b:Annotated[str, _one_run('B')], cache
     for line in diff_runs(first, second) or ['they differ only in time and place']:
         typer.echo(line)
 
-# %% ../../nbs/companion/39_cli.ipynb #61d6ebf4
+# %% ../../nbs/companion/39_cli.ipynb #16927914
 def removable(
     paths, # What is to be removed
     runs:Path, # Folder of runs
@@ -796,7 +796,7 @@ def removable(
             raise InputError(f"a record in {runs} names {p} as its folder, which is elsewhere; nothing was removed")
     return [p for p in paths if p.exists()]
 
-# %% ../../nbs/companion/39_cli.ipynb #983b8d91
+# %% ../../nbs/companion/39_cli.ipynb #c84ce4fa
 DryRun = Annotated[bool, _opt_plain("Only say what would be removed.", 'Options', '--dry-run')]
 
 @runs_app.command(cls=GroupedCommand)
@@ -825,7 +825,7 @@ def _standard_sets():
     from amsps.companion.paths import existing_asset
     return json.loads(existing_asset('data/datasets.json').read_text())
 
-# %% ../../nbs/companion/39_cli.ipynb #7a0c4c4a
+# %% ../../nbs/companion/39_cli.ipynb #c3123645
 @data_app.command(cls=GroupedCommand)
 def check(root:DatasetFolder, layout:Layout='auto'):
     """Say what a folder holds, or what is wrong with it.
@@ -835,7 +835,7 @@ def check(root:DatasetFolder, layout:Layout='auto'):
     for line in check_dataset(root, layout, _standard_sets()):
         typer.echo(line)
 
-# %% ../../nbs/companion/39_cli.ipynb #4e94573f
+# %% ../../nbs/companion/39_cli.ipynb #e7963c06
 _CELLS = "Cells along a side of an image; their mean is one region more. [default: 3]"
 _PIXELS = "Resize images to a square of this many pixels. [default: what the backbone's processor does]"
 Cells = Annotated[int|None, _opt_plain(_CELLS, min=1)]
@@ -843,7 +843,7 @@ Pixels = Annotated[int|None, _opt_plain(_PIXELS, min=0, max=2048)]
 VisionModel = Annotated[str, _opt_plain(f"Vision {_MODEL}. Not for a folder with region features.")]
 Photographs = Annotated[str, _opt("own, flickr8k, flickr30k or mscoco.")]
 
-# %% ../../nbs/companion/39_cli.ipynb #013f9fe5
+# %% ../../nbs/companion/39_cli.ipynb #e433340d
 @data_app.command(cls=GroupedCommand)
 def prepare(
     root:DatasetFolder, backbone:VisionModel='', layout:Layout='auto', dataset:Photographs='own', grid:Cells=None,
@@ -865,7 +865,7 @@ def prepare(
     chosen = places|dict(grid=grid, image_size=image_size, cache_dir=cache_dir)
     _prepare(dataset, {k:v for k,v in chosen.items() if v})
 
-# %% ../../nbs/companion/39_cli.ipynb #b10beec8
+# %% ../../nbs/companion/39_cli.ipynb #6c8934a8
 def _prepare(dataset, chosen):
     from amsps.companion.datasets import load_data
     from amsps.companion.formats import check_dataset
@@ -878,7 +878,7 @@ def _prepare(dataset, chosen):
     typer.echo(f"prepared     {x.shape[0]:,} images, {x.shape[1]} regions of {x.shape[2]}, {x.dtype}")
     typer.echo('now          '+_train_command(dataset, chosen))
 
-# %% ../../nbs/companion/39_cli.ipynb #13a6cf10
+# %% ../../nbs/companion/39_cli.ipynb #ccfc65e4
 def _check_features(config):
     "Raise `InputError` before minutes of reading, if there will be no features"
     from amsps.companion.formats import read_dataset
@@ -893,7 +893,7 @@ def _check_features(config):
     elif notes.regions is None:
         raise InputError(f"{root} has images but no region features: name a vision model with `backbone`")
 
-# %% ../../nbs/companion/39_cli.ipynb #d108929b
+# %% ../../nbs/companion/39_cli.ipynb #d5898792
 def _try_backbone(config):
     "One forward pass on a blank picture: a backbone that cannot be loaded or a grid too fine for it is found here"
     from PIL import Image
@@ -903,7 +903,7 @@ def _try_backbone(config):
         Image.new('RGB', (64, 64)).save(blank)
         picture_features(blank, config.backbone, config.grid, config.image_size)
 
-# %% ../../nbs/companion/39_cli.ipynb #4dcd0fc9
+# %% ../../nbs/companion/39_cli.ipynb #97da5b08
 def _train_command(dataset, chosen):
     "The command that trains on what was prepared"
     options = dict(dataset=dataset)|{k:v for k,v in chosen.items() if (k, v)!=('layout', 'auto')}
@@ -915,7 +915,7 @@ ImageFolder = Annotated[Path, typer.Argument(help=_IMAGES, metavar='DIR', show_d
 Extractor = Annotated[str, _opt_plain(f"Vision {_MODEL}.")]
 BatchSize = Annotated[int, _opt("Images in a forward pass.", min=1)]
 
-# %% ../../nbs/companion/39_cli.ipynb #d834e961
+# %% ../../nbs/companion/39_cli.ipynb #da5b9c3c
 @app.command(cls=GroupedCommand)
 def extract(
     images:ImageFolder, backbone:Extractor, grid:Cells=None, image_size:Pixels=None, batch_size:BatchSize=32,
@@ -936,7 +936,7 @@ def extract(
     x = extract_features(_image_files(images), backbone, folder, **sizes)
     typer.echo(f'{x.shape[0]:,} images, {x.shape[1]} regions of {x.shape[2]}, {x.dtype}: {x.filename}')
 
-# %% ../../nbs/companion/39_cli.ipynb #be419e6c
+# %% ../../nbs/companion/39_cli.ipynb #b259b9f6
 def _image_files(folder):
     from PIL import Image
     if not folder.is_dir():

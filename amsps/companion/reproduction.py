@@ -6,7 +6,7 @@
 __all__ = ['PHOTOGRAPHS_ONLY', 'SHOWN', 'Reproduction', 'check_executor', 'runs_of', 'gather_records', 'complete_runs',
            'main_table_text', 'MainTable', 'reproduce']
 
-# %% ../../nbs/companion/38_reproduction.ipynb #bc47a589
+# %% ../../nbs/companion/38_reproduction.ipynb #cf35e407
 import socket
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from .schedule import EXECUTORS, Planned, devices_of, plan_runs, run_grid
 from .schedule import explain as explain_plan
 from .tables import load_rows, read_records, readable_table, results_frame, summary_table
 
-# %% ../../nbs/companion/38_reproduction.ipynb #fd0f1f90
+# %% ../../nbs/companion/38_reproduction.ipynb #eab1c587
 @dataclass(frozen=True)
 class Reproduction:
     "Tables and figures that are to be made"
@@ -40,7 +40,7 @@ class Reproduction:
     output: Path|None = None # Tables, figures and report.html; None is `default_output`
     palette: str = 'colorblind' # One of `PALETTES`
 
-# %% ../../nbs/companion/38_reproduction.ipynb #cb5c2178
+# %% ../../nbs/companion/38_reproduction.ipynb #fe29ce10
 @patch_to(Reproduction)
 def rows(self)->list[Row]:
     "The rows of the grid that feed the outputs"
@@ -59,7 +59,7 @@ def cache(self)->Path:
     "Where executed notebooks and gathered records go"
     return cache_root(self.given.get('cache_dir', ''))/'reports'/self.dataset
 
-# %% ../../nbs/companion/38_reproduction.ipynb #096375c8
+# %% ../../nbs/companion/38_reproduction.ipynb #3e7208ee
 PHOTOGRAPHS_ONLY = ('data_root', 'backbone', 'text_backbone') # Parameters that mean nothing on the scenes
 
 @patch_to(Reproduction)
@@ -77,7 +77,7 @@ def check(self)->list[Row]: # The rows
         text_digest(self.given['text_backbone']) # it cannot be loaded: said before features are extracted
     return rows
 
-# %% ../../nbs/companion/38_reproduction.ipynb #26d986fe
+# %% ../../nbs/companion/38_reproduction.ipynb #639dcf12
 def _refuse_on_scenes(dataset, given):
     "An option for photographs would be ignored on the generated scenes"
     known = read_grid().datasets.get(dataset)
@@ -87,7 +87,7 @@ def _refuse_on_scenes(dataset, given):
             advice = 'name the dataset too, for example --dataset flickr8k or own'
             raise InputError(f"{option} is not for scenes, which are generated; {advice}")
 
-# %% ../../nbs/companion/38_reproduction.ipynb #e34a5feb
+# %% ../../nbs/companion/38_reproduction.ipynb #84f2eb4c
 def check_executor(
     executor:str='local', # One of `EXECUTORS`
     address:str='', # Of a Dask scheduler
@@ -103,7 +103,7 @@ def check_executor(
         check_packages('dask')
         _check_scheduler(address)
 
-# %% ../../nbs/companion/38_reproduction.ipynb #a4d0736c
+# %% ../../nbs/companion/38_reproduction.ipynb #102f9806
 def _check_scheduler(address):
     "Raise `InputError` if nothing listens at the address"
     try:
@@ -112,7 +112,7 @@ def _check_scheduler(address):
     except (OSError, ValueError) as e:
         raise InputError(f"no Dask scheduler answers at {address} ({e or type(e).__name__})") from None
 
-# %% ../../nbs/companion/38_reproduction.ipynb #369f4680
+# %% ../../nbs/companion/38_reproduction.ipynb #a3fad12a
 def _identity(config):
     "What makes two runs the same but for data and code"
     return tuple((k, v) for k,v in config.model_dump().items() if k not in UNNAMED)
@@ -126,7 +126,7 @@ def runs_of(
     wanted = {_identity(c) for r in rows if output in r.feeds for c in r.configs()}
     return [p for p in plan if _identity(p.config) in wanted]
 
-# %% ../../nbs/companion/38_reproduction.ipynb #0c9e9c15
+# %% ../../nbs/companion/38_reproduction.ipynb #652d8d16
 @patch_to(Reproduction)
 def plan(self, rows)->list[Planned]:
     "The runs of the rows, those of the main table first"
@@ -134,7 +134,7 @@ def plan(self, rows)->list[Planned]:
     first = {p.name for p in runs_of('table_main', planned, rows)}
     return sorted(planned, key=lambda p: p.name not in first)
 
-# %% ../../nbs/companion/38_reproduction.ipynb #a8a524d2
+# %% ../../nbs/companion/38_reproduction.ipynb #1fb36638
 @patch_to(Reproduction)
 def forced(self, plan, keep=False)->list[Planned]:
     "The plan with the forced runs missing; they are removed unless `keep`"
@@ -145,7 +145,7 @@ def forced(self, plan, keep=False)->list[Planned]:
             remove(folder)
     return [replace(p, state='missing', reason='forced') if p in again else p for p in plan]
 
-# %% ../../nbs/companion/38_reproduction.ipynb #7537d698
+# %% ../../nbs/companion/38_reproduction.ipynb #8a064c76
 @patch_to(Reproduction)
 def _check_force(self, plan):
     outputs = self.outputs or read_grid().outputs
@@ -156,7 +156,7 @@ def _check_force(self, plan):
             complaint = f"--force {name}: no run, row, table or figure of this grid has that name"
             raise InputError(f"{complaint}; rows are {rows}; outputs {', '.join(outputs)}")
 
-# %% ../../nbs/companion/38_reproduction.ipynb #f644b9ec
+# %% ../../nbs/companion/38_reproduction.ipynb #47808187
 def gather_records(
     plan:list[Planned], # Complete runs
     records:Path|None, # Folder of committed records
@@ -172,7 +172,7 @@ def gather_records(
     for name,text in wanted.items():
         _write_if_new(target/name, text)
 
-# %% ../../nbs/companion/38_reproduction.ipynb #a94b2020
+# %% ../../nbs/companion/38_reproduction.ipynb #31d9d1c8
 def _record_file(planned, records):
     own = planned.folder/'record.json'
     return own if own.exists() else Path(records)/f'{planned.name}.json'
@@ -186,7 +186,7 @@ def complete_runs(
 )->list[Planned]: # Those with a record, here or committed
     return [p for p in plan if p.state=='committed' or (p.folder/'record.json').exists()]
 
-# %% ../../nbs/companion/38_reproduction.ipynb #e8272339
+# %% ../../nbs/companion/38_reproduction.ipynb #80af3a31
 @patch_to(Reproduction)
 def keep_records(self, plan):
     "Copy the records of runs made here to the folder of records"
@@ -195,7 +195,7 @@ def keep_records(self, plan):
         if self.records and own.exists():
             _write_if_new(Path(self.records)/f'{p.name}.json', own.read_text())
 
-# %% ../../nbs/companion/38_reproduction.ipynb #3a90e7e8
+# %% ../../nbs/companion/38_reproduction.ipynb #f5399e15
 SHOWN = ('i2t R@1', 't2i R@1', 'rSum', 'i2t mAP@R', 't2i mAP@R') # Columns of the main table in a terminal
 
 def main_table_text(
@@ -206,7 +206,7 @@ def main_table_text(
     columns = ['seeds', *(c for c in SHOWN if c in table)]
     return table[columns].rename_axis('').to_markdown(tablefmt='plain', disable_numparse=True)
 
-# %% ../../nbs/companion/38_reproduction.ipynb #02f50cf5
+# %% ../../nbs/companion/38_reproduction.ipynb #80e69305
 class MainTable:
     "Shows the main table once, when all its runs are complete"
     def __init__(self,
@@ -226,7 +226,7 @@ class MainTable:
         gather_records(self.runs, self.job.records, folder)
         self.say(f'\nThe main table is complete:\n\n{main_table_text(folder)}\n')
 
-# %% ../../nbs/companion/38_reproduction.ipynb #f0954e7e
+# %% ../../nbs/companion/38_reproduction.ipynb #2542b668
 @patch_to(Reproduction)
 def render(self, plan, say)->list[NotebookFailure]:
     "Make tables, figures and report from the complete runs of a plan; one process at a time"
@@ -237,7 +237,7 @@ def render(self, plan, say)->list[NotebookFailure]:
         return make_report(cache/'records', self.folder(), cache, self.given.get('data_root', ''),
             outputs=self.outputs, palette=self.palette, force=self.force, say=say)
 
-# %% ../../nbs/companion/38_reproduction.ipynb #3aa96194
+# %% ../../nbs/companion/38_reproduction.ipynb #8c7f23d1
 @patch_to(Reproduction)
 def explain(self)->list[str]: # Lines
     "Why runs, tables and figures are cached, stale or missing"
@@ -257,7 +257,7 @@ def _explain_output(self, output, records):
     state,reason = ('stale', 'forced') if forced else explain_output(output, records, self.folder(), self.palette)
     return f'{state:12} {output}: {reason}'
 
-# %% ../../nbs/companion/38_reproduction.ipynb #cf24be2e
+# %% ../../nbs/companion/38_reproduction.ipynb #d5627dda
 @patch_to(Reproduction)
 def compare(self)->list[str]: # Lines; empty if there is nothing to compare
     "How the made tables agree with the committed ones"
@@ -267,7 +267,7 @@ def compare(self)->list[str]: # Lines; empty if there is nothing to compare
     lines = agreement_lines(compare_tables(made, committed))
     return [f'Compared with the committed tables of figures/{self.dataset}:', *(f'  {l}' for l in lines)]
 
-# %% ../../nbs/companion/38_reproduction.ipynb #afaf5c75
+# %% ../../nbs/companion/38_reproduction.ipynb #413a8cf1
 def reproduce(
     job:Reproduction,
     say=print, # Called with each line
@@ -289,7 +289,7 @@ def reproduce(
         say('\n'.join([*job.compare(), *_places(job)]))
     return failures
 
-# %% ../../nbs/companion/38_reproduction.ipynb #755fa1eb
+# %% ../../nbs/companion/38_reproduction.ipynb #dc56bd65
 def _places(job):
     folder = job.folder()
     return [f'tables and figures: {folder}', f"report to read:     {folder/'report.html'}"]
