@@ -62,16 +62,17 @@ h3 { font-size:1.15rem }
 .table-wrapper, .cell_output { overflow-x:auto }
 .content table { font-size:.8rem; font-variant-numeric:tabular-nums; margin:0 }
 table.made, table.dataframe { white-space:nowrap }
-.content table p { overflow-wrap:normal }
+.content table p, .content table code { overflow-wrap:normal }
 .content th { white-space:normal; vertical-align:bottom }
 .content th span { white-space:nowrap }
 table.made { border-collapse:collapse }
 table.made td, table.made th { padding:.15rem .35rem; text-align:right; vertical-align:top;
                                border-bottom:1px solid var(--color-background-border) }
 table.made .w, table.made td:first-child, table.made th:first-child { text-align:left }
-table.made td.w:not(:first-child) { white-space:normal; min-width:5rem }
+table.made.many td.w:not(:first-child) { white-space:normal; min-width:5rem }
 .sd { color:var(--color-foreground-muted); font-size:.9em; margin-left:.35em }
 .many .sd { display:block }
+.content table.many { font-size:.72rem }
 div.cell details.hide { background:none; box-shadow:none; border:0; padding:0; margin:0 0 .3rem }
 div.cell details.hide > summary { border:0; background:none }
 div.cell details.hide > summary > p { background:none; color:var(--color-foreground-secondary); padding:.1rem 0;
@@ -146,8 +147,9 @@ def signature(module, name, page):
     "Signature, docstring and parameters of what a module exports, as Markdown"
     thing = reduce(getattr, name.split('.'), importlib.import_module(f'amsps.{module}'))
     text = show_doc(thing, renderer=BasicMarkdownRenderer)._repr_markdown_()
-    text = re.sub(r'\[source\]\([^)]*\)(\{[^}]*\})?', source_link(thing, page), text)
-    return re.sub(r'\{target=[^}]*\}', '', text).replace('---\n', '', 1)
+    text = re.sub(r'\[source\]\([^)]*\)(\{[^}]*\})?', '', text).replace('---\n', '', 1)
+    text = re.sub(r'\{target=[^}]*\}', '', text)
+    return re.sub(r'^(#+ .*)$', lambda m: f'{m[0]}\n\n{source_link(thing, page)}', text, count=1, flags=re.M)
 
 
 def page_link(match, here, dead):

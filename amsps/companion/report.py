@@ -39,7 +39,7 @@ from .tables import cost_table, levels_frame, paired_differences, read_records, 
 from ..errors import InputError
 from ..training import write_atomically
 
-# %% ../../nbs/companion/34_report.ipynb #2483c415
+# %% ../../nbs/companion/34_report.ipynb #f38c4843
 def part_of(
     row:str, # Name of a row
 )->str: # Name of a row; empty if the row is no such part
@@ -51,46 +51,46 @@ def part_of(
 # %% ../../nbs/companion/34_report.ipynb #ef582173
 COMPARED = ('flickr8k', 'flickr30k', 'mscoco') # There are published numbers to compare with
 
-# %% ../../nbs/companion/34_report.ipynb #ef7677af
+# %% ../../nbs/companion/34_report.ipynb #a5e5e357
 def _has(key): return lambda records: any(key in r for r in records)
 
-# %% ../../nbs/companion/34_report.ipynb #13f3d887
+# %% ../../nbs/companion/34_report.ipynb #cd94636e
 def _has_published(records): return records[0]['config']['dataset'] in COMPARED
 
-# %% ../../nbs/companion/34_report.ipynb #63d91594
+# %% ../../nbs/companion/34_report.ipynb #2e542f29
 def _has_parts(records): return any(part_of(row_of(r)) for r in records)
 
-# %% ../../nbs/companion/34_report.ipynb #d2900351
+# %% ../../nbs/companion/34_report.ipynb #8d1086fc
 def _has_steps(records): return any('hardest_negative' in r['history'][-1] for r in records)
 
-# %% ../../nbs/companion/34_report.ipynb #27800001
+# %% ../../nbs/companion/34_report.ipynb #6c7a2f18
 def _has_judgements(records):
     return any({'hidden_t2i_medr', 'spearman'} & set(r['metrics']['test']) for r in records)
 
-# %% ../../nbs/companion/34_report.ipynb #b6d27ea3
+# %% ../../nbs/companion/34_report.ipynb #26270766
 def _has_models(records): # at least one with two losses
     rows = {(r['model'], row_of(r)) for r in records if r['model']}
     return len(rows)>len({model for model,_ in rows})
 
-# %% ../../nbs/companion/34_report.ipynb #d02f1adb
+# %% ../../nbs/companion/34_report.ipynb #ed0971ad
 def _has_sweeps(records): # at least one with two values
     points = {(r['sweep'][0], r['sweep'][2]) for r in records if r['sweep']}
     return len(points)>len({parameter for parameter,_ in points})
 
-# %% ../../nbs/companion/34_report.ipynb #809ccf2b
+# %% ../../nbs/companion/34_report.ipynb #df6cbd02
 NEEDS = dict(table_comparison=_has_published, table_ablation=_has_parts, table_levels=_has('levels'),
              table_generality=_has_models, table_hidden=_has_judgements, figure_hidden=_has('hidden_curve'),
              figure_sensitivity=_has_sweeps, figure_dynamics=_has_steps, figure_concepts=_has('concepts'),
              figure_map=_has('map')) # Of an output; the others need records only
 
-# %% ../../nbs/companion/34_report.ipynb #b1d5e06a
+# %% ../../nbs/companion/34_report.ipynb #c5f204ed
 def _shows(output, records, pictures):
     "Whether the records of an output's rows have something to show in it"
     if not records: return False
     if output=='figure_retrieval': return pictures
     return output not in NEEDS or NEEDS[output](records)
 
-# %% ../../nbs/companion/34_report.ipynb #fb7f1b84
+# %% ../../nbs/companion/34_report.ipynb #5e503156
 def available_outputs(
     records:list[dict], # From `read_records`
     pictures:bool=True, # Whether pictures can be shown
@@ -98,20 +98,20 @@ def available_outputs(
     "The tables and figures that records can fill"
     return [o for o in read_grid().outputs if _shows(o, records_for(records, o), pictures)]
 
-# %% ../../nbs/companion/34_report.ipynb #2d352b73
+# %% ../../nbs/companion/34_report.ipynb #81a9fec6
 def has_pictures(records, data_root): return bool(data_root) or records[0]['config']['dataset']=='scenes'
 
-# %% ../../nbs/companion/34_report.ipynb #0f431fc4
+# %% ../../nbs/companion/34_report.ipynb #0a3404ff
 def quoted(row): return f'"{row}"' if ',' in row else row # names with a comma would blur a sentence
 
-# %% ../../nbs/companion/34_report.ipynb #84de304d
+# %% ../../nbs/companion/34_report.ipynb #e56ccc25
 def is_clear(
     difference:dict, # With `low` and `high`, as from `seed_difference`
 )->bool:
     "Whether the interval of a difference excludes zero"
     return bool(difference['low']>0 or difference['high']<0)
 
-# %% ../../nbs/companion/34_report.ipynb #e6afc29d
+# %% ../../nbs/companion/34_report.ipynb #0a8c63df
 def difference_text(
     difference:dict, # A line of `paired_differences`
 )->str:
@@ -123,7 +123,7 @@ def difference_text(
     interval = f"{d['low']:+.1f} to {d['high']:+.1f} over {d['pairs']} seeds, {zero} zero"
     return f'{text} (95 % interval {interval})'
 
-# %% ../../nbs/companion/34_report.ipynb #764ea11c
+# %% ../../nbs/companion/34_report.ipynb #a69cfba1
 def corrected_text(
     chosen:pd.DataFrame, # The differences that a sentence is about, from `paired_differences`
     table:pd.DataFrame, # All differences of the table
@@ -135,7 +135,7 @@ def corrected_text(
     few = '' if smallest<.05 else f', so {int(chosen.pairs.max())} seeds are too few to be sure'
     return f"; corrected for the {asked} comparisons of the table the smallest p is {p}{few}"
 
-# %% ../../nbs/companion/34_report.ipynb #cd2fe4f2
+# %% ../../nbs/companion/34_report.ipynb #cf5a90b9
 def main_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -150,7 +150,7 @@ def main_answer(
     clauses = ' and '.join(map(difference_text, over.to_dict('records')))
     return f'{text}: {clauses}{corrected_text(over, table)}.'
 
-# %% ../../nbs/companion/34_report.ipynb #bb8b2ecd
+# %% ../../nbs/companion/34_report.ipynb #3d0ad126
 def worst_removals(
     table:pd.DataFrame, # From `paired_differences`
 )->pd.DataFrame: # At most one line a metric
@@ -160,7 +160,7 @@ def worst_removals(
     worst = removals.loc[harm.groupby(removals.metric, sort=False).idxmax()]
     return worst[harm[worst.index]>0]
 
-# %% ../../nbs/companion/34_report.ipynb #e479eeff
+# %% ../../nbs/companion/34_report.ipynb #9af950c2
 def ablation_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -177,7 +177,7 @@ def ablation_answer(
     if clear.empty: head = 'No removed part can be told apart from chance; the largest change for the worse is'
     return f'{head} {clauses}{corrected_text(said, table)}.'
 
-# %% ../../nbs/companion/34_report.ipynb #2523ef16
+# %% ../../nbs/companion/34_report.ipynb #ae92a0b8
 def wins_text(
     differences:list[dict], # One for each model: `difference`, `low`, `high`, `pairs`
 )->str:
@@ -188,15 +188,15 @@ def wins_text(
     text = f"in {sum(v>0 for v in values)} of {n} model{'s'*(n>1)}, by {by}"
     if single==n: return f'{text}; with one seed each, there is no interval'
     clear = sum(is_clear(d) for d in differences)
-    note = f' ({single} of them with one seed, without an interval)' if single else ''
+    note = f' ({single} more with one seed, without an interval)' if single else ''
     return f'{text}; the 95 % interval over seeds excludes zero in {clear}{note}'
 
-# %% ../../nbs/companion/34_report.ipynb #27ea8f04
+# %% ../../nbs/companion/34_report.ipynb #e1f038b7
 def _level_difference(frame, row): # of the fused level to the instance level
     wide = frame[frame.loss==row].pivot(index='seed', columns='level', values='rsum').dropna()
     return seed_difference(wide['fused'], wide['instance']) | dict(pairs=len(wide))
 
-# %% ../../nbs/companion/34_report.ipynb #9bf454d3
+# %% ../../nbs/companion/34_report.ipynb #9c7043d0
 def levels_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -206,7 +206,7 @@ def levels_answer(
     wins = wins_text([_level_difference(frame, row) for row in rows])
     return f'The fused embedding has a higher rSum than the instance level alone {wins}.'
 
-# %% ../../nbs/companion/34_report.ipynb #41b40bde
+# %% ../../nbs/companion/34_report.ipynb #283518c9
 def generality_answer(
     records:list[dict], # With `row` and `model`, from `load_rows`
 )->str:
@@ -218,10 +218,10 @@ def generality_answer(
     wins = wins_text(table.to_dict('records'))
     return f'With {losses} in place of the loss that it came with, rSum is higher {wins}.'
 
-# %% ../../nbs/companion/34_report.ipynb #2bfb78e7
+# %% ../../nbs/companion/34_report.ipynb #ffaa4977
 _HIDDEN = {'hidden_i2t_medr':'among captions', 'hidden_t2i_medr':'among images'}
 
-# %% ../../nbs/companion/34_report.ipynb #5f17fbcf
+# %% ../../nbs/companion/34_report.ipynb #418644f3
 def _best_text(frame, metric, lowest):
     "The best row of a metric, its mean, and its difference to its first reference"
     table = paired_differences(frame, (metric,))
@@ -230,7 +230,7 @@ def _best_text(frame, metric, lowest):
     against = table[table.loss==best].to_dict('records')
     return f'{quoted(best)}, {means[best]:.1f}'+''.join(f', {difference_text(d)}' for d in against[:1])
 
-# %% ../../nbs/companion/34_report.ipynb #b5bf0776
+# %% ../../nbs/companion/34_report.ipynb #b5cc9a4d
 def hidden_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -241,15 +241,16 @@ def hidden_answer(
         best = _best_text(frame, 'spearman', lowest=False)
         return f'The order of the judged pairs is nearest to that of people (Spearman times 100) with {best}.'
     clauses = '; '.join(f'{_HIDDEN[m]} with {_best_text(frame, m, lowest=True)}' for m in known)
-    return f'True pairs that nobody annotated have the lowest median rank {clauses}.'
+    note = f'the intervals are not corrected for the choice among {frame.loss.nunique()} rows'
+    return f'True pairs that nobody annotated have the lowest median rank {clauses}; {note}.'
 
-# %% ../../nbs/companion/34_report.ipynb #6175d3f6
+# %% ../../nbs/companion/34_report.ipynb #389ad8be
 def _range_text(values, digits, unit=''): # of a Series of rows
     low,high = values.idxmin(),values.idxmax()
     ends = [f'{values[row]:.{digits}f}{unit} ({quoted(row)})' for row in dict.fromkeys((low, high))]
     return ' to '.join(ends)
 
-# %% ../../nbs/companion/34_report.ipynb #26fc6bd0
+# %% ../../nbs/companion/34_report.ipynb #10d7a235
 def cost_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -263,7 +264,7 @@ def cost_answer(
     if ours.empty: return f'An epoch takes {_range_text(others, 1)} {text}.'
     return f'With AHRL an epoch takes {_range_text(ours, 1)} {text}; with the other losses {_range_text(others, 1)}.'
 
-# %% ../../nbs/companion/34_report.ipynb #09ffdd41
+# %% ../../nbs/companion/34_report.ipynb #c9bd89d2
 def _place_text(table): # one split, `method` is the index
     known = table.dropna(subset=['rSum'])
     ours,published = known[known.ours].rSum,known[~known.ours].rSum
@@ -272,7 +273,7 @@ def _place_text(table): # one split, `method` is the index
     beside = f'{len(published)} published models (highest {published.max():.1f})'
     return f'{quoted(ours.idxmax())} has rSum {ours.max():.1f}, place {above+1} beside {beside}'
 
-# %% ../../nbs/companion/34_report.ipynb #5d75a5d9
+# %% ../../nbs/companion/34_report.ipynb #1f691539
 def comparison_answer(
     tables:list[Path], # table_comparison_*.csv
 )->str:
@@ -283,7 +284,7 @@ def comparison_answer(
     return (f"Among published single models, {'; '.join(map(clause, tables))}; they have other encoders and other "
             'pre-training, so that a place says nothing about a loss.')
 
-# %% ../../nbs/companion/34_report.ipynb #6b12751e
+# %% ../../nbs/companion/34_report.ipynb #145e62da
 def hidden_figure_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -300,13 +301,13 @@ def hidden_figure_answer(
                        f'{found.min():.1f} % (the fewest)')
     return f"Of the true pairs that nobody annotated, {'; '.join(clauses)}."
 
-# %% ../../nbs/companion/34_report.ipynb #7a5ec68e
+# %% ../../nbs/companion/34_report.ipynb #423b24d5
 def _sweep_range(points): # of the line in one panel
     from amsps.companion.figures import shared_means
-    means = shared_means(points, 'rsum')
-    return pd.Series(dict(low=means.min(), high=means.max()))
+    means,seeds = shared_means(points, 'rsum'),points.groupby('value').seed.nunique()
+    return pd.Series(dict(low=means.min(), high=means.max(), seeds=seeds.min()))
 
-# %% ../../nbs/companion/34_report.ipynb #d151cd93
+# %% ../../nbs/companion/34_report.ipynb #e5e23d6b
 def sensitivity_answer(
     records:list[dict], # With `row` and `sweep`, from `load_rows`
 )->str:
@@ -321,10 +322,12 @@ def sensitivity_answer(
     own = points[points.name.isin(own_runs(points))].drop_duplicates('name')
     if len(own)<2: return f'{text}; with one seed, the part of chance is unknown.'
     spread = own.rsum.max()-own.rsum.min()
-    small = 'no more than' if widths.max()<=spread else 'more than'
-    return f"{text}: {small} the {len(own)} seeds of {points.row.iloc[0]}'s own settings, which differ by {spread:.1f}."
+    more = 'no more than' if widths.max()<=spread else 'more than'
+    seeds = int(ranges.seeds.min())
+    return (f"{text}: {more} the {len(own)} seeds of {points.row.iloc[0]}'s own values, which differ by {spread:.1f}; "
+            f"some values have {seeds} seed{'s'*(seeds>1)}.")
 
-# %% ../../nbs/companion/34_report.ipynb #d23d8be2
+# %% ../../nbs/companion/34_report.ipynb #47673797
 def _mined_text(passes): # `mining_frame`
     last = passes[passes.epoch==passes.groupby('row').epoch.transform('max')].groupby('row').mean(numeric_only=True)
     row = last.mined.idxmax()
@@ -332,7 +335,7 @@ def _mined_text(passes): # `mining_frame`
     if 'precision' not in last or np.isnan(last.precision[row]): return f'{text} (how many are right is not known)'
     return f'{text}, with precision {last.precision[row]:.2f} and recall {last.recall[row]:.2f}'
 
-# %% ../../nbs/companion/34_report.ipynb #7935569c
+# %% ../../nbs/companion/34_report.ipynb #da64d5e5
 def dynamics_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -346,13 +349,13 @@ def dynamics_answer(
     if 'positive' in means: text += f', an annotated pair of {_range_text(means.positive.dropna(), 2)}'
     return f'{text}.' if passes.empty else f'{text}; {_mined_text(passes)}.'
 
-# %% ../../nbs/companion/34_report.ipynb #82d4dc62
+# %% ../../nbs/companion/34_report.ipynb #c864805f
 def _mean_cosine(histograms, kind): # NaN where there is no such pair
     from amsps.companion.figures import summed_histogram
     edges,counts = np.array(histograms[0]['bins']),summed_histogram(histograms, kind)
     return (counts*(edges[:-1]+edges[1:])/2).sum()/counts.sum() if np.sum(counts) else np.nan
 
-# %% ../../nbs/companion/34_report.ipynb #16b4abc2
+# %% ../../nbs/companion/34_report.ipynb #2e80281e
 def similarity_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -368,14 +371,14 @@ def similarity_answer(
     return (f"By mean cosine, true pairs that nobody annotated lie {_range_text(way, 0, ' %')} of the way from other "
             'pairs to annotated ones.')
 
-# %% ../../nbs/companion/34_report.ipynb #51c1a96d
+# %% ../../nbs/companion/34_report.ipynb #7d5b8d02
 def _first_runs(records, key): # row -> its first record that has the key
     found = {}
     for r in records:
         if key in r: found.setdefault(row_of(r), r)
     return found
 
-# %% ../../nbs/companion/34_report.ipynb #a8b6988f
+# %% ../../nbs/companion/34_report.ipynb #64901407
 def retrieval_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -388,7 +391,7 @@ def retrieval_answer(
         clauses.append(f'{quoted(row)} has {right} annotated and {true} more that are true')
     return f"Of the {len(matches)} results shown of each model, {'; '.join(clauses)}: too few to compare models by."
 
-# %% ../../nbs/companion/34_report.ipynb #0319e00f
+# %% ../../nbs/companion/34_report.ipynb #b7f4e552
 def concepts_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -403,7 +406,7 @@ def concepts_answer(
     return (f'The strongest link is from {a} to {b}: {p:.0f} % of the captions that name {a} also name {b}, {lift:.1f} '
             'times the share among all captions.')
 
-# %% ../../nbs/companion/34_report.ipynb #06d3ab49
+# %% ../../nbs/companion/34_report.ipynb #adc944ad
 def map_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -419,7 +422,7 @@ def map_answer(
     return (f'Of the {len(owner)} captions shown, the nearest of the {n} images is their own for {own}; this is '
             'measured between the embeddings, not on the map.')
 
-# %% ../../nbs/companion/34_report.ipynb #d4da70f9
+# %% ../../nbs/companion/34_report.ipynb #05a8c6d7
 ANSWERS = dict(table_comparison=comparison_answer, table_main=main_answer, table_ablation=ablation_answer,
                table_levels=levels_answer, table_generality=generality_answer, table_hidden=hidden_answer,
                figure_hidden=hidden_figure_answer, figure_sensitivity=sensitivity_answer,
@@ -427,7 +430,7 @@ ANSWERS = dict(table_comparison=comparison_answer, table_main=main_answer, table
                figure_retrieval=retrieval_answer, figure_concepts=concepts_answer, figure_map=map_answer,
                table_cost=cost_answer)
 
-# %% ../../nbs/companion/34_report.ipynb #0f2762c8
+# %% ../../nbs/companion/34_report.ipynb #2c07d9f8
 def answer_of(
     output:str, # Table or figure of the grid
     records:list[dict], # From `read_records`
@@ -438,15 +441,15 @@ def answer_of(
     if output=='table_comparison': return comparison_answer(sorted(Path(folder).glob('table_comparison_*.csv')))
     return ANSWERS[output](records_for(records, output))
 
-# %% ../../nbs/companion/34_report.ipynb #8f5ce7b3
+# %% ../../nbs/companion/34_report.ipynb #9ce7fa22
 def _notebook(output): return asset(f'nbs/experiments/{output}.ipynb')
 
-# %% ../../nbs/companion/34_report.ipynb #74b6ddab
+# %% ../../nbs/companion/34_report.ipynb #cffb7fe0
 def _cells(notebook, kind): # sources of the cells of a kind, `code` or `markdown`
     cells = json.loads(notebook.read_text())['cells']
     return [''.join(c['source']) for c in cells if c['cell_type']==kind]
 
-# %% ../../nbs/companion/34_report.ipynb #fcc6eaef
+# %% ../../nbs/companion/34_report.ipynb #519216e9
 @cache
 def _code_of(output):
     notebook = _notebook(output)
@@ -454,7 +457,7 @@ def _code_of(output):
     if output in ANSWERS: code += f'\nfrom amsps.companion.report import {ANSWERS[output].__name__}'
     return digest(code_behind(code), _cells(notebook, 'markdown'))
 
-# %% ../../nbs/companion/34_report.ipynb #ec215770
+# %% ../../nbs/companion/34_report.ipynb #84ee7682
 def output_inputs(
     output:str, # Table or figure of the grid
     records:list[dict], # From `read_records`
@@ -465,13 +468,13 @@ def output_inputs(
     return dict(code=_code_of(output), grid=digest(read_grid().model_dump()), palette=palette,
                 runs={r['name']:r.get('evaluated', r)['finished'] for r in own})
 
-# %% ../../nbs/companion/34_report.ipynb #8da5acfe
+# %% ../../nbs/companion/34_report.ipynb #5ab0d6e6
 def _file_digest(path): return hashlib.sha256(path.read_bytes()).hexdigest()
 
-# %% ../../nbs/companion/34_report.ipynb #eff66f43
+# %% ../../nbs/companion/34_report.ipynb #5576e417
 _FILE_NAME = re.compile(r'\w[\w-]*\.(csv|json|md|pdf|png|tex)')
 
-# %% ../../nbs/companion/34_report.ipynb #fa079bde
+# %% ../../nbs/companion/34_report.ipynb #c9c1b591
 def made_of(
     output:str, # Table or figure of the grid
     folder:Path, # With the tables and figures
@@ -489,21 +492,21 @@ def made_of(
                          f"{output}.csv. Nothing was changed. Delete {path} to make {output} again")
     return made
 
-# %% ../../nbs/companion/34_report.ipynb #f054d084
+# %% ../../nbs/companion/34_report.ipynb #8f5686a5
 def _changed_runs(old, new):
     "Which runs came and went, or were made again"
     changes = ((sorted(set(new)-set(old)), 'are new'), (sorted(set(old)-set(new)), 'are gone'))
     said = [f"{len(x)} runs {what} ({x[0]}{', ...' if len(x)>1 else ''})" for x,what in changes if x]
     return '; '.join(said) or 'a run was made again'
 
-# %% ../../nbs/companion/34_report.ipynb #0da0213b
+# %% ../../nbs/companion/34_report.ipynb #5995cef8
 def _changed_file(files, folder): # what happened to the first file that is not as it was made, or ''
     for name,d in files.items():
         if not (folder/name).exists(): return f'{name} is gone'
         if _file_digest(folder/name)!=d: return f'{name} was changed by hand'
     return ''
 
-# %% ../../nbs/companion/34_report.ipynb #33d675cd
+# %% ../../nbs/companion/34_report.ipynb #cd3c043c
 def explain_output(
     output:str, # Table or figure of the grid
     records:list[dict], # From `read_records`
@@ -535,14 +538,14 @@ def writable_folder(
         raise InputError(f"the folder {folder} is not writable; choose another")
     return folder
 
-# %% ../../nbs/companion/34_report.ipynb #aaa2e937
+# %% ../../nbs/companion/34_report.ipynb #40e0497f
 def _parameters(output, records_dir, new, data_root, palette): # of the notebook
     parameters = dict(records=str(records_dir), output=str(new))
     if output.startswith('figure'): parameters['palette'] = palette
     if output=='figure_retrieval': parameters['data_root'] = data_root
     return parameters
 
-# %% ../../nbs/companion/34_report.ipynb #840e14f9
+# %% ../../nbs/companion/34_report.ipynb #05b4bf62
 def _move(new, folder, output):
     "Move what a notebook has made, the output's own table first; name -> digest"
     made = sorted(new.iterdir(), key=lambda f: (f.stem!=output, f.name))
@@ -552,7 +555,7 @@ def _move(new, folder, output):
         os.replace(folder/f'{name}.tmp', folder/name)
     return files
 
-# %% ../../nbs/companion/34_report.ipynb #3bd7817a
+# %% ../../nbs/companion/34_report.ipynb #ef06ea05
 def make_output(
     output:str, # Table or figure of the grid
     records_dir:str, # Folder of records
@@ -575,7 +578,7 @@ def make_output(
     write_atomically(folder/f'made/{output}.json', json.dumps(made, indent=1, ensure_ascii=False)+'\n')
     shutil.rmtree(new)
 
-# %% ../../nbs/companion/34_report.ipynb #33a9e507
+# %% ../../nbs/companion/34_report.ipynb #86bc1788
 def remove_output(
     output:str, # Table or figure of the grid
     folder:Path, # With the tables and figures
@@ -591,23 +594,23 @@ def _math(latex, options): # MathML
     display = 'block' if options.get('display_mode') else 'inline'
     return latex2mathml.converter.convert(latex.replace(r'\tfrac', r'\frac').replace(r'\Big', ''), display=display)
 
-# %% ../../nbs/companion/34_report.ipynb #5a518579
+# %% ../../nbs/companion/34_report.ipynb #8d7993f9
 @cache
 def _markdown():
     md = MarkdownIt('commonmark', dict(html=False)).enable('table')
     return md.use(dollarmath_plugin, allow_labels=False, renderer=_math)
 
-# %% ../../nbs/companion/34_report.ipynb #276fbea0
+# %% ../../nbs/companion/34_report.ipynb #7357c1cb
 def markdown_html(
     text:str, # Markdown with $...$ and $$...$$
 )->str:
     "HTML with MathML"
     return _markdown().render(text)
 
-# %% ../../nbs/companion/34_report.ipynb #10e6b0c8
+# %% ../../nbs/companion/34_report.ipynb #f58ef8ee
 METHOD = ('09_losses', '10_mining', '07_consensus', '11_metrics')
 
-# %% ../../nbs/companion/34_report.ipynb #467f4901
+# %% ../../nbs/companion/34_report.ipynb #cfb9ee76
 def method_cells(
     notebooks:tuple[str,...]=METHOD, # In `nbs/method`
 )->list[str]: # Markdown; empty for an installed package without notebooks
@@ -616,10 +619,10 @@ def method_cells(
     cells = [c for p in paths if p.exists() for c in _cells(p, 'markdown')]
     return [re.sub(r'^#+ ', '### ', c, flags=re.M) for c in cells if '$$' in c and c.startswith('#')]
 
-# %% ../../nbs/companion/34_report.ipynb #2f669231
+# %% ../../nbs/companion/34_report.ipynb #04320407
 def slug(name): return re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-') # Of a row, for an address in the page
 
-# %% ../../nbs/companion/34_report.ipynb #71023314
+# %% ../../nbs/companion/34_report.ipynb #b8107be6
 def runs_text(
     runs:list[dict], # Of a row, from `provenance`
 )->str: # Of a link's title
@@ -631,7 +634,7 @@ def runs_text(
     return (f"{len(runs)} run{'s'*(len(runs)>1)}: {names}; seeds {all_of('seed')}; commit {all_of('commit')}; "
             f"data {all_of('data')}; {runs[0]['device']}, {', '.join(versions)}")
 
-# %% ../../nbs/companion/34_report.ipynb #a5fce1ec
+# %% ../../nbs/companion/34_report.ipynb #9ce6670b
 def read_pipes(
     text:str, # Markdown with one pipe table
 )->tuple[list[str],list[list[str]]]: # Heads of the columns, cells of each line
@@ -640,32 +643,32 @@ def read_pipes(
     head,_,*body = [[cell.strip() for cell in line] for line in lines]
     return head,body
 
-# %% ../../nbs/companion/34_report.ipynb #326a11f2
+# %% ../../nbs/companion/34_report.ipynb #47b63481
 def text_columns(head, body): # for each column whether it holds words, not numbers
     def is_number(cell): return bool(re.match(r'[+-]?\d|[–<.]', cell)) and cell not in ('–','')
     return [not any(is_number(line[i]) for line in body) for i in range(len(head))]
 
-# %% ../../nbs/companion/34_report.ipynb #8a293ae3
+# %% ../../nbs/companion/34_report.ipynb #b981a430
 def _number_html(text): # a mean, and its standard deviation smaller
     mean,pm,sd = text.partition(' ± ')
     if pm and ' ' not in sd: return f'{html.escape(mean)}<span class="sd">± {html.escape(sd)}</span>'
     return html.escape(text)
 
-# %% ../../nbs/companion/34_report.ipynb #a7e5b7b6
+# %% ../../nbs/companion/34_report.ipynb #e79abb31
 def _cell_html(text, rows, made): # a number with a link to the runs of its rows
     known = [r for r in rows if r in made]
     if not known or not re.search(r'\d', text): return _number_html(text)
     title = '; against '.join(f'{r}: {runs_text(made[r])}' for r in known)
     return f'<a href="#{slug(known[0])}" title="{html.escape(title)}">{_number_html(text)}</a>'
 
-# %% ../../nbs/companion/34_report.ipynb #fb05e762
+# %% ../../nbs/companion/34_report.ipynb #574d6b09
 _MANY = 10 # A table of more columns has deviations below their means, not beside them
 
-# %% ../../nbs/companion/34_report.ipynb #2520689a
+# %% ../../nbs/companion/34_report.ipynb #acdba034
 def _unbroken(head): # words of a head may stand in two lines, but R-P stays whole
     return ' '.join(f'<span>{html.escape(word)}</span>' for word in head.split())
 
-# %% ../../nbs/companion/34_report.ipynb #160f70ab
+# %% ../../nbs/companion/34_report.ipynb #1841b04a
 def table_html(
     text:str, # Markdown with one pipe table
     made:dict|None=None, # Its provenance: `sources` (rows of each line) and `rows` (row -> runs)
@@ -683,10 +686,10 @@ def table_html(
     many = ' class="many"'*(len(head)>_MANY)
     return f'<table{many}><thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>'
 
-# %% ../../nbs/companion/34_report.ipynb #338094c9
+# %% ../../nbs/companion/34_report.ipynb #536a448b
 _TYPES = {'.csv':('CSV','text/csv'), '.tex':('LaTeX','text/x-tex')}
 
-# %% ../../nbs/companion/34_report.ipynb #949d433d
+# %% ../../nbs/companion/34_report.ipynb #2884715c
 def download_html(
     path:Path, # CSV or LaTeX
 )->str:
@@ -695,12 +698,12 @@ def download_html(
     data = base64.b64encode(path.read_bytes()).decode()
     return f'<a download="{html.escape(path.name)}" href="data:{kind};base64,{data}">{label}</a>'
 
-# %% ../../nbs/companion/34_report.ipynb #fbc04e61
+# %% ../../nbs/companion/34_report.ipynb #a0f1cfc1
 def _provenance_of(folder, stem): # None for a table without runs
     path = folder/f'{stem}.json'
     return json.loads(path.read_text()) if path.exists() else None
 
-# %% ../../nbs/companion/34_report.ipynb #28d72b6b
+# %% ../../nbs/companion/34_report.ipynb #700229ab
 def _part(folder, stem):
     "One table or figure of a section"
     made,png = _provenance_of(folder, stem),folder/f'{stem}.png'
@@ -713,7 +716,7 @@ def _part(folder, stem):
     links = [download_html(f) for s in _TYPES if (f:=folder/f'{stem}{s}').exists()]
     return part|dict(caption=caption, table=table_html(text, made), links=links)
 
-# %% ../../nbs/companion/34_report.ipynb #28fab44b
+# %% ../../nbs/companion/34_report.ipynb #5a61d841
 def grid_dataset(
     config:dict, # Of a record
 )->str:
@@ -722,7 +725,7 @@ def grid_dataset(
     fits = {n:len(p) for n,p in found.items() if all(config.get(k)==v for k,v in p.items())}
     return max(fits, key=fits.get, default=config['dataset'])
 
-# %% ../../nbs/companion/34_report.ipynb #70ee0fcd
+# %% ../../nbs/companion/34_report.ipynb #53395fa3
 def repeat_command(
     records:list[dict], # From `read_records`
     output:str='', # Table or figure; empty is all of them
@@ -735,7 +738,7 @@ def repeat_command(
     if any(r['config'].get('freeze_text') for r in records): command += ' --text-backbone PATH'
     return command
 
-# %% ../../nbs/companion/34_report.ipynb #efb6fd84
+# %% ../../nbs/companion/34_report.ipynb #8d325e10
 def section_of(
     output:str, # Table or figure of the grid
     records:list[dict], # From `read_records`
@@ -749,7 +752,7 @@ def section_of(
                 parts=[_part(folder, stem) for stem in stems], command=repeat_command(records, output),
                 code='\n\n'.join(_cells(notebook, 'code')))
 
-# %% ../../nbs/companion/34_report.ipynb #93db054d
+# %% ../../nbs/companion/34_report.ipynb #9d266a3c
 _CSS = '''
 :root { --ink:#222; --soft:#5a5a5a; --line:#dcdcdc; --link:#0b5cad; --shade:#f5f5f3; --good:#eef5fb }
 * { box-sizing:border-box }
@@ -775,7 +778,7 @@ summary { cursor:pointer }
 :target { background:#fff6d6 }
 '''
 
-# %% ../../nbs/companion/34_report.ipynb #5e22c038
+# %% ../../nbs/companion/34_report.ipynb #85219dfc
 _TABLE_CSS = '''
 .scroll { overflow-x:auto; max-width:100%; margin:.6rem 0 }
 .scroll.cut { border-right:2px solid var(--link) }
@@ -787,7 +790,7 @@ thead th { border-bottom:2px solid #444; white-space:normal; vertical-align:bott
 th span { white-space:nowrap }
 tbody tr + tr td { border-top:1px solid var(--line) }
 .w { text-align:left }
-td.w:not(:first-child) { white-space:normal; min-width:5rem }
+.many td.w:not(:first-child) { white-space:normal; min-width:5rem }
 td:first-child, th:first-child { text-align:left; position:sticky; left:0; background:#fff }
 td a { color:inherit; text-decoration:none; border-bottom:1px dotted #aaa }
 td a:hover { color:var(--link) }
@@ -800,7 +803,7 @@ td a:hover { color:var(--link) }
 }
 '''
 
-# %% ../../nbs/companion/34_report.ipynb #1f77ed4c
+# %% ../../nbs/companion/34_report.ipynb #5e53f1fa
 _SCRIPT = '''
 for (const box of document.querySelectorAll('.scroll')) {
   const mark = () => box.classList.toggle('cut', box.scrollWidth > box.clientWidth + 1);
@@ -808,7 +811,7 @@ for (const box of document.querySelectorAll('.scroll')) {
 }
 '''
 
-# %% ../../nbs/companion/34_report.ipynb #c09441d5
+# %% ../../nbs/companion/34_report.ipynb #d17ea77f
 _PART = '''
 {% if p.png %}<figure><img alt="{{ p.caption }}" src="data:image/png;base64,{{ p.png }}">
 <figcaption>{{ p.caption }}</figcaption></figure>
@@ -819,7 +822,7 @@ _PART = '''
 {% for name,slug in p.rows %}<a href="#{{ slug }}">{{ name }}</a>{{ ", " if not loop.last }}{% endfor %}</p>{% endif %}
 '''
 
-# %% ../../nbs/companion/34_report.ipynb #5c8e781b
+# %% ../../nbs/companion/34_report.ipynb #97281dba
 _SECTION = '''
 <section><h2 id="{{ s.name }}">{{ s.title }} <a class="top" href="#contents">&uarr; contents</a></h2>
 {% if s.answer %}<p class="answer">{{ s.answer }}</p>{% endif %}
@@ -830,7 +833,7 @@ _SECTION = '''
 <pre>{{ s.code }}</pre></details></section>
 '''
 
-# %% ../../nbs/companion/34_report.ipynb #c1d3ba5b
+# %% ../../nbs/companion/34_report.ipynb #04f28e95
 _RUNS = '''
 <h3 id="{{ slug }}">{{ row }} <a class="top" href="#contents">&uarr; contents</a></h3>
 <div class="scroll" tabindex="0" role="region" aria-label="Runs of {{ row }}"><table><thead><tr>
@@ -841,7 +844,7 @@ _RUNS = '''
 <td>{{ r.finished[:16] }}</td></tr>{% endfor %}</tbody></table></div>
 '''
 
-# %% ../../nbs/companion/34_report.ipynb #1b5b7e08
+# %% ../../nbs/companion/34_report.ipynb #751abdf1
 _PAGE = '''<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }}</title><style>{{ css|safe }}</style>
@@ -858,11 +861,11 @@ _PAGE = '''<!doctype html><html lang="en"><meta charset="utf-8">
 <h3>Environment</h3>{% for e in environments %}<p class="small">{{ e }}</p>{% endfor %}
 <script>{{ script|safe }}</script></html>'''
 
-# %% ../../nbs/companion/34_report.ipynb #a7ec2c4a
+# %% ../../nbs/companion/34_report.ipynb #625a7628
 _TEMPLATES = dict(page=_PAGE, section=_SECTION, part=_PART, runs=_RUNS)
 _JINJA = jinja2.Environment(autoescape=True, loader=jinja2.DictLoader(_TEMPLATES))
 
-# %% ../../nbs/companion/34_report.ipynb #e25b07b2
+# %% ../../nbs/companion/34_report.ipynb #c1d2735d
 _INTRO = ('Tables and figures made from run records by the notebooks of nbs/experiments, in a reconstruction of the '
           'method of "Active Mining Sample Pair Semantics for Image-text Matching" (arXiv 2311.05425), of which only '
           'the abstract and the introduction were at hand. Recall is in percent; rSum is the sum of the six recalls '
@@ -871,7 +874,7 @@ _INTRO = ('Tables and figures made from run records by the notebooks of nbs/expe
 _TAGS = ("The definitions of the library's notebooks. [P] is a claim of the paper's abstract or introduction; [CVSE], "
          '[AOQ], [SAM], [FNE] and others are taken from those papers; [ours] is a decision of this project.')
 
-# %% ../../nbs/companion/34_report.ipynb #6a2fe685
+# %% ../../nbs/companion/34_report.ipynb #2a6551ea
 def _rows_of(folder, sections): # row -> run -> its provenance
     rows = {}
     for stem in (p['stem'] for s in sections for p in s['parts']):
@@ -879,13 +882,13 @@ def _rows_of(folder, sections): # row -> run -> its provenance
             rows.setdefault(row, {}).update({r['run']:r for r in runs})
     return rows
 
-# %% ../../nbs/companion/34_report.ipynb #a209adfc
+# %% ../../nbs/companion/34_report.ipynb #3a551c89
 def _environment_text(run):
     threads = run['threads'] or 1
     packages = ', '.join(f'{name} {version}' for name,version in run['packages'].items())
     return f"{run['device']}, {run['threads']} thread{'s'*(threads>1)}: {packages}"
 
-# %% ../../nbs/companion/34_report.ipynb #2afa16e7
+# %% ../../nbs/companion/34_report.ipynb #523601cc
 def render_page(
     records:list[dict], # From `read_records`
     folder:Path, # With the tables and figures
@@ -901,7 +904,7 @@ def render_page(
         environments=sorted({_environment_text(r) for x in rows.values() for r in x.values()}), rows=lines,
         data=f"Data: {records[0]['data']['summary']}. A + behind a commit: the tree had uncommitted changes.")
 
-# %% ../../nbs/companion/34_report.ipynb #9ef2246d
+# %% ../../nbs/companion/34_report.ipynb #1055d9f4
 def write_html(
     records:list[dict], # What the tables and figures were made from
     folder:Path, # With the tables and figures
@@ -912,7 +915,7 @@ def write_html(
         write_atomically(target, page)
     return target
 
-# %% ../../nbs/companion/34_report.ipynb #dae97d5f
+# %% ../../nbs/companion/34_report.ipynb #7f0f3c59
 def _check_outputs(wanted, can, records_dir):
     missing = [o for o in wanted if o not in can]
     if not missing: return
@@ -920,10 +923,10 @@ def _check_outputs(wanted, can, records_dir):
     raise InputError(f"the records in {records_dir} have nothing for {missing[0]}; they can fill {', '.join(can)}"
                      f"{hint}")
 
-# %% ../../nbs/companion/34_report.ipynb #7a116ef7
+# %% ../../nbs/companion/34_report.ipynb #6fc2aa29
 def _failure_of(error, notebook): return NotebookFailure(notebook, None, '', f'{type(error).__name__}: {error}', '')
 
-# %% ../../nbs/companion/34_report.ipynb #d282302f
+# %% ../../nbs/companion/34_report.ipynb #46683377
 def _render(todo, arguments, cache, jobs, say):
     "Make outputs, several at a time; failures"
     failures = []
