@@ -74,7 +74,8 @@ table.made td.w:not(:first-child) { white-space:normal; min-width:5rem }
 .many .sd { display:block }
 div.cell details.hide { background:none; box-shadow:none; border:0; padding:0; margin:0 0 .3rem }
 div.cell details.hide > summary { border:0; background:none }
-div.cell details.hide > summary > p { background:none; color:var(--color-foreground-secondary); padding:.1rem 0; margin:0 }
+div.cell details.hide > summary > p { background:none; color:var(--color-foreground-secondary); padding:.1rem 0;
+                                      margin:0 }
 div.cell details.hide > summary > p::before { display:none }
 .cut::before { content:"wider than the screen: scroll it sideways \\2192"; display:block; position:sticky; left:0;
                width:max-content; max-width:100%; color:var(--color-brand-primary); font-size:.8rem }

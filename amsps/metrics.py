@@ -107,6 +107,7 @@ def recall_at(
     "Share of queries ranked among the first k"
     return 100*(ranks<=k).double().mean().item()
 
+# %% ../nbs/method/11_metrics.ipynb #76227073
 def median_rank(
     ranks:Tensor, # (Q,) 1 is best
 )->float:
@@ -211,6 +212,7 @@ def _at_r(sims, relevance):
         precision = (hits.cumsum(1)/k*hits).sum(1)/r
         return np.stack([precision, hits.sum(1)/r], 1)
 
+# %% ../nbs/method/11_metrics.ipynb #cac6c73e
 def _query_scores(score, queries, items, relevance, block):
     "Scores of all queries: `score(sims, relevance)` of each block, joined"
     relevance = csr_array(relevance)
@@ -220,6 +222,15 @@ def _query_scores(score, queries, items, relevance, block):
 def _block_rows(items, bytes_per_pair):
     "Queries per block so that a block's work arrays fit `BLOCK_BYTES`"
     return max(1, BLOCK_BYTES//(bytes_per_pair*len(items)))
+
+# %% ../nbs/method/11_metrics.ipynb #4454c19f
+def _mean_at_r(name, queries, items, relevance, block):
+    "Means over the queries that have something relevant"
+    block = block or _block_rows(items, 32)
+    scores = _query_scores(_at_r, queries, items=items, relevance=relevance, block=block)
+    kept = scores[~np.isnan(scores[:,0])]
+    return {f'{name}_map_at_r':float(100*kept[:,0].mean()), f'{name}_r_precision':float(100*kept[:,1].mean()),
+            f'{name}_no_relevant':float(len(scores)-len(kept))}
 
 # %% ../nbs/method/11_metrics.ipynb #72578307
 def relevance_metrics(
@@ -236,14 +247,6 @@ def relevance_metrics(
     i2t = _mean_at_r('i2t', image_embeds, text_embeds, relevance=relevance, block=block)
     t2i = _mean_at_r('t2i', text_embeds, image_embeds, relevance=relevance.T, block=block)
     return i2t | t2i
-
-def _mean_at_r(name, queries, items, relevance, block):
-    "Means over the queries that have something relevant"
-    block = block or _block_rows(items, 32)
-    scores = _query_scores(_at_r, queries, items=items, relevance=relevance, block=block)
-    kept = scores[~np.isnan(scores[:,0])]
-    return {f'{name}_map_at_r':float(100*kept[:,0].mean()), f'{name}_r_precision':float(100*kept[:,1].mean()),
-            f'{name}_no_relevant':float(len(scores)-len(kept))}
 
 # %% ../nbs/method/11_metrics.ipynb #e129af03
 def _ndcg(sims, gain):
@@ -287,6 +290,7 @@ def _eccv():
             raise InputError(f"ECCV Caption and CxC need the package eccv_caption: {advice}") from None
     return Metrics()
 
+# %% ../nbs/method/11_metrics.ipynb #94a8f453
 def eccv_covers(
     image_ids:list[int], # Official MSCOCO image ids
     caption_ids:list[int], # Official MSCOCO annotation ids
@@ -318,6 +322,7 @@ def _annotated_pairs(gts):
         for image in images:
             yield image,caption
 
+# %% ../nbs/method/11_metrics.ipynb #a720e99e
 def _positives(image_ids, caption_ids):
     "(N, M) bool: what any of the three annotations calls a match"
     row = {int(i):k for k,i in enumerate(image_ids)}
@@ -354,6 +359,12 @@ def _eccv_rankings(image_embeds, text_embeds, image_ids, caption_ids):
     t2i = _rank_items(texts, images, csr_array(positive.T), query_ids=cids, item_ids=iids, top=_depth('t2i'))
     return i2t,t2i
 
+# %% ../nbs/method/11_metrics.ipynb #793366a1
+def _eccv_name(metric, direction):
+    "`eccv_rprecision`, `i2t` -> `eccv_i2t_r_precision`"
+    source,name = metric.split('_', 1)
+    return f"{source}_{direction}_{name.replace('rprecision', 'r_precision')}"
+
 # %% ../nbs/method/11_metrics.ipynb #93c8599a
 _ECCV_METRICS = ('cxc_recalls', 'eccv_map_at_r', 'eccv_rprecision', 'eccv_r1')
 
@@ -372,11 +383,6 @@ def eccv_metrics(
     with redirect_stderr(io.StringIO()): # progress bars
         found = _eccv().compute_all_metrics(*rankings, target_metrics=_ECCV_METRICS, Ks=RECALL_AT)
     return {_eccv_name(k, d):100*float(v) for k,both in found.items() for d,v in both.items()}
-
-def _eccv_name(metric, direction):
-    "`eccv_rprecision`, `i2t` -> `eccv_i2t_r_precision`"
-    source,name = metric.split('_', 1)
-    return f"{source}_{direction}_{name.replace('rprecision', 'r_precision')}"
 
 # %% ../nbs/method/11_metrics.ipynb #15809581
 def _average_precision(hits):
@@ -399,6 +405,7 @@ def _grades_by_query(sims, grade, query):
     orders = [_pessimistic_order(sims[g], grade[g]) for g in groups]
     return [grade[g][order] for g,order in zip(groups, orders)]
 
+# %% ../nbs/method/11_metrics.ipynb #fcc020c7
 def _judged(name, groups, lowest, accept):
     "Mean AP and nDCG over the queries for which they are defined"
     mixed = [g>=accept for g in groups if g.min()<accept<=g.max()]

@@ -317,7 +317,8 @@ class Setting:
             [f'{i}.jpg' for i in range(n)], ['train']*n, self.captions, caption_ids=[f'{i}' for i in range(m)],
             caption_image=np.arange(m)//self.each)
         features = np.random.default_rng(0).standard_normal((n, *self.shape), dtype=np.float32).astype(np.float16)
-        return PairDataset(annotations, features, 'train', States(m) if self.frozen else None)
+        states = States(m) if self.frozen else None
+        return PairDataset(annotations, features, 'train', states=states)
 
     def model(self):
         import torch

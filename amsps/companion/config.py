@@ -30,13 +30,10 @@ def registered_losses(
     return {c.args[0].value:c.args[1].value for c in calls}
 
 # %% ../../nbs/companion/21_config.ipynb #b018c832
-_LABELS = dict(sum_triplet='Sum triplet', mean_triplet='Mean triplet', hardest_triplet='Hardest triplet', selhn='SelHN',
-               sam='SAM', aoq='AOQ', fne='FNE', infonce='InfoNCE', ahrl='AHRL') # Where no loss is registered by a call
-
 @cache
 def loss_labels()->dict[str,str]: # Name -> label in tables
     "All losses that a run can be trained with"
-    return registered_losses((package_folder()/'losses.py').read_text()) or _LABELS
+    return registered_losses((package_folder()/'losses.py').read_text())
 
 def _known_loss(name):
     "The name of a loss, or an error of the kind that pydantic has for a `Literal`"
