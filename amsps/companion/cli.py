@@ -473,13 +473,22 @@ def report(
 def _report(records, out, cache, **made):
     from amsps.companion.report import make_report, writable_folder
     from amsps.companion.tables import read_records
-    read_records(records)
+    _check_pictures(made['data_root'], read_records(records)[0]['config']['dataset'])
     writable_folder(out)
     _fail(make_report(records, out, cache, say=typer.echo, **made))
     main_table = Path(out)/'table_main.md'
     if main_table.exists() and not made['outputs']:
         typer.echo(f'\n{main_table.read_text()}')
     typer.echo(f"tables and figures: {out}\nreport to read:     {Path(out)/'report.html'}")
+
+# %% ../../nbs/companion/39_cli.ipynb #3676a824
+def _check_pictures(data_root, dataset):
+    "Raise `InputError` for a folder of pictures that is not there, or is not asked for"
+    from amsps.companion.formats import find_layout
+    if data_root and dataset=='scenes':
+        raise InputError("--data-root is not for scenes, whose pictures are generated; leave it out")
+    if data_root:
+        find_layout(data_root)
 
 # %% ../../nbs/companion/39_cli.ipynb #fe286d6a
 TablesOutput = Annotated[Path|None, _opt_plain("Folder of the tables. [default: reports/comparison]", PLACES)]
