@@ -31,40 +31,40 @@ AUXILIARIES = frozenset(
     'is are was were be been being am has have having had do does did doing '
     'can could will would may might must shall should s'.split())
 
-# %% ../nbs/method/07_consensus.ipynb #8a7c6a6e
+# %% ../nbs/method/07_consensus.ipynb #bd75d58e
 def _load_tagger():
     try:
         from textblob.taggers import PatternTagger # here, because the import takes long
     except ImportError:
-        raise InputError("the concepts of a consensus level need the package textblob for parts of speech; "
-                         "install it with `pip install textblob`, or set `n_concepts` to 0") from None
+        raise InputError("the concepts of a consensus level need the package textblob for parts of speech: "
+                         "pip install 'amsps[companion]', or set `n_concepts` to 0") from None
     return PatternTagger()
 
-# %% ../nbs/method/07_consensus.ipynb #48720fb2
-def _word_kinds(captions): # Word -> kind, or None
+# %% ../nbs/method/07_consensus.ipynb #a52fd0e7
+def _tag_words(captions): # Word -> number of captions that have it; word -> tags and how often it has them
     tagger = _load_tagger()
-    tags = defaultdict(Counter)
+    counts,tags = Counter(),defaultdict(Counter)
     for c in captions:
-        for word,tag in tagger.tag(' '.join(words_of(c)), tokenize=False):
+        words = words_of(c)
+        counts.update(set(words))
+        for word,tag in tagger.tag(' '.join(words), tokenize=False):
             tags[word][tag[:2]] += 1
-    kind_of = {tag:kind for kind,tag in KINDS.items()}
-    return {word:kind_of.get(counts.most_common(1)[0][0]) for word,counts in tags.items()}
+    return counts,tags
 
-# %% ../nbs/method/07_consensus.ipynb #490a68eb
+# %% ../nbs/method/07_consensus.ipynb #1ee245aa
+def _may_be_concept(word):
+    return word not in AUXILIARIES and len(word)>1 and not word.isdigit()
+
 def count_kinds(
     captions:list[str], # Training captions
 )->dict[str,Counter]: # Kind -> word -> number of captions that have it
     "Words of the captions by kind of concept; raises `InputError` without textblob"
-    kind_of = _word_kinds(captions)
-    counts = Counter()
-    for c in captions:
-        counts.update(set(words_of(c)))
-    def may_be_concept(word):
-        return word not in AUXILIARIES and len(word)>1 and not word.isdigit()
-    return {kind:Counter({w:n for w,n in counts.items() if kind_of.get(w)==kind and may_be_concept(w)})
-            for kind in KINDS}
+    counts,tags = _tag_words(captions)
+    main_tag = {word:of.most_common(1)[0][0] for word,of in tags.items()}
+    return {kind:Counter({w:n for w,n in counts.items() if main_tag.get(w)==tag and _may_be_concept(w)})
+            for kind,tag in KINDS.items()}
 
-# %% ../nbs/method/07_consensus.ipynb #f8cf6e05
+# %% ../nbs/method/07_consensus.ipynb #25a136d0
 def pick_concepts(
     captions:list[str], # Training captions
     size:int=300, # q at most, 10 or more
@@ -95,7 +95,7 @@ def caption_concepts(
     columns = np.array([k for n in named for k in n], dtype=np.int64)
     return csr_array((np.ones(len(rows), np.int32), (rows, columns)), shape=(len(captions), len(words)))
 
-# %% ../nbs/method/07_consensus.ipynb #c8cd1a5b
+# %% ../nbs/method/07_consensus.ipynb #c1a4ddc3
 @dataclass(frozen=True)
 class ConceptGraph:
     "Concepts and how often they occur together"
@@ -104,7 +104,7 @@ class ConceptGraph:
     together:np.ndarray # (q, q) captions that name both; zero diagonal
     captions:int # M, number of counted captions
 
-# %% ../nbs/method/07_consensus.ipynb #594f66b0
+# %% ../nbs/method/07_consensus.ipynb #f1796280
 def build_graph(
     captions:list[str], # Training captions only
     size:int=300, # Concepts at most
@@ -117,7 +117,7 @@ def build_graph(
     np.fill_diagonal(together, 0)
     return ConceptGraph(words, counts, together=together, captions=len(captions))
 
-# %% ../nbs/method/07_consensus.ipynb #75cdc8b2
+# %% ../nbs/method/07_consensus.ipynb #f57d2d98
 def concept_adjacency(
     together:np.ndarray, # (q, q) co-occurrence counts
     counts:np.ndarray, # (q,) occurrences, all above 0
@@ -134,7 +134,7 @@ def concept_adjacency(
     d = a.sum(1)**-.5
     return torch.from_numpy(d[:,None]*a.T*d[None,:]).float()
 
-# %% ../nbs/method/07_consensus.ipynb #fdc8dbbc
+# %% ../nbs/method/07_consensus.ipynb #411d8816
 def _check_counts(counts):
     if (counts<=0).any():
         raise ValueError(f"concept {int((counts<=0).argmax())} never occurs; every concept needs a count above 0")
@@ -154,7 +154,7 @@ def read_vectors(
     vectors = np.stack([found.get(w, mean) for w in words]).astype(np.float32)
     return torch.from_numpy(vectors),[w for w in words if w not in found]
 
-# %% ../nbs/method/07_consensus.ipynb #b42cf072
+# %% ../nbs/method/07_consensus.ipynb #6471d553
 def _read_glove(path, wanted): # Word -> vector
     found,size = {},None
     try:
@@ -172,13 +172,13 @@ def _read_glove(path, wanted): # Word -> vector
         raise InputError(f"cannot read {path}: {e.strerror}; check the path") from None
     return found
 
-# %% ../nbs/method/07_consensus.ipynb #198706b0
+# %% ../nbs/method/07_consensus.ipynb #61ec8edb
 def _check_width(values, size, where):
     if len(values)!=size or size<2:
         expected = size if size>1 else 'several'
         raise InputError(f"{where}: expected WORD and {expected} numbers, found {len(values)}")
 
-# %% ../nbs/method/07_consensus.ipynb #82a3aa07
+# %% ../nbs/method/07_consensus.ipynb #e57d41fc
 def _parse_vector(word, values, where):
     try:
         vector = np.array(values, dtype=np.float32)
@@ -188,7 +188,7 @@ def _parse_vector(word, values, where):
         raise InputError(f"{where}: a value of {word!r} is not finite")
     return vector
 
-# %% ../nbs/method/07_consensus.ipynb #e9e14dbc
+# %% ../nbs/method/07_consensus.ipynb #2dfc93b5
 def _read_npz(path, wanted): # Word -> vector
     try:
         with np.load(path, allow_pickle=False) as z:
@@ -203,7 +203,7 @@ def _read_npz(path, wanted): # Word -> vector
                          f"found {vectors.shape}")
     return {w:v for w,v in zip(table, vectors) if w in wanted}
 
-# %% ../nbs/method/07_consensus.ipynb #3950498f
+# %% ../nbs/method/07_consensus.ipynb #8a73ed57
 def table_vectors(
     model:PreTrainedModel, # A text encoder
     tokenizer:PreTrainedTokenizerBase, # Its tokeniser
@@ -229,7 +229,7 @@ def _spellings(tokenizer, words): # (4q,) int64 keys, sorted; (4q,) int64 concep
     unused = [(2**62, -1)]*(SPELLINGS*len(words)-len(concept_of))
     return torch.tensor(sorted(concept_of.items())+unused).T.contiguous()
 
-# %% ../nbs/method/07_consensus.ipynb #a865f8c2
+# %% ../nbs/method/07_consensus.ipynb #46f945d0
 _PUNCTUATION = frozenset(string.punctuation)-frozenset("'_#")
 
 def _word_bounds(tokenizer): # (V,) bool, a word begins with the token; (V,) bool, a word ends with it
@@ -245,12 +245,12 @@ def _word_bounds(tokenizer): # (V,) bool, a word begins with the token; (V,) boo
     ends = [a or ends_word(t) for t,a in zip(tokens, alone)]
     return torch.tensor(begins),torch.tensor(ends)
 
-# %% ../nbs/method/07_consensus.ipynb #160f4709
+# %% ../nbs/method/07_consensus.ipynb #9b15e965
 def _is_punctuation(token, mark):
     bare = (token.removeprefix(mark) if mark else token).removesuffix('</w>')
     return bool(bare) and set(bare)<=_PUNCTUATION
 
-# %% ../nbs/method/07_consensus.ipynb #36e36cdb
+# %% ../nbs/method/07_consensus.ipynb #212a6321
 def token_concepts(
     tokenizer:PreTrainedTokenizerBase, # Word level, WordPiece, byte-level BPE, CLIP's BPE or SentencePiece
     words:list[str], # q concepts
@@ -268,7 +268,7 @@ def _boundaries(input_ids, inside, begins, ends): # (B, L+1) bool: before each t
     starts = begins[input_ids[:,1:]] | ends[input_ids[:,:-1]] | ~inside[:,1:] | ~inside[:,:-1]
     return F.pad(starts, (1,1), value=True)
 
-# %% ../nbs/method/07_consensus.ipynb #24eb6f71
+# %% ../nbs/method/07_consensus.ipynb #a2c2638c
 def find_concepts(
     input_ids:Tensor, # (B, L) int64
     attention_mask:Tensor, # (B, L), 1 for tokens
@@ -327,7 +327,7 @@ class ConceptLevel(nn.Module):
         "Concepts that captions name"
         return find_concepts(input_ids, attention_mask, *self.tables(), q=self.n_concepts)
 
-# %% ../nbs/method/07_consensus.ipynb #fc2b53ef
+# %% ../nbs/method/07_consensus.ipynb #ac87d921
 def concept_attention(
     instance:Tensor, # (B, D) unit length
     concepts:Tensor, # (q, D) unit length
@@ -336,7 +336,7 @@ def concept_attention(
     "Attention of instances over concepts [CVSE]"
     return (scale*instance@concepts.T).softmax(1)
 
-# %% ../nbs/method/07_consensus.ipynb #731bac66
+# %% ../nbs/method/07_consensus.ipynb #e1ce299a
 def add_named_concepts(
     scores:Tensor, # (B, q) from `concept_attention`
     named:Tensor, # (B, q) 0/1, from `ConceptLevel.named`
@@ -347,7 +347,7 @@ def add_named_concepts(
     ratio = ratio*(n>0)
     return ((1-ratio)*scores+ratio*named/n.clamp(min=1)).to(scores.dtype)
 
-# %% ../nbs/method/07_consensus.ipynb #c0e036b4
+# %% ../nbs/method/07_consensus.ipynb #698fb341
 def weighted_sum(
     instance:Tensor, # (B, D) unit length
     consensus:Tensor, # (B, D) unit length
@@ -356,7 +356,7 @@ def weighted_sum(
     "Fused embedding of the graph form [CVSE]"
     return F.normalize(share*instance+(1-share)*consensus, dim=1)
 
-# %% ../nbs/method/07_consensus.ipynb #466a3394
+# %% ../nbs/method/07_consensus.ipynb #af771bb2
 def concept_divergence(
     text_scores:Tensor, # (B, q) rows sum to 1
     image_scores:Tensor, # (B, q) rows sum to 1
@@ -403,7 +403,7 @@ class GraphLevel(ConceptLevel):
         if named is not None: p = add_named_concepts(p, named, self.label_ratio)
         return F.normalize(p@z, dim=1),p
 
-# %% ../nbs/method/07_consensus.ipynb #55ad2610
+# %% ../nbs/method/07_consensus.ipynb #35c10a01
 @patch_to(GraphLevel)
 def set_graph(self,
     graph:ConceptGraph, # Of q concepts
@@ -415,7 +415,7 @@ def set_graph(self,
     self.set_tokens(graph.words, tokenizer)
     if vectors is not None: self.words.data.copy_(vectors)
 
-# %% ../nbs/method/07_consensus.ipynb #e128a4da
+# %% ../nbs/method/07_consensus.ipynb #cfd33da5
 def image_information(
     logits:Tensor, # (B, q) of rho
     log_prior:Tensor, # (q,) log pi
@@ -423,7 +423,7 @@ def image_information(
     "How much likelier than usual each concept is in an image; carries no gradient"
     return F.normalize((F.logsigmoid(logits.detach())-log_prior).relu(), dim=1, eps=.1)
 
-# %% ../nbs/method/07_consensus.ipynb #fa14a262
+# %% ../nbs/method/07_consensus.ipynb #3dc56d89
 def caption_information(
     named:Tensor, # (B, q) 0/1
     log_prior:Tensor, # (q,) log pi
@@ -431,7 +431,7 @@ def caption_information(
     "Inverse document frequency of the concepts that a caption names"
     return F.normalize(-named*log_prior, dim=1)
 
-# %% ../nbs/method/07_consensus.ipynb #94024c11
+# %% ../nbs/method/07_consensus.ipynb #dc52d306
 def weighted_concatenation(
     instance:Tensor, # (B, D) unit length
     consensus:Tensor, # (B, q) unit length or 0
@@ -440,7 +440,7 @@ def weighted_concatenation(
     "Fused embedding of the likelihood form [ours]"
     return F.normalize(torch.cat([share**.5*instance, (1-share)**.5*consensus], 1), dim=1)
 
-# %% ../nbs/method/07_consensus.ipynb #26f5a8ed
+# %% ../nbs/method/07_consensus.ipynb #51ce36fa
 def concept_likelihood(
     text_scores:Tensor, # (B, q) 0/1, what captions name
     image_scores:Tensor, # (B, q) logits

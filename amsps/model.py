@@ -30,7 +30,7 @@ def masked_max(
     "Largest value of each dimension where `mask` is True"
     return x.masked_fill(~mask[...,None], float('-inf')).amax(1)
 
-# %% ../nbs/method/08_model.ipynb #7b9e3132
+# %% ../nbs/method/08_model.ipynb #f21a7743
 class AttentionPooling(nn.Module):
     "Weighted mean of a set, with weights from each vector and the mean of the set [CVSE]"
     def __init__(self,
@@ -86,7 +86,7 @@ class GeneralizedPooling(nn.Module):
         ordered = x.masked_fill(padding, float('-inf')).sort(1, descending=True).values
         return (self.weights(mask)[...,None]*ordered.masked_fill(padding, 0)).sum(1)
 
-# %% ../nbs/method/08_model.ipynb #17dd7e64
+# %% ../nbs/method/08_model.ipynb #1238f7a6
 def _sine_encoding(k, size): # (K,) positions -> (K, size)
     frequency = torch.exp(torch.arange(0, size, 2, device=k.device)*(-math.log(10000)/size))
     angle = k[:,None]*frequency
@@ -96,7 +96,7 @@ def _sine_encoding(k, size): # (K,) positions -> (K, size)
 POOLINGS = ('attention', 'mean', 'max', 'gpo')
 CONSENSUS = ('graph', 'likelihood')
 
-# %% ../nbs/method/08_model.ipynb #c261940b
+# %% ../nbs/method/08_model.ipynb #d4e4d015
 def _check_choices(pooling, consensus, fusion):
     if pooling not in POOLINGS:
         raise InputError(f"unknown `pooling` {pooling!r}; choose from {', '.join(POOLINGS)}")
@@ -105,7 +105,7 @@ def _check_choices(pooling, consensus, fusion):
     if not 0<=fusion<=1:
         raise InputError(f"`fusion` must lie in 0..1; got {fusion}")
 
-# %% ../nbs/method/08_model.ipynb #4504b627
+# %% ../nbs/method/08_model.ipynb #a8f30e7d
 class AmspsConfig(PreTrainedConfig):
     "Configuration of an `AmspsModel`; raises `InputError` for unknown choices"
     model_type = 'amsps'
@@ -179,13 +179,13 @@ def _pooling(config):
     if config.pooling=='gpo': return GeneralizedPooling()
     return dict(mean=masked_mean, max=masked_max)[config.pooling]
 
-# %% ../nbs/method/08_model.ipynb #125e0866
+# %% ../nbs/method/08_model.ipynb #9fe70b88
 def _region_encoder(config):
     early_mean = config.pooling=='mean' and not config.region_hidden
     return RegionEncoder(config.feature_size, config.embed_size, hidden=config.region_hidden,
                          dropout=config.dropout, mean=early_mean)
 
-# %% ../nbs/method/08_model.ipynb #da756820
+# %% ../nbs/method/08_model.ipynb #9faecd8a
 def _text_encoder(config, backbone):
     if config.text_config is None:
         return BiGRUEncoder(config.vocab_size, config.embed_size, word_size=config.word_size,
@@ -195,7 +195,7 @@ def _text_encoder(config, backbone):
     return TransformersTextEncoder(backbone, config.embed_size, freeze=config.freeze_text, dropout=config.word_dropout,
                                    tune=config.tune_layers, mean=config.pooling=='mean')
 
-# %% ../nbs/method/08_model.ipynb #922f1fcf
+# %% ../nbs/method/08_model.ipynb #ce1c855d
 def _consensus_level(config):
     if not config.n_concepts: return None
     n_tokens = max(config.vocab_size, (config.text_config or {}).get('vocab_size', 0))
@@ -204,7 +204,7 @@ def _consensus_level(config):
     return GraphLevel(config.n_concepts, n_tokens, embed_size=config.embed_size, word_size=config.concept_size,
                       scale=config.concept_scale, label_ratio=config.label_ratio, learn_words=config.learn_concepts)
 
-# %% ../nbs/method/08_model.ipynb #a009dc17
+# %% ../nbs/method/08_model.ipynb #40814655
 class AmspsModel(PreTrainedModel):
     "Image-text dual encoder over region features and captions"
     config_class = AmspsConfig
@@ -241,7 +241,7 @@ class AmspsModel(PreTrainedModel):
             image_levels = image_levels and tuple(x[image_index] for x in image_levels)
         return AmspsOutput(image_embeds=image, text_embeds=text, image_levels=image_levels, text_levels=text_levels)
 
-# %% ../nbs/method/08_model.ipynb #2df8ad1c
+# %% ../nbs/method/08_model.ipynb #1b2008ea
 @patch_to(AmspsModel)
 def named(self,
     input_ids:Tensor, # (B, L) int64
@@ -250,7 +250,7 @@ def named(self,
     "Concepts that captions name"
     return None if self.consensus is None else self.consensus.named(input_ids, attention_mask)
 
-# %% ../nbs/method/08_model.ipynb #3ac69795
+# %% ../nbs/method/08_model.ipynb #5ed60604
 @patch_to(AmspsModel)
 def fused(self,
     instance:Tensor, # (B, D) unit length
@@ -261,7 +261,7 @@ def fused(self,
     consensus,scores = self.consensus(instance, named)
     return self.consensus.fuse(instance, consensus, self.config.fusion),(instance,consensus,scores)
 
-# %% ../nbs/method/08_model.ipynb #a8ac5b91
+# %% ../nbs/method/08_model.ipynb #56ad082e
 @patch_to(AmspsModel)
 def image_levels(self,
     regions:Tensor, # (B, K, F) float
@@ -271,7 +271,7 @@ def image_levels(self,
     everything = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     return self.fused(F.normalize(self.image_pool(x, everything), dim=1))
 
-# %% ../nbs/method/08_model.ipynb #1a7388c8
+# %% ../nbs/method/08_model.ipynb #a0b16391
 @patch_to(AmspsModel)
 def text_levels(self,
     input_ids:Tensor, # (B, L) int64
@@ -284,7 +284,7 @@ def text_levels(self,
     instance = F.normalize(self.text_pool(words, mask), dim=1)
     return self.fused(instance, self.named(input_ids, attention_mask))
 
-# %% ../nbs/method/08_model.ipynb #8f4664bb
+# %% ../nbs/method/08_model.ipynb #bad4adf0
 @patch_to(AmspsModel)
 def encode_image(self,
     regions:Tensor, # (B, K, F) float
@@ -292,7 +292,7 @@ def encode_image(self,
     "Joint embedding of images"
     return self.image_levels(regions)[0]
 
-# %% ../nbs/method/08_model.ipynb #ee14ba37
+# %% ../nbs/method/08_model.ipynb #060722c9
 @patch_to(AmspsModel)
 def encode_text(self,
     input_ids:Tensor, # (B, L) int64
@@ -302,7 +302,7 @@ def encode_text(self,
     "Joint embedding of captions"
     return self.text_levels(input_ids, attention_mask, states)[0]
 
-# %% ../nbs/method/08_model.ipynb #0ecc65cd
+# %% ../nbs/method/08_model.ipynb #27063b2a
 AutoConfig.register('amsps', AmspsConfig)
 AutoModel.register(AmspsConfig, AmspsModel)
 

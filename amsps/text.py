@@ -53,7 +53,7 @@ class BiGRUEncoder(nn.Module):
         h,_ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=input_ids.shape[1])
         return h.unflatten(2, (2,-1)).mean(2)[unsort],attention_mask.bool()
 
-# %% ../nbs/method/06_text.ipynb #fd1cb3e3
+# %% ../nbs/method/06_text.ipynb #3cfba337
 def _lengths(mask, lengths): # (B,) int64 on the host
     return mask.sum(1).cpu() if lengths is None else torch.from_numpy(lengths)
 
@@ -86,7 +86,7 @@ def text_layers(
     raise InputError(f"{kind} has no list of {n} layers, so that its last ones cannot be trained alone; "
                      "set `tune_layers` to 0, or train all of it with `freeze_text` off")
 
-# %% ../nbs/method/06_text.ipynb #a99f7f9b
+# %% ../nbs/method/06_text.ipynb #8408ae7a
 @contextmanager
 def last_layers_only(
     backbone:nn.Module, # A transformers text encoder
@@ -138,7 +138,7 @@ class TransformersTextEncoder(nn.Module):
         self.drop.train(mode)
         return self
 
-# %% ../nbs/method/06_text.ipynb #ecbd7606
+# %% ../nbs/method/06_text.ipynb #d16e3122
 @patch_to(TransformersTextEncoder)
 def forward(self,
     input_ids:Tensor, # (B, L) int64
@@ -156,7 +156,7 @@ def forward(self,
         mask = mask[:,:1]
     return self.linear(self.drop(states)),mask
 
-# %% ../nbs/method/06_text.ipynb #1a5247eb
+# %% ../nbs/method/06_text.ipynb #37008afa
 @patch_to(TransformersTextEncoder)
 def _run(self, ids, mask, states, lengths, size=32): # (B, L, H)
     "The backbone, or its last layers over `states`, in parts of `size` captions"
@@ -200,14 +200,14 @@ class TextStates:
         "Mean state of each caption's tokens"
         return _mean_states(self.tokens, self.lengths, self.starts)
 
-# %% ../nbs/method/06_text.ipynb #d405af7d
+# %% ../nbs/method/06_text.ipynb #71adc4a0
 @patch_to(TextStates)
 def _check(self, caption, lengths):
     if not np.array_equal(self.lengths[caption], lengths.numpy()):
         raise InputError("the cached states of the text encoder do not fit its tokens; "
                          "delete data/cache/text and run again")
 
-# %% ../nbs/method/06_text.ipynb #c19cf883
+# %% ../nbs/method/06_text.ipynb #b4af1f1f
 def _mean_states(tokens, lengths, starts, block=4096):
     out = np.empty((len(lengths), tokens.shape[1]), np.float32)
     for i in range(0, len(out), block):
@@ -216,7 +216,7 @@ def _mean_states(tokens, lengths, starts, block=4096):
         out[i:i+block] = sums/lengths[i:i+block,None]
     return out
 
-# %% ../nbs/method/06_text.ipynb #de4bfdcd
+# %% ../nbs/method/06_text.ipynb #15f7fedf
 class MeanStates(TextStates):
     "Mean over each caption's tokens of what the frozen layers return"
     def __init__(self,
@@ -233,7 +233,7 @@ class MeanStates(TextStates):
         self._check(caption, lengths)
         return self.vectors[torch.from_numpy(caption)][:,None]
 
-# %% ../nbs/method/06_text.ipynb #387ac1ef
+# %% ../nbs/method/06_text.ipynb #3f4b3f3b
 @torch.inference_mode()
 def extract_states(
     captions:list[str], # M texts
@@ -255,7 +255,7 @@ def extract_states(
     tokens = np.load(folder/'tokens.npy', mmap_mode='r', allow_pickle=False)
     return TextStates(tokens, np.load(folder/'lengths.npy', allow_pickle=False))
 
-# %% ../nbs/method/06_text.ipynb #82eb54df
+# %% ../nbs/method/06_text.ipynb #44a22bf6
 def _fill_states(folder, captions, tokenizer, *, model, tune, batch_size):
     "Write `tokens.npy`, then `lengths.npy`, which marks the folder as complete"
     lengths = np.array([len(x) for x in tokenizer(captions, truncation=True)['input_ids']])
@@ -273,7 +273,7 @@ def _fill_states(folder, captions, tokenizer, *, model, tune, batch_size):
     np.save(folder/'lengths.tmp.npy', lengths)
     os.replace(folder/'lengths.tmp.npy', folder/'lengths.npy')
 
-# %% ../nbs/method/06_text.ipynb #af109b44
+# %% ../nbs/method/06_text.ipynb #3bafa1fb
 def _frozen_output(model, tokenizer, captions, tune): # (B, L, H) array in the range of float16
     x = tokenizer(captions, padding=True, truncation=True, return_tensors='pt')
     y = model.eval()(input_ids=x['input_ids'], attention_mask=x['attention_mask'], output_hidden_states=tune>0)

@@ -70,11 +70,11 @@ class RegionEncoder(nn.Module):
         x = self.drop(regions)
         return self.linear(x) if self.mlp is None else self.linear(x)+self.mlp(x)
 
-# %% ../nbs/method/05_vision.ipynb #86c1f6bd
+# %% ../nbs/method/05_vision.ipynb #e0d9c0a2
 def _perceptron(n_in, hidden, n_out):
     return nn.Sequential(nn.Linear(n_in, hidden), nn.ReLU(), nn.Linear(hidden, n_out))
 
-# %% ../nbs/method/05_vision.ipynb #6b2c0f41
+# %% ../nbs/method/05_vision.ipynb #f9269d89
 def masked_mean(
     x:Tensor, # (B, K, D)
     mask:Tensor, # (B, K) bool, at least one True a row
@@ -83,7 +83,7 @@ def masked_mean(
     m = mask.to(x.dtype)
     return torch.einsum('bk,bkd->bd', m, x)/m.sum(1, keepdim=True)
 
-# %% ../nbs/method/05_vision.ipynb #33bc0b1a
+# %% ../nbs/method/05_vision.ipynb #7cf3eb6a
 @contextmanager
 def quiet_transformers():
     "Without messages and progress bars of transformers"
@@ -166,7 +166,7 @@ class _Extractor:
                              f"choose 1..{side}")
         return pool_grid(maps, self.grid).clamp(-65504, 65504).numpy().astype('<f2') # the range of float16
 
-# %% ../nbs/method/05_vision.ipynb #b1b41d20
+# %% ../nbs/method/05_vision.ipynb #acc82595
 def picture_features(
     path:Path, # An image file
     backbone:str, # Hub name or local folder of a transformers vision model
@@ -187,7 +187,7 @@ def _digest_files(paths):
             raise InputError(f"cannot read image {p}: {e.strerror}") from None
     return h.hexdigest()
 
-# %% ../nbs/method/05_vision.ipynb #c4052b64
+# %% ../nbs/method/05_vision.ipynb #9d6a79d2
 def digest_weights(
     model:nn.Module, # On the CPU
     h, # A hash of `hashlib`, which is updated
@@ -198,7 +198,7 @@ def digest_weights(
         h.update(v.contiguous().numpy().tobytes())
     return h.hexdigest()
 
-# %% ../nbs/method/05_vision.ipynb #718f6656
+# %% ../nbs/method/05_vision.ipynb #9aea7385
 def _digest_backbone(processor, model):
     settings = json.dumps(processor.to_dict(), sort_keys=True, default=str)
     return digest_weights(model, hashlib.sha256(settings.encode()))
@@ -207,7 +207,7 @@ def _digest_backbone(processor, model):
 def _write_header(f, shape):
     np.lib.format.write_array_header_1_0(f, dict(descr='<f2', fortran_order=False, shape=shape))
 
-# %% ../nbs/method/05_vision.ipynb #60f54a0f
+# %% ../nbs/method/05_vision.ipynb #4e4cd074
 def _resume_point(part):
     "Images in a partial file, which is cut back to a whole number of them; 0 if nothing is usable"
     if not part.exists(): return 0
@@ -224,7 +224,7 @@ def _resume_point(part):
         f.truncate(start+done*size)
     return done
 
-# %% ../nbs/method/05_vision.ipynb #cbcbc7a8
+# %% ../nbs/method/05_vision.ipynb #900b3cb8
 def _pixels_ahead(extractor, paths, batch_size):
     "Pixels of batches, each read ahead of its use"
     def read(i):
@@ -236,7 +236,7 @@ def _pixels_ahead(extractor, paths, batch_size):
             if i<len(paths): ahead = reader.submit(read, i)
             yield pixels
 
-# %% ../nbs/method/05_vision.ipynb #ed00fbe8
+# %% ../nbs/method/05_vision.ipynb #a1779b46
 def _extract_into(part, extractor, paths, batch_size):
     "Append the features of the images that are missing in a partial file"
     done = _resume_point(part)
@@ -251,7 +251,7 @@ def _extract_into(part, extractor, paths, batch_size):
             f.flush()
             bar.update(len(x))
 
-# %% ../nbs/method/05_vision.ipynb #f94322e2
+# %% ../nbs/method/05_vision.ipynb #2fdaa761
 def _check_finite(x, paths):
     bad = ~np.isfinite(x).all((1,2))
     if bad.any():
@@ -284,7 +284,7 @@ def extract_features(
             os.replace(folder/'features.part', out)
     return load_features(out, len(paths))
 
-# %% ../nbs/method/05_vision.ipynb #7ae348d0
+# %% ../nbs/method/05_vision.ipynb #e5d21592
 def _cache_key(extractor, paths):
     "Everything that decides the features"
     backbone = _digest_backbone(extractor.processor, extractor.model)
@@ -306,7 +306,7 @@ def region_means(
             os.replace(path.with_suffix('.tmp.npy'), path)
     return load_features(path, len(x))
 
-# %% ../nbs/method/05_vision.ipynb #cb1666d8
+# %% ../nbs/method/05_vision.ipynb #728026a5
 def _write_means(x, path, block):
     out = np.lib.format.open_memmap(path, 'w+', np.float32, shape=(len(x), 1, x.shape[2]))
     starts = range(0, len(x), block)

@@ -132,7 +132,8 @@ def test_prepare_before_reading(cli, small_flickr8k, backbone, tmp_path):
     refused(cli('data', 'prepare', *where), 'no region features: name a vision model with `backbone`')
     refused(cli('data', 'prepare', *where, '--backbone', '/nowhere'), "cannot load the vision backbone '/nowhere'")
     refused(cli('data', 'prepare', *where, '--grid', 2), '--grid is for features of a --backbone')
-    refused(cli('data', 'prepare', *where, '--backbone', backbone), 'scene00003.jpg cannot be decoded')
+    refused(cli('data', 'prepare', *where, '--backbone', backbone), "`grid` 3 is finer than the backbone's own 2 x 2")
+    refused(cli('data', 'prepare', *where, '--backbone', backbone, '--grid', 2), 'scene00003.jpg cannot be decoded')
 
 def test_damaged_cache(cli, small_flickr8k, backbone, tmp_path):
     "A truncated array and one with NaN are refused by name"
@@ -164,6 +165,6 @@ def test_a_finished_run(cli, tmp_path):
     (tmp_path/'cache/precious').mkdir()
     changed = record|dict(name='../precious', key=record['key']|dict(code={}))
     (run/'record.json').write_text(json.dumps(changed))
-    refused(cli('evaluate', run, *cache, '--keep-record', tmp_path/'kept'), "has the name '../precious'")
-    refused(cli('runs', 'gc', *cache), 'nothing was removed')
+    refused(cli('evaluate', run, *cache, '--keep-record', tmp_path/'kept'), "'../precious'")
+    cli('runs', 'gc', *cache)
     assert (tmp_path/'cache/precious').is_dir() and not (tmp_path/'kept').exists()

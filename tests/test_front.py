@@ -102,3 +102,22 @@ def test_commands_of_the_readme_are_those_of_the_tables():
     config = parse_config(preset(typed))
     named = [k for k in type(config).model_fields if k not in UNNAMED]
     assert {k:getattr(config, k) for k in named}=={k:getattr(row.config, k) for k in named}
+
+
+def test_configuration_knows_the_registered_losses():
+    "Names and labels are read from the source, without importing torch"
+    from amsps.companion.config import loss_labels
+    from amsps.losses import LOSSES
+    assert loss_labels()=={name:entry.label for name,entry in LOSSES.items()}
+
+
+@pytest.mark.parametrize('kind', ['scenes', 'photographs'])
+def test_presets_are_the_settings_of_the_tables(kind):
+    from amsps.companion.build import build_loss
+    from amsps.companion.grid import grid_rows
+    from amsps.losses import AHRL
+    dataset = dict(scenes='scenes', photographs='flickr8k')[kind]
+    places = dict(scenes={}, photographs=dict(data_root='DIR', backbone='V', text_backbone='T', freeze_text=True))[kind]
+    row = next(r for r in grid_rows(dataset, **places) if r.name=='AHRL')
+    assert repr(build_loss(row.config))==repr(AHRL.preset(kind))
+    assert repr(AHRL())==repr(AHRL.preset('photographs'))

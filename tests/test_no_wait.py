@@ -20,8 +20,8 @@ MODELS = [dict(pooling='attention'), dict(pooling='mean'), dict(pooling='max'), 
 
 
 def model_of(**kind):
-    config = AmspsConfig(feature_size=32, vocab_size=50, embed_size=16, word_size=8, dropout=.1, word_dropout=.1, **kind)
-    return AmspsModel(config).train()
+    size = dict(feature_size=32, vocab_size=50, embed_size=16, word_size=8)
+    return AmspsModel(AmspsConfig(**size, dropout=.1, word_dropout=.1, **kind)).train()
 
 
 def extras_of(loss):

@@ -1,56 +1,142 @@
 "What the repository publishes comes from its committed records."
-import hashlib, json, re
-import nbformat, pytest
+import ast
+import hashlib
+import json
+import re
+import nbformat
+import pytest
 from amsps.companion.grid import records_for
-from amsps.companion.tables import check_comparable, paired_differences, read_records, readable_differences, readable_table, results_frame, summary_table
+from amsps.companion.tables import check_comparable, compact_table, paired_differences, read_records
+from amsps.companion.tables import readable_differences, results_frame, summary_table
 from conftest import ROOT
 
 RESULTS = sorted({f.parent for f in (ROOT/'data/results').glob('*/*.json')})
 FIGURES = sorted(f.parent for f in (ROOT/'figures').glob('*/made'))
+PAGES = [ROOT/'nbs/index.ipynb', *sorted((ROOT/'nbs/guides').glob('*results.ipynb'))]
 README = (ROOT/'README.md').read_text()
 
-def pipes(frame): return frame.reset_index().to_markdown(index=False, disable_numparse=True)
 
-def test_every_folder_of_records_has_its_figures(): assert [f.name for f in RESULTS]==[f.name for f in FIGURES]
+def name_of(path):
+    return path.name
 
-@pytest.mark.parametrize('folder', RESULTS, ids=lambda p: p.name)
+
+def pipes(frame):
+    return frame.reset_index().to_markdown(index=False, disable_numparse=True)
+
+
+def shown(folder, table):
+    "The committed Markdown of a table"
+    return (ROOT/f'figures/{folder.name}/{table}.md').read_text()
+
+
+def test_every_folder_of_records_has_its_figures():
+    assert [f.name for f in RESULTS]==[f.name for f in FIGURES]
+
+
+@pytest.mark.parametrize('folder', RESULTS, ids=name_of)
 def test_main_table_is_what_the_records_say(folder):
-    records = records_for(read_records(folder), 'table_main'); check_comparable(records)
+    records = records_for(read_records(folder), 'table_main')
+    check_comparable(records)
     if not records: # rows of other models only
         frame = results_frame(records_for(read_records(folder), 'table_generality'))
-        assert pipes(readable_table(summary_table(frame))) in (ROOT/f'figures/{folder.name}/table_generality.md').read_text(); return
+        assert pipes(compact_table(summary_table(frame))) in shown(folder, 'table_generality')
+        return
     frame = results_frame(records)
-    assert pipes(readable_table(summary_table(frame))) in (ROOT/f'figures/{folder.name}/table_main.md').read_text()
-    assert pipes(readable_differences(paired_differences(frame).set_index('loss'))) in (ROOT/f'figures/{folder.name}/table_differences.md').read_text()
+    assert pipes(compact_table(summary_table(frame))) in shown(folder, 'table_main')
+    differences = paired_differences(frame).set_index('loss')
+    assert pipes(readable_differences(differences)) in shown(folder, 'table_differences')
 
-@pytest.mark.parametrize('folder', FIGURES, ids=lambda p: p.name)
+
+@pytest.mark.parametrize('folder', FIGURES, ids=name_of)
+def test_tables_fit_a_page(folder):
+    for f in folder.glob('table_*.md'):
+        header = next(line for line in f.read_text().splitlines() if line.startswith('|'))
+        widest = 13 if f.name.startswith('table_comparison') else 8
+        assert len(header.split('|'))-2<=widest, f
+
+
+def check_provenance(file, records):
+    "Every row of a table or figure names runs that are here"
+    made = json.loads(file.read_text())
+    assert made['caption'] and made['rows']
+    for run in [r for runs in made['rows'].values() for r in runs]:
+        record = records[run['run']]
+        assert run['commit']==record['environment']['commit'][:10]
+        assert run['data']==record['data']['fingerprint'][:12]
+    for line in made['sources'] or []:
+        assert all(row in made['rows'] for row in line), (file, line)
+        assert line or 'comparison' in file.name, file
+
+
+@pytest.mark.parametrize('folder', FIGURES, ids=name_of)
 def test_everything_was_made_from_the_committed_records(folder):
-    "Every table and figure is of records that are here, unchanged since it was made; every row of it names its runs"
+    "Every table and figure comes from records that are here and has not changed since it was made"
     records = {r['name']:r for r in read_records(ROOT/f'data/results/{folder.name}')}
     for f in (folder/'made').glob('*.json'):
         made = json.loads(f.read_text())
-        assert made['inputs']['runs'] and all(records[n].get('evaluated', records[n])['finished']==t for n,t in made['inputs']['runs'].items()), f
-        for name,d in made['files'].items():
-            if name.startswith('figure_retrieval') and not (folder/name).exists(): continue # photographs are not ours to redistribute
-            assert hashlib.sha256((folder/name).read_bytes()).hexdigest()==d, f'{folder.name}/{name} was changed by hand'
+        runs = made['inputs']['runs']
+        assert runs, f
+        for run,finished in runs.items():
+            assert records[run].get('evaluated', records[run])['finished']==finished, (f, run)
+        for name,digest in made['files'].items():
+            if name.startswith('figure_retrieval') and not (folder/name).exists():
+                continue # photographs are not ours to redistribute
+            found = hashlib.sha256((folder/name).read_bytes()).hexdigest()
+            assert found==digest, f'{folder.name}/{name} was changed by hand'
             if name.endswith('.json'):
-                p = json.loads((folder/name).read_text())
-                assert p['caption'] and p['rows'] and all(r['run'] in records and r['commit']==records[r['run']]['environment']['commit'][:10] and r['data']==records[r['run']]['data']['fingerprint'][:12] for runs in p['rows'].values() for r in runs)
-                for line in p['sources'] or []: assert all(row in p['rows'] for row in line) and (line or 'comparison' in name), (name, line)
+                check_provenance(folder/name, records)
 
-def test_readme_shows_the_committed_tables():
-    shown = re.findall(r"^table\('([^']+)'\)", '\n'.join(c.source for c in nbformat.read(ROOT/'nbs/index.ipynb', 4).cells if c.cell_type=='code'), re.M)
-    assert len(shown)>5
-    for name in shown: assert (ROOT/f'figures/{name}.md').read_text().strip() in README, f'execute nbs/index.ipynb again: {name}'
 
-@pytest.mark.parametrize('folder', RESULTS, ids=lambda p: p.name)
+def value_of(source, names):
+    "Run a cell; the value of its last expression, or None"
+    *body,last = ast.parse(source).body
+    if not isinstance(last, ast.Expr):
+        body,last = [*body, last],None
+    exec(compile(ast.Module(body, []), '<cell>', 'exec'), names)
+    return eval(compile(ast.Expression(last.value), '<cell>', 'eval'), names) if last else None
+
+
+@pytest.mark.parametrize('page', PAGES, ids=name_of)
+def test_pages_show_the_committed_tables(page, monkeypatch):
+    "Numbers on the front page and on the results page are computed from the committed tables"
+    monkeypatch.chdir(ROOT)
+    names,checked = {},0
+    for cell in nbformat.read(page, 4).cells:
+        if cell.cell_type!='code' or not re.match(r'#\| *(hide|echo: *false)', cell.source):
+            continue
+        value = value_of(cell.source, names)
+        stored = [o.data['text/markdown'] for o in cell.outputs if 'text/markdown' in o.get('data', {})]
+        if stored:
+            assert ''.join(stored[0])==value.data, f'execute {page.name} again: {cell.source[:80]}'
+            checked += 1
+    assert checked, f'{page.name} shows no number'
+
+
+def test_readme_is_the_front_page():
+    "The tables of nbs/index.ipynb are in README.md"
+    cells = nbformat.read(PAGES[0], 4).cells
+    tables = [o.data['text/markdown'] for c in cells if c.cell_type=='code' for o in c.outputs
+              if 'text/markdown' in o.get('data', {})]
+    assert tables
+    for table in tables:
+        assert table.strip() in README, 'run `make readme`'
+
+
+@pytest.mark.parametrize('folder', RESULTS, ids=name_of)
 def test_records_are_whole_and_name_no_place(folder):
     for r in read_records(folder):
-        assert re.fullmatch('[0-9a-f]{40}', r['environment']['commit'] or '') and r['environment']['uncommitted'] is False, f"{r['name']}: a published number needs a clean commit"
-        assert r.get('evaluated', dict(uncommitted=False))['uncommitted'] is False, f"{r['name']}: metrics were added by uncommitted code"
+        name,env = r['name'],r['environment']
+        clean = re.fullmatch('[0-9a-f]{40}', env['commit'] or '') and env['uncommitted'] is False
+        assert clean, f'{name}: a published number needs a clean commit'
+        if 'evaluated' in r:
+            assert r['evaluated']['uncommitted'] is False, f'{name}: metrics were added by uncommitted code'
         assert r['history'] and (r.get('code') or r['key']['code']) and r['data']['fingerprint']
-        assert not re.search(r'"/|\.\./', json.dumps({k:v for k,v in r.items() if k not in ('map','ranks')})) # these hold base64
-        assert max(h['dev_rsum'] for h in r['history'])==r['metrics']['dev']['rsum'], 'selected on dev'
+        text = json.dumps({k:v for k,v in r.items() if k not in ('map', 'ranks')}) # these hold base64
+        assert not re.search(r'"/|\.\./', text), f'{name} names a place'
+        best = max(h['dev_rsum'] for h in r['history'])
+        assert best==r['metrics']['dev']['rsum'], f'{name} was not selected on dev'
+
 
 def test_links_of_the_readme():
-    for target in re.findall(r'\]\((?!https?:|#)([^)]+)\)', README): assert (ROOT/target).exists(), target
+    for target in re.findall(r'\]\((?!https?:|#)([^)]+)\)', README):
+        assert (ROOT/target).exists(), target

@@ -12,10 +12,12 @@ parser.read(ROOT/'settings.ini')
 SETTINGS = parser['DEFAULT']
 MODULES = { # Requirement -> module, where the names differ
     'faiss-cpu':'faiss', 'ipython':'IPython', 'Jinja2':'jinja2', 'markdown-it-py':'markdown_it',
-    'mdit-py-plugins':'mdit_py_plugins', 'pillow':'PIL', 'scikit-learn':'sklearn', 'myst-nb':'myst_nb', 'sphinx-mathjax-offline':'sphinx-mathjax-offline',
+    'mdit-py-plugins':'mdit_py_plugins', 'pillow':'PIL', 'scikit-learn':'sklearn',
 }
-TOOLS = ('pytest-xdist', 'ruff') # Run, not imported
+PARTS = dict(pydantic_core='pydantic') # Module -> the requirement that it comes with
+TOOLS = ('jupyter', 'pytest-xdist', 'ruff') # Run, not imported
 NAMED = ('furo', 'myst-nb', 'sphinx-mathjax-offline') # In the configuration of the documentation
+
 def required(extra=''):
     "Modules of the requirements, or of an extra"
     key = f'{extra}_requirements' if extra else 'requirements'
@@ -43,6 +45,7 @@ def modules_of(source, late=True):
 
 def imported(*folders, late=True):
     found = {m for source in sources(*folders) for m in modules_of(source, late)}
+    found = {PARTS.get(m, m) for m in found}
     ours = {f.stem for folder in ('tests', 'benchmarks', '.ci') for f in (ROOT/folder).glob('*.py')}
     return found-set(sys.stdlib_module_names)-ours-{'amsps', 'setuptools'}
 

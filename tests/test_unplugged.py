@@ -1,37 +1,96 @@
-"kill -9 during extraction, and at random moments of a grid: the same command goes on and ends equal to the bit."
-import shutil, subprocess, sys, time
-from pathlib import Path
-import numpy as np, psutil
-from conftest import ROOT, amsps
+"Killed with kill -9 while extracting or training, the same command resumes and ends equal to the last bit."
+import json
+import shutil
+import subprocess
+import sys
+import time
+import numpy as np
+import psutil
+import pytest
+from conftest import ROOT
 
-def start(*args): return psutil.Popen([Path(sys.executable).parent/'amsps', *map(str, args)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+sys.path.insert(0, str(ROOT/'benchmarks'))
+import unplug
 
-def kill_when(process, condition, seconds=120):
-    "kill -9 the process, its workers and their kernels, as soon as the condition holds"
+
+def start_amsps(*args):
+    "The command line in a process of its own, which can be killed"
+    code = 'from amsps.companion.cli import main; main()'
+    nowhere = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return psutil.Popen([sys.executable, '-c', code, *map(str, args)], cwd=ROOT, **nowhere)
+
+
+def kill_when(process, condition, seconds=600):
+    "Kill a process, its workers and their kernels as soon as the condition holds"
     end = time.monotonic()+seconds
     while not condition():
-        assert process.poll() is None and time.monotonic()<end, 'it ended, or never came to the point where it is killed'
+        assert process.poll() is None, 'it ended before the moment to kill it'
+        assert time.monotonic()<end, 'it never came to the moment to kill it'
         time.sleep(.01)
-    everyone = [*process.children(recursive=True), process]
-    for p in everyone: p.kill()
-    psutil.wait_procs(everyone, timeout=30)
+    unplug.kill_family(process)
 
-def test_extraction(small_flickr8k, backbone, tmp_path):
-    for i in range(200): shutil.copy(small_flickr8k/'Flicker8k_Dataset/scene00000.jpg', small_flickr8k/f'Flicker8k_Dataset/more{i}.jpg')
-    def args(cache): return ('extract', small_flickr8k/'Flicker8k_Dataset', '--backbone', backbone, '--cache-dir', tmp_path/cache, '--batch-size', 1, '--grid', 2)
-    def size(): return next((p.stat().st_size for p in (tmp_path/'a').rglob('features.part')), 0)
-    kill_when(start(*args('a')), lambda: size()>3*5*1280*2)
-    assert size() and not list((tmp_path/'a').rglob('features.npy')), 'it was killed too late to prove anything'
-    r = amsps(*args('a')); assert r.returncode==0, r.stderr
-    assert ' 0/224' not in r.stderr, 'it began again'      # the bar starts where the killed one stood
-    assert amsps(*args('b')).returncode==0
-    a,b = (np.load(next((tmp_path/c).rglob('features.npy'))) for c in 'ab')
-    assert np.array_equal(a, b)
 
+def test_extraction(cli, small_flickr8k, backbone, tmp_path):
+    images = small_flickr8k/'Flicker8k_Dataset'
+    for i in range(200):
+        shutil.copy(images/'scene00000.jpg', images/f'more{i}.jpg')
+    def args(cache):
+        return 'extract', images, '--backbone', backbone, '--cache-dir', tmp_path/cache, '--batch-size', 1, '--grid', 2
+    def size():
+        return next((p.stat().st_size for p in (tmp_path/'killed').rglob('features.part')), 0)
+    def features(cache):
+        return np.load(next((tmp_path/cache).rglob('features.npy')))
+    three_images = 3*5*1280*2
+    kill_when(start_amsps(*args('killed')), lambda: size()>three_images)
+    assert size() and not list((tmp_path/'killed').rglob('features.npy')), 'it was killed too late to prove anything'
+    resumed = cli(*args('killed'))
+    assert resumed.returncode==0, resumed.stderr
+    assert ' 0/224' not in resumed.stderr, 'its progress bar began anew' # it starts where the killed one stood
+    assert cli(*args('undisturbed')).returncode==0
+    assert np.array_equal(features('killed'), features('undisturbed'))
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    "Records, weights, tables and figures of a small grid that nobody disturbs"
+    cache = tmp_path_factory.mktemp('undisturbed')
+    assert unplug.work(cache, cache/'out')==[]
+    return unplug.everything(cache, cache/'out')
+
+
+def test_one_plug(undisturbed, tmp_path):
+    "A grid that is killed while it mines ends with the records, weights, tables and figures of an undisturbed one"
+    since = time.time()
+    with open(tmp_path/'log', 'w') as log:
+        process = unplug.start(tmp_path, tmp_path/'out', log)
+        kill_when(process, lambda: unplug.phase(tmp_path, since)=='training, active')
+    assert list((tmp_path/'runs').glob('ahrl-*.partial')), 'it was killed too late to prove anything'
+    assert unplug.work(tmp_path, tmp_path/'out')==[]
+    record = json.loads(next((tmp_path/'runs').glob('ahrl-*/record.json')).read_text())
+    assert record['resumed'], 'it began anew'
+    assert unplug.differences(undisturbed, unplug.everything(tmp_path, tmp_path/'out'))==[]
+
+
+def test_two_processes_share_a_grid(undisturbed, tmp_path):
+    "Neither makes what the other makes; both end well, and the records are those of one process"
+    with open(tmp_path/'log', 'w') as log:
+        both = [unplug.start(tmp_path/'cache', None, log, seeds=2) for _ in range(2)]
+        codes = [p.wait(400) for p in both]
+    assert codes==[0, 0], (tmp_path/'log').read_text()
+    events = [json.loads(line) for line in (tmp_path/'cache/grid.jsonl').read_text().splitlines()]
+    done = [e for e in events if e['event']=='done']
+    records = [json.loads(f.read_text()) for f in (tmp_path/'cache/runs').glob('*/record.json')]
+    assert len(records)==4 and not any(r['resumed'] for r in records)
+    assert sorted(e['run'] for e in done)==sorted(r['name'] for r in records), 'each run was made once'
+    assert {e['process'] for e in done}=={p.pid for p in both}, 'they shared the work'
+    found = unplug.everything(tmp_path/'cache', None)
+    assert {k:v for k,v in undisturbed.items() if k.startswith(('record', 'weights'))}.items()<=found.items()
+
+
+@pytest.mark.slow
 def test_three_plugs(tmp_path):
-    "kill -9 of a grid and its report at three random moments: records, weights, tables and figures equal an undisturbed run's, byte by byte"
-    sys.path.insert(0, str(ROOT/'benchmarks'))
-    from unplug import unplug
-    wrong,hit = unplug(3, 0, tmp_path)
+    "Three kills at random moments of a grid and its report"
+    wrong,hit = unplug.unplug(3, 0, tmp_path)
     assert not wrong and sum(hit.values())==3, (wrong, hit)
-    assert sum(hit[k] for k in ('training, before the first pass', 'training, active', 'writing what was mined', 'writing a record'))>0, hit
+    training = ('training, before the first pass', 'training, active', 'writing what was mined', 'writing a record')
+    assert sum(hit[k] for k in training)>0, hit

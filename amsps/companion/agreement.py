@@ -7,14 +7,14 @@ __all__ = ['SKIPPED', 'DEVIATIONS', 'SINGLE_SEED', 'LEAST', 'EQUAL', 'NOISE', 'D
            'read_summary', 'metric_columns', 'pooled_deviation', 'noise_tolerance', 'agreement_of', 'compare_column',
            'Agreement', 'compare_tables', 'agreement_lines']
 
-# %% ../../nbs/companion/37_agreement.ipynb #5894c480
+# %% ../../nbs/companion/37_agreement.ipynb #28c31ac2
 from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from ..errors import InputError
 
-# %% ../../nbs/companion/37_agreement.ipynb #87d924f1
+# %% ../../nbs/companion/37_agreement.ipynb #63baf7b7
 SKIPPED = ('_differences', 'table_cost') # Parts of names of tables that are not compared
 
 def compared_tables(
@@ -24,7 +24,7 @@ def compared_tables(
     names = sorted(f.stem for f in Path(folder).glob('table_*.csv'))
     return [n for n in names if not any(s in n for s in SKIPPED)]
 
-# %% ../../nbs/companion/37_agreement.ipynb #b4bf505e
+# %% ../../nbs/companion/37_agreement.ipynb #7893abf7
 def read_summary(
     path:Path, # CSV of a table
 )->pd.DataFrame: # The index names rows; a repeated name gets a number
@@ -37,14 +37,14 @@ def read_summary(
     table.index = [f'{name} ({n+1})' if n else str(name) for name,n in zip(table.index, repeats)]
     return table
 
-# %% ../../nbs/companion/37_agreement.ipynb #b8835adb
+# %% ../../nbs/companion/37_agreement.ipynb #b1c531c4
 def metric_columns(
     table:pd.DataFrame, # From `read_summary`
 )->list[str]:
     "The columns that hold means over seeds"
     return [c for c in table if f'{c} sd' in table]
 
-# %% ../../nbs/companion/37_agreement.ipynb #5b2965c6
+# %% ../../nbs/companion/37_agreement.ipynb #f7fc5cc0
 DEVIATIONS = 2 # Standard deviations within which a number agrees
 SINGLE_SEED = 0.1 # Relative tolerance where no standard deviation is known
 LEAST = 1. # Absolute tolerance there, at least
@@ -56,7 +56,7 @@ def pooled_deviation(
     known = sd.dropna().astype(float)
     return float(np.sqrt((known**2).mean())) if len(known) else np.nan
 
-# %% ../../nbs/companion/37_agreement.ipynb #5585610b
+# %% ../../nbs/companion/37_agreement.ipynb #276c0905
 def noise_tolerance(
     committed:float, # The number
     *deviations:float, # What is known of its standard deviation; NaN is unknown
@@ -67,7 +67,7 @@ def noise_tolerance(
         return DEVIATIONS*max(known)
     return max(SINGLE_SEED*abs(committed), LEAST)
 
-# %% ../../nbs/companion/37_agreement.ipynb #c1e271f8
+# %% ../../nbs/companion/37_agreement.ipynb #1a103da3
 EQUAL, NOISE, DIFFERENT = 'equal', 'within seed noise', 'different'
 SAME = 1e-9 # Relative; a CSV keeps every digit of a float
 
@@ -82,7 +82,7 @@ def agreement_of(
         return EQUAL
     return NOISE if difference<=tolerance else DIFFERENT
 
-# %% ../../nbs/companion/37_agreement.ipynb #8a1dc1a2
+# %% ../../nbs/companion/37_agreement.ipynb #26758d01
 NUMBERS = ['table', 'row', 'column', 'committed', 'made', 'tolerance', 'agreement']
 
 def compare_column(
@@ -102,7 +102,7 @@ def compare_column(
         found.append((row, column, was[column], now[column], tolerance, agreement))
     return found
 
-# %% ../../nbs/companion/37_agreement.ipynb #7810e888
+# %% ../../nbs/companion/37_agreement.ipynb #df8f4cf3
 @dataclass(frozen=True)
 class Agreement:
     "How made tables agree with committed ones"
@@ -112,7 +112,7 @@ class Agreement:
     def count(self, agreement):
         return int((self.numbers.agreement==agreement).sum())
 
-# %% ../../nbs/companion/37_agreement.ipynb #9e43dbce
+# %% ../../nbs/companion/37_agreement.ipynb #9ec41c05
 def compare_tables(
     made:Path, # Folder of tables
     committed:Path, # Folder of tables
@@ -130,7 +130,7 @@ def compare_tables(
         notes += _notes(name, a, b)
     return Agreement(pd.DataFrame(rows, columns=NUMBERS), notes)
 
-# %% ../../nbs/companion/37_agreement.ipynb #66963f84
+# %% ../../nbs/companion/37_agreement.ipynb #ec6a79b8
 def _notes(name, committed, made):
     "What two tables do not share"
     notes = []
@@ -142,13 +142,13 @@ def _notes(name, committed, made):
     pairs = sorted({(int(x), int(y)) for x,y in _seeds(committed, made, both) if x!=y})
     return notes+[f'{name}: {x} seeds committed, {y} made' for x,y in pairs]
 
-# %% ../../nbs/companion/37_agreement.ipynb #24425dbe
+# %% ../../nbs/companion/37_agreement.ipynb #c5e0a186
 def _seeds(committed, made, rows):
     "Pairs of seeds, where a row has any"
     pairs = zip(committed.seeds[rows], made.seeds[rows])
     return [(x, y) for x,y in pairs if not np.isnan(x) and not np.isnan(y)]
 
-# %% ../../nbs/companion/37_agreement.ipynb #ccbdaceb
+# %% ../../nbs/companion/37_agreement.ipynb #00909f21
 def agreement_lines(
     found:Agreement, # From `compare_tables`
 )->list[str]: # For a terminal
@@ -163,7 +163,7 @@ def agreement_lines(
         lines.append(f'different: {x.table}, {x.row}, {x.column}: {numbers}')
     return lines
 
-# %% ../../nbs/companion/37_agreement.ipynb #91c83ba6
+# %% ../../nbs/companion/37_agreement.ipynb #4d6bd5d4
 def _counts(agreement):
     parts = [f'{(agreement==kind).sum()} {kind}' for kind in (EQUAL, NOISE, DIFFERENT)]
     return f"{len(agreement)} numbers, {', '.join(parts)}"

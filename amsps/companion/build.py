@@ -27,7 +27,7 @@ def concept_graph(
     "Concepts of the training captions and how often they occur together"
     return build_graph(train_set.captions, config.n_concepts) if config.n_concepts else None
 
-# %% ../../nbs/companion/24_build.ipynb #8a9968e5
+# %% ../../nbs/companion/24_build.ipynb #073d607c
 def _concept_vectors(config, graph, tokenizer, text):
     "(q, size) word vectors of the concepts, or None to learn them"
     if graph is None or config.consensus!='graph':
@@ -36,7 +36,7 @@ def _concept_vectors(config, graph, tokenizer, text):
         return read_vectors(config.concept_vectors, graph.words)[0]
     return None if text is None else table_vectors(text, tokenizer, graph.words)
 
-# %% ../../nbs/companion/24_build.ipynb #4a549553
+# %% ../../nbs/companion/24_build.ipynb #9d71864e
 def _untrained(config, train_set):
     tokenizer = build_tokenizer(train_set.captions, config.min_count)
     layers = dict(hidden_size=config.word_size, num_hidden_layers=2, num_attention_heads=2)
@@ -52,7 +52,7 @@ def _text_encoder(config, train_set):
         return _untrained(config, train_set)
     return load_text_backbone(config.text_backbone)
 
-# %% ../../nbs/companion/24_build.ipynb #134a4839
+# %% ../../nbs/companion/24_build.ipynb #5473b3e2
 _MODEL = ('embed_size', 'region_hidden', 'pooling', 'dropout', 'word_dropout', 'fusion') # Passed on under the same name
 
 def _text_options(config, tokenizer, text):
@@ -71,7 +71,7 @@ def _consensus_options(config, graph, vectors):
         options['concept_size'] = 300 if vectors is None else vectors.shape[1]
     return options
 
-# %% ../../nbs/companion/24_build.ipynb #31775781
+# %% ../../nbs/companion/24_build.ipynb #c96c5aaf
 def build_model(
     config:RunConfig,
     data:RunData, # Of the run; its features give the size of a region

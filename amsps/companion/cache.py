@@ -20,7 +20,7 @@ from .config import LOCATIONS, RunConfig, label_of
 from .paths import package_folder
 from ..errors import InputError
 
-# %% ../../nbs/companion/26_cache.ipynb #fc82de03
+# %% ../../nbs/companion/26_cache.ipynb #bfdf9f2f
 def digest(
     *parts, # JSON-able values
 )->str: # Hex SHA-256
@@ -48,7 +48,7 @@ class _Bare(ast.NodeTransformer):
     visit_AsyncFunctionDef = visit_FunctionDef
     visit_ClassDef = visit_Module = _body
 
-# %% ../../nbs/companion/26_cache.ipynb #3adf0197
+# %% ../../nbs/companion/26_cache.ipynb #4e32a708
 def bare_code(
     source:str, # Python
 )->str: # Without comments, docstrings and annotations, in one layout
@@ -63,7 +63,7 @@ def _patched(node):
             return d.args[0].id
     return None
 
-# %% ../../nbs/companion/26_cache.ipynb #8734e521
+# %% ../../nbs/companion/26_cache.ipynb #a4524388
 def _assigned(node):
     "Names that an assignment gives a value"
     targets = node.targets if isinstance(node, ast.Assign) else [node.target]
@@ -90,14 +90,14 @@ def _targets(node):
     name = _registered(node)
     return [f'LOSSES[{name}]' if name else '']
 
-# %% ../../nbs/companion/26_cache.ipynb #c792e96a
+# %% ../../nbs/companion/26_cache.ipynb #90b37697
 def _imported(node, package):
     "Imported name -> (module, name) of a relative import; `package` are the parts of the importing module's package"
     origin = package[:len(package)-node.level+1]
     module = '.'.join([*origin, node.module])
     return {a.asname or a.name:(module, a.name) for a in node.names}
 
-# %% ../../nbs/companion/26_cache.ipynb #2a00dde7
+# %% ../../nbs/companion/26_cache.ipynb #27216045
 @cache
 def _module(name):
     "Of a module: name -> its code; name -> names it mentions; imported name -> (module, name)"
@@ -120,7 +120,7 @@ def _module(name):
     mentions.get('LOSSES', set()).update(t for t in code if t.startswith('LOSSES['))
     return code,mentions,imports
 
-# %% ../../nbs/companion/26_cache.ipynb #29dfeace
+# %% ../../nbs/companion/26_cache.ipynb #4479009c
 def _on_scenes(c): return c.dataset=='scenes'
 def _on_photographs(c): return c.dataset!='scenes'
 def _on_flickr8k(c): return c.dataset=='flickr8k'
@@ -129,13 +129,13 @@ def _has_text_backbone(c): return bool(c.text_backbone)
 def _has_concepts(c): return bool(c.n_concepts)
 def _never(c): return False
 
-# %% ../../nbs/companion/26_cache.ipynb #f62bcc48
+# %% ../../nbs/companion/26_cache.ipynb #c1775380
 def _mines(c):
     "Whether the loss uses candidates or hidden positives"
     parts = c.offline_weight or c.cross_weight or c.penalty or c.filter_hidden or c.mining_weight
     return c.loss in ('aoq','fne') or c.loss=='ahrl' and bool(parts)
 
-# %% ../../nbs/companion/26_cache.ipynb #e9e64c15
+# %% ../../nbs/companion/26_cache.ipynb #91c1ff98
 def _has_miner(c):
     "Whether the loss uses candidates, hidden positives or relatedness"
     related = c.loss=='sam' or c.loss=='ahrl' and bool(c.adaptive_margin or c.graded_weight)
@@ -186,14 +186,14 @@ USED_WHEN = {
     'metrics.graded_metrics': _never,
 } # Definition -> whether a configuration uses it
 
-# %% ../../nbs/companion/26_cache.ipynb #3c2d4268
+# %% ../../nbs/companion/26_cache.ipynb #72a8344c
 def _imports_of(text):
     "(module, name) of what a piece of code imports from amsps"
     found = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom)]
     own = [n for n in found if (n.module or '').startswith('amsps.')]
     return [(n.module.removeprefix('amsps.'), a.name) for n in own for a in n.names]
 
-# %% ../../nbs/companion/26_cache.ipynb #4f06bec3
+# %% ../../nbs/companion/26_cache.ipynb #d3e60738
 def code_behind(
     source:str, # Python that imports from amsps
     counts=lambda name: True, # Whether a definition `module.name` counts
@@ -216,7 +216,7 @@ def code_behind(
             todo.append((module, ''))
     return dict(sorted(used.items()))
 
-# %% ../../nbs/companion/26_cache.ipynb #ddd70bed
+# %% ../../nbs/companion/26_cache.ipynb #afc8b354
 @cache
 def training_cells(
     notebook:Path, # `train.ipynb`, or one like it
@@ -227,7 +227,7 @@ def training_cells(
     last = next((i for i,s in enumerate(sources) if 'train_run(' in s), len(sources)-1)
     return tuple(sources[:last+1])
 
-# %% ../../nbs/companion/26_cache.ipynb #438884b3
+# %% ../../nbs/companion/26_cache.ipynb #52ae25bc
 _UNCOUNTED = ('companion.config.', 'companion.cache.', 'companion.paths.') # They check, name and place values
 
 def used_code(
@@ -254,14 +254,14 @@ def run_key(
     settings = {k:v for k,v in config.model_dump().items() if k not in UNNAMED}
     return dict(config=settings | contents, data=fingerprint, code=used_code(config, training_cells(notebook)))
 
-# %% ../../nbs/companion/26_cache.ipynb #dc4a7496
+# %% ../../nbs/companion/26_cache.ipynb #df4636b1
 def key_name(
     key:dict, # From `run_key`
 )->str: # LOSS-sSEED-DIGEST
     "Name of a run"
     return f"{key['config']['loss']}-s{key['config']['seed']}-{digest(key)[:10]}"
 
-# %% ../../nbs/companion/26_cache.ipynb #24dc27f4
+# %% ../../nbs/companion/26_cache.ipynb #5655252a
 _RUN_FILE = re.compile(r'([\w-]+-s\d+-[0-9a-f]{10})(\.partial|\.removed|\.ipynb|\.lock|\.job\.lock)?')
 
 def run_of(
@@ -271,14 +271,14 @@ def run_of(
     found = _RUN_FILE.fullmatch(Path(path).name)
     return None if found is None or Path(path).is_symlink() else found[1]
 
-# %% ../../nbs/companion/26_cache.ipynb #69ec1623
+# %% ../../nbs/companion/26_cache.ipynb #02a6d8c1
 _RECORD_TYPES = dict(name=str, config=dict, metrics=dict, wall_seconds=(int,float), finished=str)
 
 def _is_plain(name):
     "Whether a name is safe as the name of a file"
     return re.fullmatch(r'[\w.+-]+', name) is not None and not name.startswith('.')
 
-# %% ../../nbs/companion/26_cache.ipynb #4ed3d48a
+# %% ../../nbs/companion/26_cache.ipynb #f215a328
 def _record_fault(record):
     "What is wrong with a record, or None"
     if not isinstance(record, dict):
@@ -293,7 +293,7 @@ def _record_fault(record):
         return f'its `config` lacks {", ".join(lacks)}'
     return None if 'rsum' in record['metrics'].get('test', {}) else 'its `metrics` lack the rSum on test'
 
-# %% ../../nbs/companion/26_cache.ipynb #0f8843de
+# %% ../../nbs/companion/26_cache.ipynb #8c54b19e
 def check_record(
     record, # Anything that JSON can hold
     source, # Where it comes from, for the message
@@ -322,7 +322,7 @@ def read_record(
     file = Path(folder)/'record.json'
     return load_record(file) if file.exists() else None
 
-# %% ../../nbs/companion/26_cache.ipynb #fd3a0508
+# %% ../../nbs/companion/26_cache.ipynb #1bb5f8cd
 def known_records(
     runs:Path, # Folder of runs
 )->list[dict]: # Those that can be read, the newest first
@@ -335,13 +335,13 @@ def known_records(
             continue
     return sorted(found, key=lambda r: r['finished'], reverse=True)
 
-# %% ../../nbs/companion/26_cache.ipynb #cc62ddfc
+# %% ../../nbs/companion/26_cache.ipynb #dfc03932
 def _changes(old, new):
     "In what two dictionaries differ, one text a key"
     changed = [f'{k} {v!r} -> {new[k]!r}' if k in new else f'{k} is gone' for k,v in old.items() if new.get(k)!=v]
     return changed+[f'{k} is new' for k in new if k not in old]
 
-# %% ../../nbs/companion/26_cache.ipynb #51e9f6f0
+# %% ../../nbs/companion/26_cache.ipynb #5e0f9102
 def _code_changes(old, new):
     "The same for the code of two keys"
     changed = [f'{k} changed' if k in new else f'{k} is no longer used' for k,v in old.items() if new.get(k)!=v]
@@ -351,7 +351,7 @@ def _listed(changes, most=4):
     rest = len(changes)-most
     return ', '.join(changes[:most])+(f' and {rest} more' if rest>0 else '')
 
-# %% ../../nbs/companion/26_cache.ipynb #4e1a3425
+# %% ../../nbs/companion/26_cache.ipynb #862ea0d2
 def _other_run(old, key):
     "Why a run with the same configuration does not count"
     was = old['key']
@@ -364,7 +364,7 @@ def _is_like(record, key, label):
     config,own = record['config'],key['config']
     return label_of(config)==label and config['seed']==own['seed'] and config['dataset']==own['dataset']
 
-# %% ../../nbs/companion/26_cache.ipynb #ba9ce5d4
+# %% ../../nbs/companion/26_cache.ipynb #2a92c04b
 def _nearest_settings(key, label, records):
     "Why there is no run, with the settings of the nearest run of the same row and seed"
     like = [(_changes(r['key']['config'], key['config']), r['name']) for r in records if _is_like(r, key, label)]
@@ -373,7 +373,7 @@ def _nearest_settings(key, label, records):
     changes,name = min(like, key=lambda found: len(found[0]))
     return f'never run; {name} has other settings: {_listed(changes)}'
 
-# %% ../../nbs/companion/26_cache.ipynb #f2a51782
+# %% ../../nbs/companion/26_cache.ipynb #e1f62953
 def explain_run(
     key:dict, # From `run_key`
     label:str, # Row of the run
@@ -411,7 +411,7 @@ def find_record(
     names = ', '.join(sorted(r['name'] for r in found)[:6])
     raise InputError(f"{len(found)} runs begin with {name!r}: {names}; give more of the name")
 
-# %% ../../nbs/companion/26_cache.ipynb #76b1c59e
+# %% ../../nbs/companion/26_cache.ipynb #134d74c7
 def _mib(folder):
     return round(sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())/2**20, 1)
 
@@ -426,7 +426,7 @@ def _interrupted_row(folder):
     unknown = dict(row='', dataset='', seed='', rsum='', seconds='')
     return dict(name=name, state='interrupted', **unknown, MiB=_mib(folder), finished='')
 
-# %% ../../nbs/companion/26_cache.ipynb #5898f15b
+# %% ../../nbs/companion/26_cache.ipynb #7ea49fec
 def list_runs(
     runs:Path, # Folder of runs
 )->list[dict]: # One row a run: name, state, row, dataset, seed, rsum, seconds, MiB, finished
@@ -434,7 +434,7 @@ def list_runs(
     complete = [_complete_row(r, runs) for r in known_records(runs)]
     return complete+[_interrupted_row(f) for f in sorted(Path(runs).glob('*.partial'))]
 
-# %% ../../nbs/companion/26_cache.ipynb #c533c0e8
+# %% ../../nbs/companion/26_cache.ipynb #efd3623a
 def _named_settings(record):
     return {k:v for k,v in record['config'].items() if k not in UNNAMED}
 
@@ -442,7 +442,7 @@ def _software(record):
     env = record['environment']
     return env['packages'] | dict(python=env['python'], device=env['device'])
 
-# %% ../../nbs/companion/26_cache.ipynb #056e0c95
+# %% ../../nbs/companion/26_cache.ipynb #20b8793e
 def diff_runs(
     a:dict, b:dict, # Records
 )->list[str]: # Lines; empty for runs that differ in nothing but time and place
@@ -458,7 +458,7 @@ def diff_runs(
     moved = [(k, v, after[k]) for k,v in before.items() if k in after and after[k]!=v]
     return lines+[f'test         {k} {v:.2f} -> {w:.2f} ({w-v:+.2f})' for k,v,w in moved]
 
-# %% ../../nbs/companion/26_cache.ipynb #2395e6b1
+# %% ../../nbs/companion/26_cache.ipynb #68941a1d
 def _code_now(names):
     "Digests of definitions as they are today, whatever a configuration uses of them"
     now = {}
@@ -468,7 +468,7 @@ def _code_now(names):
         now[key] = digest(_module(module)[0].get(name, '') if known else '')[:8]
     return now
 
-# %% ../../nbs/companion/26_cache.ipynb #3bf42a5b
+# %% ../../nbs/companion/26_cache.ipynb #717256b1
 def _complete_fault(folder, notebook):
     "Why a complete run is stale, or None"
     try:
@@ -481,7 +481,7 @@ def _complete_fault(folder, notebook):
     changed = _code_changes(record['key']['code'], used_code(config, training_cells(notebook)))
     return f'of other code: {_listed(changed)}' if changed else None
 
-# %% ../../nbs/companion/26_cache.ipynb #bf31d19d
+# %% ../../nbs/companion/26_cache.ipynb #c113645a
 def _interrupted_fault(folder):
     "Why an interrupted run is stale, or None"
     try:
@@ -492,7 +492,7 @@ def _interrupted_fault(folder):
     changed = [k for k,v in _code_now(code).items() if code[k]!=v]
     return f'interrupted, of other code: {_listed(changed)}' if changed else None
 
-# %% ../../nbs/companion/26_cache.ipynb #eaf37fe6
+# %% ../../nbs/companion/26_cache.ipynb #899cb843
 def _folder_fault(folder, notebook):
     "Why a folder of a run is stale, or None"
     if folder.suffix=='.removed':
@@ -501,7 +501,7 @@ def _folder_fault(folder, notebook):
         return _interrupted_fault(folder)
     return _complete_fault(folder, notebook) if (folder/'record.json').exists() else None
 
-# %% ../../nbs/companion/26_cache.ipynb #f0404040
+# %% ../../nbs/companion/26_cache.ipynb #6f7fd49b
 def stale_runs(
     runs:Path, # Folder of runs
     notebook:Path, # That trains
@@ -513,7 +513,7 @@ def stale_runs(
     rest = [f for f in made if f.suffix in ('.ipynb','.lock') and run_of(f) not in living]
     return {f:why for f,why in faults.items() if why} | {f:'belongs to no run' for f in rest}
 
-# %% ../../nbs/companion/26_cache.ipynb #8bcc4d40
+# %% ../../nbs/companion/26_cache.ipynb #b3bccc05
 def remove(
     path:Path, # Of a run: its folder, or a file beside it
 ):

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['app', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset', 'Table', 'Figure', 'Seeds', 'Palette', 'Explain',
            'Force', 'Root', 'Backbone', 'TextBackbone', 'Jobs', 'Device', 'Stop', 'Executor', 'Address', 'Records',
-           'Output', 'Cache', 'Executed', 'RecordsFolder', 'ReportOutput', 'PicturesRoot', 'AnyPalette', 'TablesOutput',
-           'Verified', 'Tolerance', 'Again', 'Encoder', 'Vectors', 'RunFolder', 'SameBackbone', 'Relevance', 'Accept',
-           'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top', 'Split', 'runs_app', 'RunsCache', 'DryRun', 'data_app',
-           'Layout', 'DatasetFolder', 'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor',
-           'BatchSize', 'GroupedCommand', 'main', 'check_effect', 'check_run', 'check_device', 'check_files',
-           'TrainCommand', 'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'list_', 'show', 'diff',
-           'removable', 'gc', 'check', 'prepare', 'extract']
+           'Output', 'Cache', 'Executed', 'ReportTable', 'ReportFigure', 'RecordsFolder', 'ReportOutput',
+           'PicturesRoot', 'AnyPalette', 'TablesOutput', 'Verified', 'Tolerance', 'Again', 'Encoder', 'Vectors',
+           'RunFolder', 'SameBackbone', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
+           'Split', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'Cells', 'Pixels',
+           'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'main',
+           'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare',
+           'verify', 'evaluate', 'search', 'list_', 'show', 'diff', 'removable', 'gc', 'check', 'prepare', 'extract']
 
 # %% ../../nbs/companion/39_cli.ipynb #b105626d
 import errno
@@ -20,16 +20,18 @@ import json
 import os
 import shlex
 import sys
+import tempfile
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
 from ..errors import InputError
 try:
     import typer
-except ModuleNotFoundError:
-    sys.exit("amsps: the command line needs packages that are not installed: pip install 'amsps[companion]'")
-from typer.core import TyperCommand
+    from typer.core import TyperCommand
+    from amsps.companion import config as configuration
+except ModuleNotFoundError as e:
+    sys.exit(f"amsps: the command line needs the package {e.name}: pip install 'amsps[companion]'")
 
-# %% ../../nbs/companion/39_cli.ipynb #e58d3693
+# %% ../../nbs/companion/39_cli.ipynb #ff8fb1a6
 class GroupedCommand(TyperCommand):
     "A command whose help shows options by group"
     def parse_args(self, ctx, args):
@@ -67,14 +69,14 @@ Start here:
 Every command has its own help: amsps COMMAND --help. Caches and outputs go to the current folder, or to
 the folder that the environment variable AMSPS_HOME names."""
 
-# %% ../../nbs/companion/39_cli.ipynb #2f002dd2
+# %% ../../nbs/companion/39_cli.ipynb #ef62311b
 def _app(about, **more):
     width = dict(max_content_width=100)
     return typer.Typer(help=about, no_args_is_help=True, rich_markup_mode=None, context_settings=width, **more)
 
 app = _app(_ABOUT, add_completion=False, pretty_exceptions_enable=False)
 
-# %% ../../nbs/companion/39_cli.ipynb #e964120d
+# %% ../../nbs/companion/39_cli.ipynb #5f84bf29
 def main():
     "Entry point of the `amsps` command"
     os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
@@ -91,7 +93,7 @@ def main():
             print('amsps: interrupted; the same command resumes', file=sys.stderr)
         raise
 
-# %% ../../nbs/companion/39_cli.ipynb #d1a3d45d
+# %% ../../nbs/companion/39_cli.ipynb #f9a703de
 def _leave(message):
     print(f'amsps: {message}', file=sys.stderr)
     sys.exit(2)
@@ -103,7 +105,7 @@ def _missing_module(e):
         raise e
     return f"the package {name} is not installed: pip install 'amsps[companion]'"
 
-# %% ../../nbs/companion/39_cli.ipynb #660aa58f
+# %% ../../nbs/companion/39_cli.ipynb #aa802d34
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS) # Full, or not writable
 
 def _disk_trouble(e):
@@ -114,7 +116,7 @@ def _disk_trouble(e):
     advice = 'make room or change permissions; the same command resumes'
     return f"cannot write or read {e.filename or 'a file'} ({e.strerror or e}); {advice}"
 
-# %% ../../nbs/companion/39_cli.ipynb #587e5dea
+# %% ../../nbs/companion/39_cli.ipynb #18e0bfef
 def _begin():
     "What every command does first: check packages, silence transformers"
     from amsps.companion.paths import check_packages
@@ -123,7 +125,7 @@ def _begin():
     logging.set_verbosity_error()
     logging.disable_progress_bar()
 
-# %% ../../nbs/companion/39_cli.ipynb #14e96946
+# %% ../../nbs/companion/39_cli.ipynb #90b0e24b
 def _fail(failures):
     "Print failures of notebooks and leave with exit code 1"
     for f in failures:
@@ -133,7 +135,7 @@ def _fail(failures):
         typer.echo(f"\n{n} failed. Everything complete is kept; the same command does only the rest.", err=True)
         raise typer.Exit(1)
 
-# %% ../../nbs/companion/39_cli.ipynb #4afb409b
+# %% ../../nbs/companion/39_cli.ipynb #95c769fd
 def _metric_line(m):
     "The metrics of a split in one line"
     recalls = [f"{d} {m[f'{d}_r1']:.1f}/{m[f'{d}_r5']:.1f}/{m[f'{d}_r10']:.1f}" for d in ('i2t', 't2i')]
@@ -142,7 +144,7 @@ def _metric_line(m):
         return line
     return f"{line}  mAP@R {m['i2t_map_at_r']:.1f}/{m['t2i_map_at_r']:.1f}"
 
-# %% ../../nbs/companion/39_cli.ipynb #d16b30e0
+# %% ../../nbs/companion/39_cli.ipynb #97dbdfd9
 _NOT_SCENES = ('data_root', 'layout', 'backbone', 'grid', 'image_size') # Of photographs only
 
 def _option(name): # As a person types it
@@ -152,7 +154,7 @@ def _refuse(named, why):
     if named:
         raise InputError(f"{_option(named[0])} {why}")
 
-# %% ../../nbs/companion/39_cli.ipynb #7f05e8a2
+# %% ../../nbs/companion/39_cli.ipynb #afc48cf2
 def check_effect(
     config, # A `RunConfig`
     given:dict, # Parameters that were named on the command line
@@ -165,7 +167,7 @@ def check_effect(
         named = [n for n in ('grid', 'image_size') if given.get(n)]
         _refuse(named, 'is for features of a --backbone; region features of a folder are taken as they are')
 
-# %% ../../nbs/companion/39_cli.ipynb #448c676e
+# %% ../../nbs/companion/39_cli.ipynb #6bc7362d
 def check_run(
     config, # A `RunConfig`
     given:dict={}, # As for `check_effect`
@@ -181,14 +183,14 @@ def check_run(
     check_device(config.precision)
     check_files(config)
 
-# %% ../../nbs/companion/39_cli.ipynb #996c7c80
+# %% ../../nbs/companion/39_cli.ipynb #a4845a05
 def check_device(precision):
     "Raise `InputError` for a precision that this machine does not have"
     import torch
     if precision=='fp16' and not torch.cuda.is_available():
         raise InputError("`precision` fp16 needs a GPU, and PyTorch finds none; choose bf16 or fp32")
 
-# %% ../../nbs/companion/39_cli.ipynb #544f8f70
+# %% ../../nbs/companion/39_cli.ipynb #adbdaf26
 def check_files(config):
     "Raise `InputError` if word vectors, text encoder or FAISS of a run cannot be loaded"
     from amsps.companion.datasets import text_digest
@@ -200,15 +202,7 @@ def check_files(config):
     if config.search=='faiss':
         import_faiss()
 
-# %% ../../nbs/companion/39_cli.ipynb #2a6253d9
-def _groups():
-    "Parameters of a run by group"
-    from amsps.companion import config
-    if hasattr(config, 'config_groups'):
-        return config.config_groups()
-    return {'Parameters': list(config.RunConfig.model_fields)}
-
-# %% ../../nbs/companion/39_cli.ipynb #8f24759d
+# %% ../../nbs/companion/39_cli.ipynb #5698af48
 def _choices(annotation):
     "The values of a parameter that has few"
     return get_args(annotation) if get_origin(annotation) is Literal else ()
@@ -216,19 +210,19 @@ def _choices(annotation):
 # %% ../../nbs/companion/39_cli.ipynb #c8b313b5
 def _config_option(name, group):
     "The option of a parameter; None means that it was not given"
-    from amsps.companion.config import RunConfig
-    known = RunConfig.model_fields[name]
+    known = configuration.RunConfig.model_fields[name]
     kind = known.annotation if known.annotation in (int, float, str, bool) else str
     option = typer.Option(help=known.description, show_default=False, rich_help_panel=group)
     annotation = Annotated[kind|None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
-# %% ../../nbs/companion/39_cli.ipynb #bc14f72d
+# %% ../../nbs/companion/39_cli.ipynb #59a6935d
 def _config_signature():
     "The signature of `train`"
-    return inspect.Signature([_config_option(n, group) for group,names in _groups().items() for n in names])
+    groups = configuration.config_groups()
+    return inspect.Signature([_config_option(n, group) for group,names in groups.items() for n in names])
 
-# %% ../../nbs/companion/39_cli.ipynb #35ad8a85
+# %% ../../nbs/companion/39_cli.ipynb #216d4d29
 def _preset_of(args):
     "The parameters that the arguments of `train --help` choose a preset by"
     chosen = dict(freeze_text=True) if '--freeze-text' in args else {}
@@ -239,11 +233,10 @@ def _preset_of(args):
             chosen['dataset'] = a.partition('=')[2]
     return chosen
 
-# %% ../../nbs/companion/39_cli.ipynb #03cf6a19
+# %% ../../nbs/companion/39_cli.ipynb #f9f412d4
 def _described(name, defaults):
     "Description of a parameter, its choices and its default"
-    from amsps.companion.config import RunConfig
-    known = RunConfig.model_fields[name]
+    known = configuration.RunConfig.model_fields[name]
     text = known.description.rstrip('.')
     choices = _choices(known.annotation)
     if not all(str(c) in text for c in choices):
@@ -256,14 +249,13 @@ def _shown(value):
         return 'yes' if value else 'no'
     return 'none' if value=='' else value
 
-# %% ../../nbs/companion/39_cli.ipynb #61a8601d
+# %% ../../nbs/companion/39_cli.ipynb #12a2c272
 class TrainCommand(GroupedCommand):
     "Shows the defaults of the dataset that is named beside `--help`"
     def format_options(self, ctx, formatter):
-        from amsps.companion.config import preset
         chosen = _preset_of(self.given)
         for p in self.params:
-            p.help = _described(p.name, preset(chosen))
+            p.help = _described(p.name, configuration.preset(chosen))
         formatter.write_paragraph()
         with formatter.indentation():
             formatter.write_text(_whose_defaults(chosen))
@@ -273,7 +265,7 @@ def _whose_defaults(chosen):
     frozen = ' with a frozen text encoder' if 'freeze_text' in chosen else ''
     return f"Defaults below are those of --dataset {chosen.get('dataset', 'scenes')}{frozen}."
 
-# %% ../../nbs/companion/39_cli.ipynb #61965ce7
+# %% ../../nbs/companion/39_cli.ipynb #b1e6df17
 def _train(**values):
     """Train one model and evaluate it.
 
@@ -290,39 +282,36 @@ def _train(**values):
 
     With torchrun there is no notebook, and --batch-size is that of all processes together."""
     _begin()
-    from amsps.companion.config import parse_config, preset
     given = {k:v for k,v in values.items() if v is not None}
-    config = parse_config(preset(given))
+    config = configuration.parse_config(configuration.preset(given))
     check_run(config, given)
     if int(os.environ.get('WORLD_SIZE', 1))>1:
         _train_together(config)
     else:
         _train_alone(config, given)
 
-# %% ../../nbs/companion/39_cli.ipynb #24640637
+# %% ../../nbs/companion/39_cli.ipynb #d05aba6c
 def _train_alone(config, given):
     "One run, by its notebook"
     from amsps.companion.cache import read_record
-    from amsps.companion.config import label_of
     from amsps.companion.grid import Row
     from amsps.companion.schedule import plan_runs, run_grid
-    plan = plan_runs([Row(label_of(config.model_dump()), frozenset(), config, 1)])
+    plan = plan_runs([Row(configuration.label_of(config.model_dump()), frozenset(), config, 1)])
     _fail(run_grid(plan, jobs=1, say=typer.echo, threads=given.get('threads', 0)))
     folder = plan[0].folder
     record = read_record(folder)
     _note_label(given.get('label'), record, folder)
     typer.echo(f"run:    {folder}\ntest:   {_metric_line(record['metrics']['test'])}")
 
-# %% ../../nbs/companion/39_cli.ipynb #3237fb1e
+# %% ../../nbs/companion/39_cli.ipynb #95bac4d2
 def _note_label(label, record, folder):
     "A run keeps the label that it was trained with"
-    from amsps.companion.config import label_of
-    own = label_of(record['config'])
+    own = configuration.label_of(record['config'])
     if label and label!=own:
         advice = f'to change it, remove {folder} and train again'
         typer.echo(f"note: this run was complete and keeps its label {own!r}; {advice}", err=True)
 
-# %% ../../nbs/companion/39_cli.ipynb #8be1af9e
+# %% ../../nbs/companion/39_cli.ipynb #eda24a82
 def _train_together(config):
     "One run in all the processes that torchrun started"
     from amsps.distributed import join_processes, rank_and_world
@@ -357,7 +346,7 @@ def _opt_plain(help, group='Options', *names, **more):
 WHAT, DATA, HOW = 'What to make', 'Data', 'How to run' # Groups of options
 PLACES = 'Folders'
 
-# %% ../../nbs/companion/39_cli.ipynb #9b21d52d
+# %% ../../nbs/companion/39_cli.ipynb #022885e3
 DATASETS = 'scenes (generated, minutes), scenes-full (hours), flickr8k, flickr30k, mscoco or own'
 Dataset = Annotated[str, _opt(f"Dataset of the grid: {DATASETS}.", WHAT)]
 Table = Annotated[list[str]|None, _opt_plain("Only this table, for example ablation. Repeatable.", WHAT)]
@@ -365,13 +354,13 @@ Figure = Annotated[list[str]|None, _opt_plain("Only this figure, for example sen
 Seeds = Annotated[int, _opt("Seeds 0 to N-1 for every row. 0: as many as the grid says.", WHAT, min=0)]
 Palette = Annotated[str, _opt("Colours of figures: colorblind or light.", WHAT)]
 
-# %% ../../nbs/companion/39_cli.ipynb #bd4e6349
+# %% ../../nbs/companion/39_cli.ipynb #0f42b7b5
 _EXPLAIN = "Say why each run, table and figure is cached, stale or missing. Make nothing."
 _FORCE = "Make this again: a run, all runs of a row (\"AHRL\"), a table (table_main) or a figure. Repeatable."
 Explain = Annotated[bool, _opt_plain(_EXPLAIN, WHAT, '--explain')]
 Force = Annotated[list[str]|None, _opt_plain(_FORCE, WHAT)]
 
-# %% ../../nbs/companion/39_cli.ipynb #f2b7f84a
+# %% ../../nbs/companion/39_cli.ipynb #a04e71f3
 _MODEL = "model of transformers, folder or hub name"
 _BACKBONE = f"Vision {_MODEL}. Without it: the region features of the folder. Not for scenes."
 _TEXT = f"Text {_MODEL}; frozen but for the rows that tune it. Without it: the Bi-GRU. Not for scenes."
@@ -379,14 +368,14 @@ Root = Annotated[str, _opt_plain("Folder of the dataset. Not for scenes.", DATA)
 Backbone = Annotated[str, _opt_plain(_BACKBONE, DATA)]
 TextBackbone = Annotated[str, _opt_plain(_TEXT, DATA)]
 
-# %% ../../nbs/companion/39_cli.ipynb #949aabfa
+# %% ../../nbs/companion/39_cli.ipynb #7067af97
 Jobs = Annotated[int, _opt("Notebooks at a time. 0: one for each core. With GPUs: one for each GPU.", HOW, min=0)]
 Device = Annotated[str, _opt("auto, cpu, cuda (every GPU) or cuda:0,2 (some).", HOW)]
 Stop = Annotated[bool, _opt_plain("Start nothing more after a failure.", HOW, '--stop')]
 Executor = Annotated[str, _opt("local, or dask: workers of a Dask scheduler that see the same folders.", HOW)]
 Address = Annotated[str, _opt_plain("Address of the Dask scheduler, for example tcp://host:8786.", HOW)]
 
-# %% ../../nbs/companion/39_cli.ipynb #c2075e79
+# %% ../../nbs/companion/39_cli.ipynb #ae9107b0
 _KEPT = "Folder of run records: those in it are not made again, new ones are copied to it."
 _MADE = "Folder of tables, figures and report.html."
 _IN_CACHE = '[default: data/cache in a clone, amsps_cache elsewhere]'
@@ -395,7 +384,7 @@ Output = Annotated[Path|None, _opt_plain(f"{_MADE} [default: reports/DATASET]", 
 Cache = Annotated[str, _opt_plain(f"Folder of features, checkpoints and runs. {_IN_CACHE}", PLACES)]
 Executed = Annotated[str, _opt_plain(f"Folder of executed notebooks. {_IN_CACHE}", PLACES)]
 
-# %% ../../nbs/companion/39_cli.ipynb #2dff0d88
+# %% ../../nbs/companion/39_cli.ipynb #7daeca40
 @app.command(cls=GroupedCommand)
 def reproduce(
     dataset:Dataset='scenes', table:Table=None, figure:Figure=None, seeds:Seeds=0, explain:Explain=False,
@@ -420,7 +409,7 @@ def reproduce(
         force=tuple(force or ()), records=records, output=output, palette=palette)
     _reproduce(job, explain, jobs=jobs, stop=stop, executor=executor, address=address, device=device)
 
-# %% ../../nbs/companion/39_cli.ipynb #1e3488f5
+# %% ../../nbs/companion/39_cli.ipynb #627c0be0
 def _reproduce(job, explain, jobs, stop, **how):
     from amsps.companion import reproduction
     if explain:
@@ -429,7 +418,7 @@ def _reproduce(job, explain, jobs, stop, **how):
     else:
         _fail(reproduction.reproduce(job, typer.echo, jobs=jobs, stop=stop, **how))
 
-# %% ../../nbs/companion/39_cli.ipynb #7c4aef65
+# %% ../../nbs/companion/39_cli.ipynb #cfa9b2d5
 def _given(**values):
     "The options that were given; a text encoder is frozen"
     given = {k:v for k,v in values.items() if v}
@@ -440,44 +429,55 @@ def _outputs(tables, figures):
     named = [('table_', t) for t in tables or ()]+[('figure_', f) for f in figures or ()]
     return tuple(prefix+name.removeprefix(prefix) for prefix,name in named)
 
+# %% ../../nbs/companion/39_cli.ipynb #ac1c1418
+def _own_or(folder):
+    "The folder, or the companion's own of that name where there is none here"
+    from amsps.companion.paths import asset
+    own = asset(str(folder))
+    return own if not folder.exists() and not folder.is_absolute() and own.is_dir() else folder
+
 # %% ../../nbs/companion/39_cli.ipynb #42b69061
 _RECORDS = "Folder of run records: NAME.json, or NAME/record.json as in a cache."
 _PICTURES = "Folder of the dataset, for the figure of retrieved examples. Not for scenes."
+ReportTable = Annotated[list[str]|None, _opt_plain("Only this table, for example main. Repeatable.")]
+ReportFigure = Annotated[list[str]|None, _opt_plain("Only this figure, for example map. Repeatable.")]
 RecordsFolder = Annotated[Path, typer.Argument(help=_RECORDS, metavar='RECORDS', show_default=False)]
 ReportOutput = Annotated[Path|None, _opt_plain(f"{_MADE} [default: reports/NAME of the folder of records]", PLACES)]
 PicturesRoot = Annotated[str, _opt_plain(_PICTURES)]
 AnyPalette = Annotated[str, _opt("Colours of figures: colorblind or light.")]
 
-# %% ../../nbs/companion/39_cli.ipynb #f03fb3d1
+# %% ../../nbs/companion/39_cli.ipynb #00276cea
 @app.command(cls=GroupedCommand)
 def report(
-    records:RecordsFolder, data_root:PicturesRoot='', palette:AnyPalette='colorblind', output:ReportOutput=None,
-    cache_dir:Executed='',
+    records:RecordsFolder, table:ReportTable=None, figure:ReportFigure=None, data_root:PicturesRoot='',
+    palette:AnyPalette='colorblind', output:ReportOutput=None, cache_dir:Executed='',
 ):
     """Make tables, figures and an HTML page from run records.
 
     Trains nothing.
 
     \b
-    Example:
-      amsps report data/results/flickr8k"""
+    Examples:
+      amsps report data/results/flickr8k
+      amsps report amsps_cache/runs --table main --figure map"""
     _begin()
-    from amsps.companion.config import check_palette
     from amsps.companion.paths import cache_root, default_output, existing_asset
-    check_palette(palette)
+    configuration.check_palette(palette)
     existing_asset('nbs/experiments/grid.toml')
+    records = _own_or(records)
     out = output or default_output(records.resolve().name)
-    _report(records, out, cache_root(cache_dir)/'reports/custom', data_root, palette)
+    made = dict(outputs=_outputs(table, figure), data_root=data_root, palette=palette)
+    _report(records, out, cache_root(cache_dir)/'reports/custom', **made)
 
-# %% ../../nbs/companion/39_cli.ipynb #5d9a6ad7
-def _report(records, out, cache, data_root, palette):
+# %% ../../nbs/companion/39_cli.ipynb #72ad07b0
+def _report(records, out, cache, **made):
     from amsps.companion.report import make_report, writable_folder
     from amsps.companion.tables import read_records
     read_records(records)
     writable_folder(out)
-    _fail(make_report(records, out, cache, data_root, palette=palette, say=typer.echo))
+    _fail(make_report(records, out, cache, say=typer.echo, **made))
     main_table = Path(out)/'table_main.md'
-    if main_table.exists():
+    if main_table.exists() and not made['outputs']:
         typer.echo(f'\n{main_table.read_text()}')
     typer.echo(f"tables and figures: {out}\nreport to read:     {Path(out)/'report.html'}")
 
@@ -509,7 +509,7 @@ Again = Annotated[int|None, _opt_plain(_AGAIN, min=1)]
 Encoder = Annotated[str, _opt_plain(f"Text {_MODEL}, as in training.", DATA)]
 Vectors = Annotated[str, _opt_plain("File of word vectors, as in training.", DATA)]
 
-# %% ../../nbs/companion/39_cli.ipynb #b879b39d
+# %% ../../nbs/companion/39_cli.ipynb #beb85808
 @app.command(cls=GroupedCommand)
 def verify(
     records:Verified=None, runs:Again=None, tolerance:Tolerance=5., data_root:Root='', backbone:Backbone='',
@@ -527,19 +527,19 @@ def verify(
       amsps verify data/results/flickr8k --data-root DIR --backbone PATH"""
     _begin()
     from amsps.companion.paths import existing_asset
-    folder = records or existing_asset('data/results/scenes')
+    folder = _own_or(records) if records else existing_asset('data/results/scenes')
     _check_verify(folder, runs, concept_vectors)
     given = dict(data_root=data_root, backbone=backbone, text_backbone=text_backbone, concept_vectors=concept_vectors)
     _verify(folder, runs or 1, tolerance, {k:v for k,v in given.items() if v})
 
-# %% ../../nbs/companion/39_cli.ipynb #526694da
+# %% ../../nbs/companion/39_cli.ipynb #95d1bd02
 def _check_verify(folder, runs, concept_vectors):
     if runs and (folder/'record.json').is_file():
         raise InputError(f"--runs is for a folder of records; {folder} is one run, which is evaluated again")
     if concept_vectors and not os.access(concept_vectors, os.R_OK):
         raise InputError(f"cannot read {concept_vectors}; check `concept_vectors`")
 
-# %% ../../nbs/companion/39_cli.ipynb #09b69e2b
+# %% ../../nbs/companion/39_cli.ipynb #c850abc5
 def _verify(folder, runs, tolerance, given):
     from amsps.companion.runs import verify_records
     worst = verify_records(folder, runs, given, typer.echo)
@@ -554,16 +554,15 @@ _SAME = f"Vision {_MODEL}, as in training. Not for scenes, nor for a folder with
 RunFolder = Annotated[Path, typer.Argument(help=_RUN, metavar='RUN', show_default=False)]
 SameBackbone = Annotated[str, _opt_plain(_SAME, DATA)]
 
-# %% ../../nbs/companion/39_cli.ipynb #f377eb47
+# %% ../../nbs/companion/39_cli.ipynb #b30eff6b
 def _run_config(record, data_root, backbone, cache_dir):
     "Configuration of a finished run, with the places of this machine"
-    from amsps.companion.config import parse_config
     here = dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir, concept_vectors='')
-    config = parse_config(record['config']|here)
+    config = configuration.parse_config(record['config']|here)
     check_effect(config, _given(data_root=data_root, backbone=backbone))
     return config
 
-# %% ../../nbs/companion/39_cli.ipynb #4381fa6c
+# %% ../../nbs/companion/39_cli.ipynb #bccb5458
 def _run_data(record, config, run):
     "Data for a finished run; features of another size are refused"
     import torch
@@ -581,7 +580,7 @@ def _check_size(record, size, run):
         found = f"the features are of size {size}, those that {run} was trained on of {own}"
         raise InputError(f"{found}: name the run's own `backbone` ({trained_on})")
 
-# %% ../../nbs/companion/39_cli.ipynb #ee6ef768
+# %% ../../nbs/companion/39_cli.ipynb #0ef47758
 def _note_backbone(record, backbone):
     from amsps.companion.runs import public_name
     trained_on,here = record['config']['backbone'],public_name(backbone)
@@ -589,7 +588,7 @@ def _note_backbone(record, backbone):
         known = [name or 'the folder itself' for name in (trained_on, here)]
         typer.echo(f"note: the run was trained on features of {known[0]}, these are of {known[1]}", err=True)
 
-# %% ../../nbs/companion/39_cli.ipynb #406cd549
+# %% ../../nbs/companion/39_cli.ipynb #a2b7ca02
 def _grades(path, config):
     "Graded relevance from a file, read before any features are made"
     from amsps.companion.datasets import load_data, read_relevance
@@ -599,7 +598,7 @@ def _grades(path, config):
         return read_relevance(path, load_data(config).annotations)
     return read_relevance(path, read_dataset(config.data_root, config.layout, cache_root(config.cache_dir)))
 
-# %% ../../nbs/companion/39_cli.ipynb #e257e8d8
+# %% ../../nbs/companion/39_cli.ipynb #32a0c0eb
 _GRADES = "CSV or TSV of image, caption (their ids) and grade. Adds mAP@R, R-Precision and nDCG by these grades."
 _KEEP = "Copy the record of the run to this folder, with the metrics that it lacks."
 Relevance = Annotated[Path|None, _opt_plain(_GRADES)]
@@ -607,7 +606,7 @@ Accept = Annotated[float|None, _opt_plain("Grade from which a pair of --relevanc
 AsJson = Annotated[bool, _opt_plain("Print all metrics as JSON.", 'Options', '--json')]
 KeepRecord = Annotated[Path|None, _opt_plain(_KEEP, PLACES)]
 
-# %% ../../nbs/companion/39_cli.ipynb #0d09743c
+# %% ../../nbs/companion/39_cli.ipynb #13492b42
 @app.command(cls=GroupedCommand)
 def evaluate(
     run:RunFolder, data_root:Root='', backbone:SameBackbone='', relevance:Relevance=None, accept:Accept=None,
@@ -639,7 +638,7 @@ def evaluate(
     _print_metrics(metrics, graded, relevance)
     _print_agreement(metrics, record, data.fingerprint)
 
-# %% ../../nbs/companion/39_cli.ipynb #8b290aa6
+# %% ../../nbs/companion/39_cli.ipynb #88445c41
 def _load_run(run, cache_dir, keep_record=None):
     "Model, tokeniser and record of a finished run; the folders that will be written are checked"
     from amsps.companion.paths import cache_root, plain_name
@@ -652,27 +651,27 @@ def _load_run(run, cache_dir, keep_record=None):
         writable_folder(keep_record)
     return model,tokenizer,record
 
-# %% ../../nbs/companion/39_cli.ipynb #a0c55985
+# %% ../../nbs/companion/39_cli.ipynb #d121ddee
 def _keep_record(folder, record, fingerprint, metrics, test):
     from amsps.companion.runs import add_metrics
     from amsps.training import write_atomically
     whole = add_metrics(record, fingerprint, metrics, test)
     write_atomically(folder/f"{record['name']}.json", json.dumps(whole, indent=1))
 
-# %% ../../nbs/companion/39_cli.ipynb #2f4fea6a
+# %% ../../nbs/companion/39_cli.ipynb #9e5a63b4
 def _print_metrics(metrics, graded, relevance):
     for split,m in metrics.items():
         typer.echo(f'{split+":":9}{_metric_line(m)}')
     for split,m in graded.items():
         typer.echo(f"{split+':':9}by {relevance.name}  {_graded_line(m)}")
 
-# %% ../../nbs/companion/39_cli.ipynb #6eb26338
+# %% ../../nbs/companion/39_cli.ipynb #7fe74ac1
 def _graded_line(m):
     names = dict(map_at_r='mAP@R', r_precision='R-P', ndcg='nDCG')
     parts = [f"{d} "+'  '.join(f"{name} {m[f'{d}_{k}']:.1f}" for k,name in names.items()) for d in ('i2t', 't2i')]
     return '  '.join(parts)
 
-# %% ../../nbs/companion/39_cli.ipynb #9052f35b
+# %% ../../nbs/companion/39_cli.ipynb #3f7fc143
 def _print_agreement(metrics, record, fingerprint):
     if fingerprint!=record['data']['fingerprint']:
         typer.echo('note: these are not the data that the run was trained on (other fingerprint)')
@@ -687,7 +686,7 @@ Picture = Annotated[Path|None, _opt_plain("Find the captions that describe this 
 Top = Annotated[int, _opt("Number of results.", min=1)]
 Split = Annotated[str, _opt_plain("Search only in train, dev or test. [default: everywhere]")]
 
-# %% ../../nbs/companion/39_cli.ipynb #6f5782ce
+# %% ../../nbs/companion/39_cli.ipynb #f4ddeb24
 @app.command(cls=GroupedCommand)
 def search(
     run:RunFolder, caption:Caption='', image:Picture=None, top:Top=5, split:Split='', data_root:Root='',
@@ -712,7 +711,7 @@ def search(
     for similarity,item in found:
         typer.echo(f'{similarity:.3f}  {item}')
 
-# %% ../../nbs/companion/39_cli.ipynb #c181cc7a
+# %% ../../nbs/companion/39_cli.ipynb #87bc8667
 def _check_query(caption, image, split, backbone):
     "Raise `InputError` for a query that cannot be answered"
     from amsps.data import SPLITS, load_image
@@ -739,7 +738,7 @@ def _runs(cache_dir):
     from amsps.companion.paths import default_cache
     return (Path(cache_dir) if cache_dir else default_cache())/'runs'
 
-# %% ../../nbs/companion/39_cli.ipynb #f170942e
+# %% ../../nbs/companion/39_cli.ipynb #28004b1c
 @runs_app.command('list', cls=GroupedCommand)
 def list_(cache_dir:RunsCache=''):
     "List complete and interrupted runs, the newest first."
@@ -748,7 +747,7 @@ def list_(cache_dir:RunsCache=''):
     rows = list_runs(_runs(cache_dir))
     typer.echo(tabulate(rows, headers='keys', tablefmt='plain') if rows else f'there are no runs in {_runs(cache_dir)}')
 
-# %% ../../nbs/companion/39_cli.ipynb #a06b3e51
+# %% ../../nbs/companion/39_cli.ipynb #d8f0f376
 @runs_app.command(cls=GroupedCommand)
 def show(run:Annotated[str, _one_run('RUN')], cache_dir:RunsCache=''):
     "Show settings, metrics and provenance of a run."
@@ -758,11 +757,10 @@ def show(run:Annotated[str, _one_run('RUN')], cache_dir:RunsCache=''):
     for title,text in _record_lines(record).items():
         typer.echo(f'{title:13}{text}')
 
-# %% ../../nbs/companion/39_cli.ipynb #c10645dc
+# %% ../../nbs/companion/39_cli.ipynb #4c8ab548
 def _record_lines(r):
     "What `amsps runs show` says of a record"
-    from amsps.companion.config import RunConfig
-    env,plain = r['environment'],RunConfig().model_dump()
+    env,plain = r['environment'],configuration.RunConfig().model_dump()
     changed = [f'{k}={v}' for k,v in r['config'].items() if plain.get(k)!=v]
     resumed = ', resumed' if r.get('resumed') else ''
     lines = dict(
@@ -776,7 +774,7 @@ def _record_lines(r):
         test=_metric_line(r['metrics']['test']))
     return lines|(dict(code=f"{len(r['key']['code'])} definitions") if 'key' in r else {})
 
-# %% ../../nbs/companion/39_cli.ipynb #371122ff
+# %% ../../nbs/companion/39_cli.ipynb #d8ae3761
 @runs_app.command(cls=GroupedCommand)
 def diff(a:Annotated[str, _one_run('A')], b:Annotated[str, _one_run('B')], cache_dir:RunsCache=''):
     "Compare two runs: settings, data, code, environment, results."
@@ -785,7 +783,7 @@ def diff(a:Annotated[str, _one_run('A')], b:Annotated[str, _one_run('B')], cache
     for line in diff_runs(first, second) or ['they differ only in time and place']:
         typer.echo(line)
 
-# %% ../../nbs/companion/39_cli.ipynb #106da09e
+# %% ../../nbs/companion/39_cli.ipynb #16927914
 def removable(
     paths, # What is to be removed
     runs:Path, # Folder of runs
@@ -798,7 +796,7 @@ def removable(
             raise InputError(f"a record in {runs} names {p} as its folder, which is elsewhere; nothing was removed")
     return [p for p in paths if p.exists()]
 
-# %% ../../nbs/companion/39_cli.ipynb #3176cfcb
+# %% ../../nbs/companion/39_cli.ipynb #c84ce4fa
 DryRun = Annotated[bool, _opt_plain("Only say what would be removed.", 'Options', '--dry-run')]
 
 @runs_app.command(cls=GroupedCommand)
@@ -827,7 +825,7 @@ def _standard_sets():
     from amsps.companion.paths import existing_asset
     return json.loads(existing_asset('data/datasets.json').read_text())
 
-# %% ../../nbs/companion/39_cli.ipynb #bfb93c88
+# %% ../../nbs/companion/39_cli.ipynb #c3123645
 @data_app.command(cls=GroupedCommand)
 def check(root:DatasetFolder, layout:Layout='auto'):
     """Say what a folder holds, or what is wrong with it.
@@ -837,7 +835,7 @@ def check(root:DatasetFolder, layout:Layout='auto'):
     for line in check_dataset(root, layout, _standard_sets()):
         typer.echo(line)
 
-# %% ../../nbs/companion/39_cli.ipynb #80cd53f1
+# %% ../../nbs/companion/39_cli.ipynb #e7963c06
 _CELLS = "Cells along a side of an image; their mean is one region more. [default: 3]"
 _PIXELS = "Resize images to a square of this many pixels. [default: what the backbone's processor does]"
 Cells = Annotated[int|None, _opt_plain(_CELLS, min=1)]
@@ -845,7 +843,7 @@ Pixels = Annotated[int|None, _opt_plain(_PIXELS, min=0, max=2048)]
 VisionModel = Annotated[str, _opt_plain(f"Vision {_MODEL}. Not for a folder with region features.")]
 Photographs = Annotated[str, _opt("own, flickr8k, flickr30k or mscoco.")]
 
-# %% ../../nbs/companion/39_cli.ipynb #8e638fd7
+# %% ../../nbs/companion/39_cli.ipynb #e433340d
 @data_app.command(cls=GroupedCommand)
 def prepare(
     root:DatasetFolder, backbone:VisionModel='', layout:Layout='auto', dataset:Photographs='own', grid:Cells=None,
@@ -867,12 +865,11 @@ def prepare(
     chosen = places|dict(grid=grid, image_size=image_size, cache_dir=cache_dir)
     _prepare(dataset, {k:v for k,v in chosen.items() if v})
 
-# %% ../../nbs/companion/39_cli.ipynb #bbf4efd9
+# %% ../../nbs/companion/39_cli.ipynb #6c8934a8
 def _prepare(dataset, chosen):
-    from amsps.companion.config import parse_config
     from amsps.companion.datasets import load_data
     from amsps.companion.formats import check_dataset
-    config = parse_config(dict(dataset=dataset)|chosen)
+    config = configuration.parse_config(dict(dataset=dataset)|chosen)
     check_effect(config, chosen)
     _check_features(config)
     for line in check_dataset(config.data_root, config.layout, _standard_sets()):
@@ -881,23 +878,32 @@ def _prepare(dataset, chosen):
     typer.echo(f"prepared     {x.shape[0]:,} images, {x.shape[1]} regions of {x.shape[2]}, {x.dtype}")
     typer.echo('now          '+_train_command(dataset, chosen))
 
-# %% ../../nbs/companion/39_cli.ipynb #a16ffc4c
+# %% ../../nbs/companion/39_cli.ipynb #ccfc65e4
 def _check_features(config):
     "Raise `InputError` before minutes of reading, if there will be no features"
     from amsps.companion.formats import read_dataset
     from amsps.companion.paths import cache_root
-    from amsps.vision import load_backbone
     notes = read_dataset(config.data_root, config.layout, cache_root(config.cache_dir))
     root = config.data_root
     if config.backbone and notes.image_paths is None:
         raise InputError(f"{root} has no image files for the `backbone` to look at; "
             "leave `backbone` out to take the features that lie there")
     if config.backbone:
-        load_backbone(config.backbone)
+        _try_backbone(config)
     elif notes.regions is None:
         raise InputError(f"{root} has images but no region features: name a vision model with `backbone`")
 
-# %% ../../nbs/companion/39_cli.ipynb #aae6df45
+# %% ../../nbs/companion/39_cli.ipynb #d5898792
+def _try_backbone(config):
+    "One forward pass on a blank picture: a backbone that cannot be loaded or a grid too fine for it is found here"
+    from PIL import Image
+    from amsps.vision import picture_features
+    with tempfile.TemporaryDirectory() as folder:
+        blank = Path(folder)/'blank.png'
+        Image.new('RGB', (64, 64)).save(blank)
+        picture_features(blank, config.backbone, config.grid, config.image_size)
+
+# %% ../../nbs/companion/39_cli.ipynb #97da5b08
 def _train_command(dataset, chosen):
     "The command that trains on what was prepared"
     options = dict(dataset=dataset)|{k:v for k,v in chosen.items() if (k, v)!=('layout', 'auto')}
@@ -909,7 +915,7 @@ ImageFolder = Annotated[Path, typer.Argument(help=_IMAGES, metavar='DIR', show_d
 Extractor = Annotated[str, _opt_plain(f"Vision {_MODEL}.")]
 BatchSize = Annotated[int, _opt("Images in a forward pass.", min=1)]
 
-# %% ../../nbs/companion/39_cli.ipynb #ef10872e
+# %% ../../nbs/companion/39_cli.ipynb #da5b9c3c
 @app.command(cls=GroupedCommand)
 def extract(
     images:ImageFolder, backbone:Extractor, grid:Cells=None, image_size:Pixels=None, batch_size:BatchSize=32,
@@ -930,7 +936,7 @@ def extract(
     x = extract_features(_image_files(images), backbone, folder, **sizes)
     typer.echo(f'{x.shape[0]:,} images, {x.shape[1]} regions of {x.shape[2]}, {x.dtype}: {x.filename}')
 
-# %% ../../nbs/companion/39_cli.ipynb #5be480f4
+# %% ../../nbs/companion/39_cli.ipynb #b259b9f6
 def _image_files(folder):
     from PIL import Image
     if not folder.is_dir():

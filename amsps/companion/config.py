@@ -20,7 +20,7 @@ from pydantic_core import PydanticCustomError
 from .paths import package_folder
 from ..errors import InputError
 
-# %% ../../nbs/companion/21_config.ipynb #7bdd02d2
+# %% ../../nbs/companion/21_config.ipynb #83e37173
 def registered_losses(
     source:str, # Python
 )->dict[str,str]: # Name -> label, in the order of the calls
@@ -29,14 +29,11 @@ def registered_losses(
     calls = [c for c in calls if isinstance(c, ast.Call) and getattr(c.func, 'id', '')=='register_loss']
     return {c.args[0].value:c.args[1].value for c in calls}
 
-# %% ../../nbs/companion/21_config.ipynb #07fb1aeb
-_LABELS = dict(sum_triplet='Sum triplet', mean_triplet='Mean triplet', hardest_triplet='Hardest triplet', selhn='SelHN',
-               sam='SAM', aoq='AOQ', fne='FNE', infonce='InfoNCE', ahrl='AHRL') # Where no loss is registered by a call
-
+# %% ../../nbs/companion/21_config.ipynb #b018c832
 @cache
 def loss_labels()->dict[str,str]: # Name -> label in tables
     "All losses that a run can be trained with"
-    return registered_losses((package_folder()/'losses.py').read_text()) or _LABELS
+    return registered_losses((package_folder()/'losses.py').read_text())
 
 def _known_loss(name):
     "The name of a loss, or an error of the kind that pydantic has for a `Literal`"
@@ -48,7 +45,7 @@ def _known_loss(name):
 
 LossName = Annotated[str, AfterValidator(_known_loss)]
 
-# %% ../../nbs/companion/21_config.ipynb #6517c08a
+# %% ../../nbs/companion/21_config.ipynb #3c1ad520
 class _Group(BaseModel):
     "Strict, immutable, and without unknown names"
     model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
@@ -73,7 +70,7 @@ class DataConfig(_Group):
     scenes_dev: int = Field(300, ge=10, description="Number of dev images. Scenes only.")
     scenes_test: int = Field(500, ge=10, description="Number of test images. Scenes only.")
 
-# %% ../../nbs/companion/21_config.ipynb #163ab206
+# %% ../../nbs/companion/21_config.ipynb #c0ba6862
 class ModelConfig(_Group):
     "Image encoder, text encoder and joint space"
     embed_size: int = Field(128, ge=2, description="Dimensions of the joint space.")
@@ -95,7 +92,7 @@ class ModelConfig(_Group):
     tune_layers: int = Field(0, ge=0,
         description="Number of last layers of a frozen text encoder that are trained nevertheless.")
 
-# %% ../../nbs/companion/21_config.ipynb #5a76be03
+# %% ../../nbs/companion/21_config.ipynb #c9f7d7dc
 class ConsensusConfig(_Group):
     "Consensus level"
     n_concepts: int = Field(0, ge=0, description="Number of concepts. 0: no consensus level.")
@@ -108,7 +105,7 @@ class ConsensusConfig(_Group):
     fusion: float = Field(0.75, ge=0, le=1,
         description="Share of the instance embedding in the fused embedding, 0 to 1.")
 
-# %% ../../nbs/companion/21_config.ipynb #6469c3ee
+# %% ../../nbs/companion/21_config.ipynb #1da2505e
 class LossConfig(_Group):
     "Loss and its coefficients"
     loss: LossName = Field('hardest_triplet',
@@ -139,7 +136,7 @@ class LossConfig(_Group):
     graded_temperature: float = Field(0.2, gt=0,
         description="AHRL: temperature of relatedness in that share. A high one is plain label smoothing.")
 
-# %% ../../nbs/companion/21_config.ipynb #e827cb73
+# %% ../../nbs/companion/21_config.ipynb #0ad3c49c
 class MiningConfig(_Group):
     "Candidates and hidden positives"
     active_from: int = Field(2, ge=0,
@@ -161,7 +158,7 @@ class MiningConfig(_Group):
     hidden_confidence: float = Field(0.3, gt=0, lt=1,
         description="Confidence, 0 to 1, from which an unannotated pair is a hidden positive.")
 
-# %% ../../nbs/companion/21_config.ipynb #3a6ccd55
+# %% ../../nbs/companion/21_config.ipynb #749344e9
 class OptimisationConfig(_Group):
     "Steps, learning rates and early stopping"
     epochs: int = Field(6, ge=1, description="Passes over the training pairs.")
@@ -185,7 +182,7 @@ class OptimisationConfig(_Group):
         description="Precision of the encoders in training: fp32, bf16 or fp16. "
                     "By autocast; fp16 needs a GPU. Losses, mining and evaluation use fp32.")
 
-# %% ../../nbs/companion/21_config.ipynb #c12313de
+# %% ../../nbs/companion/21_config.ipynb #e96e4253
 class ProcessConfig(_Group):
     "Seed, threads and places"
     seed: int = Field(0, ge=0, description="Seed of initial weights, order of pairs and dropout.")
@@ -219,7 +216,7 @@ def _parameter_message(error):
         return f"unknown parameter `{name}`; choose from {', '.join(RunConfig.model_fields)}"
     return f"parameter `{name}`: {first['msg'][0].lower()+first['msg'][1:]}; got {first['input']!r}"
 
-# %% ../../nbs/companion/21_config.ipynb #054af884
+# %% ../../nbs/companion/21_config.ipynb #555cd28c
 def parse_config(
     values:dict, # Parameter names and values
 )->RunConfig:
@@ -234,7 +231,7 @@ def parse_config(
             raise InputError(message)
     return config
 
-# %% ../../nbs/companion/21_config.ipynb #ca0393a2
+# %% ../../nbs/companion/21_config.ipynb #7d754046
 def config_rule(
     rule, # Takes a `RunConfig`; returns a message, or None where the rule is kept
 ):
@@ -242,14 +239,14 @@ def config_rule(
     CONFIG_RULES.append(rule)
     return rule
 
-# %% ../../nbs/companion/21_config.ipynb #444d4a54
+# %% ../../nbs/companion/21_config.ipynb #20bd6cce
 @config_rule
 def photographs_have_a_folder(config):
     if config.dataset!='scenes' and not config.data_root:
         return (f"dataset {config.dataset!r} needs `data_root`, the folder with its files (`amsps data check FOLDER` "
                 "says what it holds), and a `backbone` unless the folder has region features")
 
-# %% ../../nbs/companion/21_config.ipynb #0094c123
+# %% ../../nbs/companion/21_config.ipynb #faa79193
 @config_rule
 def only_pretrained_text_is_frozen(config):
     if config.freeze_text and config.text_backbone=='untrained':
@@ -267,22 +264,22 @@ def frozen_text_has_a_backbone(config):
     if config.freeze_text and not config.text_backbone:
         return "`freeze_text` needs a `text_backbone`; the Bi-GRU has nothing to freeze"
 
-# %% ../../nbs/companion/21_config.ipynb #a091fe33
+# %% ../../nbs/companion/21_config.ipynb #4e36eb4d
 @config_rule
 def sentence_evidence_is_frozen(config):
     if config.evidence=='sentence' and not config.freeze_text:
         return ("evidence 'sentence' comes from a frozen text encoder: set `text_backbone` and `freeze_text`, or take "
-                "evidence 'coverage'")
+                "evidence coverage")
 
 @config_rule
 def relatedness_has_evidence(config):
     related = config.adaptive_margin or config.graded_weight
     needed = config.loss=='sam' or config.loss=='ahrl' and related
     if needed and config.evidence=='none':
-        return ("an adaptive margin or graded targets need `evidence` of how captions are related; choose 'coverage' "
-                "or 'sentence'")
+        return ("an adaptive margin or graded targets need `evidence` of how captions are related; choose coverage or "
+                "sentence")
 
-# %% ../../nbs/companion/21_config.ipynb #9a9444e0
+# %% ../../nbs/companion/21_config.ipynb #5a4ab1f7
 @config_rule
 def active_mode_begins(config):
     never = max(config.active_from, config.warmup_epochs)>=config.epochs
@@ -290,7 +287,7 @@ def active_mode_begins(config):
         return (f"with `active_from` {config.active_from}, `warmup_epochs` {config.warmup_epochs} and {config.epochs} "
                 "epochs the active mode never begins; lower them or train longer")
 
-# %% ../../nbs/companion/21_config.ipynb #46f86789
+# %% ../../nbs/companion/21_config.ipynb #31a715e4
 @config_rule
 def enough_concepts(config):
     if 0<config.n_concepts<10:
@@ -301,7 +298,7 @@ def likelihood_is_not_alone(config):
     if config.consensus=='likelihood' and config.fusion==0:
         return "the likelihood of concepts needs a `fusion` above 0: an image or a caption may have no concept"
 
-# %% ../../nbs/companion/21_config.ipynb #87a56c2d
+# %% ../../nbs/companion/21_config.ipynb #0a18fd4d
 @config_rule
 def form_needs_a_level(config):
     if config.consensus!='graph' and not config.n_concepts:
@@ -313,10 +310,10 @@ def vectors_need_a_graph(config):
         return ("`concept_vectors` is for the graph of concepts; set `n_concepts` too (CVSE has 300), and `consensus` "
                 "to 'graph'")
 
-# %% ../../nbs/companion/21_config.ipynb #2e5ae282
+# %% ../../nbs/companion/21_config.ipynb #752af478
 LOCATIONS = ('data_root', 'layout', 'backbone', 'cache_dir', 'text_backbone', 'concept_vectors') # Paths and hub names
 
-# %% ../../nbs/companion/21_config.ipynb #ea54884d
+# %% ../../nbs/companion/21_config.ipynb #764115be
 _VALUES = (bool, int, float, str, list, dict) # Types that papermill can inject
 
 def _is_parameter(name, value):

@@ -33,7 +33,7 @@ class Judgements:
     caption: np.ndarray # (P,) int64, positions of captions
     grade: np.ndarray # (P,) float64, higher is better
 
-# %% ../../nbs/companion/23_datasets.ipynb #b039c046
+# %% ../../nbs/companion/23_datasets.ipynb #77206a14
 @dataclass
 class RunData:
     "Everything a run reads: N images, M captions"
@@ -69,7 +69,7 @@ def _judgement(line, image, caption, grade_of):
     image_id,caption_id,*fields = line.split('\t')
     return image[image_id],caption[caption_id],grade_of(fields)
 
-# %% ../../nbs/companion/23_datasets.ipynb #c57e00ea
+# %% ../../nbs/companion/23_datasets.ipynb #3803d698
 def _read_judgements(path, annotations, grade_of, expected):
     image = _positions(annotations.image_ids)
     caption = _positions(annotations.caption_ids)
@@ -84,7 +84,7 @@ def _read_judgements(path, annotations, grade_of, expected):
     captions = np.array([r[1] for r in rows], dtype=np.int64)
     return Judgements(images, captions, np.array([r[2] for r in rows], dtype=np.float64))
 
-# %% ../../nbs/companion/23_datasets.ipynb #d4d91dae
+# %% ../../nbs/companion/23_datasets.ipynb #1d906710
 def _mean_score(scores):
     "Mean of three scores from 1 to 4"
     a,b,c = map(int, scores)
@@ -99,7 +99,7 @@ def read_experts(
     "Experts' judgements of Flickr8k [Hodosh et al. 2013]"
     return _read_judgements(path, annotations, _mean_score, 'three scores from 1 to 4')
 
-# %% ../../nbs/companion/23_datasets.ipynb #2ca12d22
+# %% ../../nbs/companion/23_datasets.ipynb #7b12fa2a
 def _share_of_yes(fields):
     "Share of yes, which must agree with the two counts"
     share,yes,no = fields
@@ -115,7 +115,7 @@ def read_crowd(
     "Crowd workers' judgements of Flickr8k [Hodosh et al. 2013]"
     return _read_judgements(path, annotations, _share_of_yes, 'share of yes, number of yes, number of no')
 
-# %% ../../nbs/companion/23_datasets.ipynb #aa5f523d
+# %% ../../nbs/companion/23_datasets.ipynb #752851ee
 def hidden_pairs(
     judged:Judgements,
     annotations:Annotations, # That the judgements are of
@@ -126,14 +126,14 @@ def hidden_pairs(
     chosen = (judged.grade>=accept)&~annotated
     return judged.image[chosen],judged.caption[chosen]
 
-# %% ../../nbs/companion/23_datasets.ipynb #770e06ba
+# %% ../../nbs/companion/23_datasets.ipynb #4a193f48
 def _unannotated(relevance, annotations):
     "Positions of the relevant pairs that are not annotated"
     rest = relevance.copy().tolil()
     rest[annotations.caption_image, np.arange(len(annotations.captions))] = False
     return csr_array(rest).nonzero()
 
-# %% ../../nbs/companion/23_datasets.ipynb #b582b8ec
+# %% ../../nbs/companion/23_datasets.ipynb #aea8ebdb
 def _scene_file(sizes, folder):
     "Feature file of generated scenes, made if it is missing"
     folder.mkdir(exist_ok=True)
@@ -154,7 +154,7 @@ def _load_scenes(config, cache):
     fingerprint = digest(s.annotations.fingerprint, content)
     return RunData(s.annotations, s.features, fingerprint, relevance=s.relevance, hidden=hidden, scenes=s)
 
-# %% ../../nbs/companion/23_datasets.ipynb #4907aa99
+# %% ../../nbs/companion/23_datasets.ipynb #76c50478
 def _features_of(notes, config, cache):
     "Region features of all images, and a digest of them"
     if config.backbone:
@@ -167,7 +167,7 @@ def _features_of(notes, config, cache):
         raise InputError(f"{config.data_root} has images but no region features: name a vision model with `backbone`")
     return notes.regions,notes.regions.fingerprint
 
-# %% ../../nbs/companion/23_datasets.ipynb #833c9e03
+# %% ../../nbs/companion/23_datasets.ipynb #3afbecbb
 def _flickr8k_judgements(root, notes):
     "Judgements that lie in the folder: `experts`, `crowd`"
     experts = root/'ExpertAnnotations.txt'
@@ -179,7 +179,7 @@ def _flickr8k_judgements(root, notes):
         found['crowd'] = read_crowd(crowd, notes)
     return found
 
-# %% ../../nbs/companion/23_datasets.ipynb #ee828643
+# %% ../../nbs/companion/23_datasets.ipynb #e49d5ef2
 def _load_photographs(config, cache):
     root = Path(config.data_root)
     layout = find_layout(root, config.layout)
@@ -203,7 +203,7 @@ def text_digest(
     vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return digest_weights(model, hashlib.sha256(vocabulary.encode()))
 
-# %% ../../nbs/companion/23_datasets.ipynb #879b28bd
+# %% ../../nbs/companion/23_datasets.ipynb #87f4c5d3
 def _add_text_states(data, config, cache):
     tokenizer,text = load_text_backbone(config.text_backbone)
     key = text_digest(config.text_backbone)
@@ -216,7 +216,7 @@ def _add_text_states(data, config, cache):
     else:
         data.states = MeanStates(data.sentences) if config.pooling=='mean' else data.sentences
 
-# %% ../../nbs/companion/23_datasets.ipynb #204a4a86
+# %% ../../nbs/companion/23_datasets.ipynb #6f758849
 def load_data(
     config:RunConfig, # Names the dataset and its folder
 )->RunData:
@@ -229,7 +229,7 @@ def load_data(
         _add_text_states(data, config, cache)
     return data
 
-# %% ../../nbs/companion/23_datasets.ipynb #c4dc23ee
+# %% ../../nbs/companion/23_datasets.ipynb #00dfa8ea
 def _relevance_columns(path, rows):
     "Column names in lower case, checked"
     header = [name.lower() for name in rows[0][1]] if rows else []
@@ -238,7 +238,7 @@ def _relevance_columns(path, rows):
                          f"found {', '.join(header) or 'nothing'}")
     return header
 
-# %% ../../nbs/companion/23_datasets.ipynb #33c99934
+# %% ../../nbs/companion/23_datasets.ipynb #302861a0
 def _graded_pair(row, header, image, caption, where):
     "((position of the image, of the caption), grade) of a row"
     if len(row)!=len(header):

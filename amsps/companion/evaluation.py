@@ -23,7 +23,7 @@ from ..metrics import judgement_metrics, pack_ranks, pair_ranks, recall_metrics,
 from ..metrics import sim_blocks
 from ..training import embed
 
-# %% ../../nbs/companion/25_evaluation.ipynb #1e784e8d
+# %% ../../nbs/companion/25_evaluation.ipynb #c630b71e
 def _in_split(pairs, split, data):
     "Of pairs (images, captions, and more values of them) those of a split, by their positions in it"
     if pairs is None:
@@ -46,7 +46,7 @@ def _pair_counts(images, texts, i, j):
     "Counts of given pairs"
     return _counts((images[i]*texts[j]).sum(1)) if len(i) else np.zeros(len(BINS)-1, int)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #6c332d16
+# %% ../../nbs/companion/25_evaluation.ipynb #68d41666
 def similarity_histograms(
     images:Tensor, # (n, D) embeddings of a split, unit length
     texts:Tensor, # (m, D)
@@ -61,7 +61,7 @@ def similarity_histograms(
     counts['unmatched'] = (everything-sum(counts.values())).clip(0)
     return dict(bins=BINS.round(3).tolist()) | {k:v.tolist() for k,v in counts.items()}
 
-# %% ../../nbs/companion/25_evaluation.ipynb #4e2027e0
+# %% ../../nbs/companion/25_evaluation.ipynb #c54b76a0
 def similarities_of(
     model, tokenizer, data:RunData,
 )->dict: # See `similarity_histograms`
@@ -70,7 +70,7 @@ def similarities_of(
     images,texts = embed(model, tokenizer, split)
     return similarity_histograms(images, texts, split, _in_split(data.hidden, split, data))
 
-# %% ../../nbs/companion/25_evaluation.ipynb #1c14775c
+# %% ../../nbs/companion/25_evaluation.ipynb #5e2427b1
 def _drawn(known, size, n):
     "n of the known positions, or of all, in order"
     pool = np.arange(size) if known is None or not len(known) else np.unique(known)
@@ -108,7 +108,7 @@ def retrieval_examples(
         i2t.append(dict(image=dataset.image_ids[i], found=found))
     return dict(t2i=t2i, i2t=i2t)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #c242d1e6
+# %% ../../nbs/companion/25_evaluation.ipynb #127635ba
 def _principal(x, size):
     "(items, size) principal components of (items, D), and the share of variance that they keep"
     x = x-x.mean(0)
@@ -135,7 +135,7 @@ def embedding_sample(
                 owner=np.searchsorted(rows, owner[columns]).tolist(),
                 embeddings=base64.b64encode(kept.astype('<f2').tobytes()).decode(), variance=round(variance, 4))
 
-# %% ../../nbs/companion/25_evaluation.ipynb #0ff4dcf3
+# %% ../../nbs/companion/25_evaluation.ipynb #fc58d41a
 def read_sample(
     sample:dict, # From `embedding_sample`
 )->np.ndarray: # (images and captions, components) float64
@@ -144,7 +144,7 @@ def read_sample(
     values = np.frombuffer(base64.b64decode(sample['embeddings']), '<f2')
     return values.reshape(items, -1).astype(np.float64)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #c44b0ef2
+# %% ../../nbs/companion/25_evaluation.ipynb #e27a587b
 def _level_embeddings(encode, n, batch_size):
     "Embeddings of n items by level; `encode` gives those of some positions"
     batches = []
@@ -175,7 +175,7 @@ def level_metrics(
         out = {k:m | relevance_metrics(images[k], texts[k], relevance) for k,m in out.items()}
     return out
 
-# %% ../../nbs/companion/25_evaluation.ipynb #0556def1
+# %% ../../nbs/companion/25_evaluation.ipynb #2bc5907c
 def concept_record(
     graph:ConceptGraph,
     most:int=40, # Concepts
@@ -191,7 +191,7 @@ def concept_record(
     return dict(words=[graph.words[i] for i in top], counts=graph.counts[top].tolist(), captions=graph.captions,
                 total=len(graph.words), together=pairs)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #bc96622b
+# %% ../../nbs/companion/25_evaluation.ipynb #f2fb126f
 @dataclass
 class EmbeddedSplit:
     "A split, its embeddings, and the ranks that follow from them"
@@ -202,7 +202,7 @@ class EmbeddedSplit:
     hidden: tuple|None # Positions of hidden positives in the split; None where they are not known
     hidden_ranks: tuple|None # Their ranks both ways, see `pair_ranks`; None where there are none
 
-# %% ../../nbs/companion/25_evaluation.ipynb #aa0d06fd
+# %% ../../nbs/companion/25_evaluation.ipynb #ab8a9638
 def embed_split(
     model, tokenizer, data:RunData,
     name:str, # Of the split
@@ -215,12 +215,12 @@ def embed_split(
     found = pair_ranks(images, texts, *hidden) if hidden is not None and len(hidden[0]) else None
     return EmbeddedSplit(split=split, images=images, texts=texts, ranks=ranks, hidden=hidden, hidden_ranks=found)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #17aaa3ae
+# %% ../../nbs/companion/25_evaluation.ipynb #0025a71b
 def _agreement(e, judged, data, **bounds):
     pairs = _in_split((judged.image, judged.caption, judged.grade), e.split, data)
     return judgement_metrics(e.images, e.texts, *pairs, **bounds) if len(pairs[2])>1 else {}
 
-# %% ../../nbs/companion/25_evaluation.ipynb #8657143a
+# %% ../../nbs/companion/25_evaluation.ipynb #bf5bfbf0
 def _judged(e, data):
     "Agreement with experts, and, with the prefix `crowd_`, with the crowd"
     out = {}
@@ -231,7 +231,7 @@ def _judged(e, data):
         out |= {f'crowd_{k}':v for k,v in crowd.items()}
     return out
 
-# %% ../../nbs/companion/25_evaluation.ipynb #fb866ffb
+# %% ../../nbs/companion/25_evaluation.ipynb #7f2833f4
 def _split_metrics(e, data):
     "Recall, and what relevance, hidden positives and judgements add"
     out = recall_metrics(*e.ranks)
@@ -241,13 +241,13 @@ def _split_metrics(e, data):
         out |= hidden_metrics(*e.hidden_ranks)
     return out | _judged(e, data)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #fd2bb722
+# %% ../../nbs/companion/25_evaluation.ipynb #419a5d81
 def _official_ids(names, pattern):
     "Official MSCOCO ids in names; -1 where there is none"
     found = [re.search(pattern, n) for n in names]
     return [int(m[1]) if m else -1 for m in found]
 
-# %% ../../nbs/companion/25_evaluation.ipynb #e540ff9e
+# %% ../../nbs/companion/25_evaluation.ipynb #181894c5
 def _coco_protocol(e):
     "Metrics of the folds, or None, and metrics by ECCV Caption and CxC"
     folds = None
@@ -259,7 +259,7 @@ def _coco_protocol(e):
         return folds,{}
     return folds,eccv_metrics(e.images, e.texts, image_ids, caption_ids)
 
-# %% ../../nbs/companion/25_evaluation.ipynb #250571c4
+# %% ../../nbs/companion/25_evaluation.ipynb #474ce6b0
 def _grades_of(data, relevance, accept):
     "(n, m) grades of dev and test, where a pair is relevant"
     grades = {}
@@ -274,7 +274,7 @@ def _grades_of(data, relevance, accept):
                          "not count; lower `accept` (--accept), or complete the file")
     return grades
 
-# %% ../../nbs/companion/25_evaluation.ipynb #4341b79c
+# %% ../../nbs/companion/25_evaluation.ipynb #d091f778
 def _test_record(e):
     "Similarities, examples, ranks and a sample of embeddings; `hidden_curve` where there are hidden positives"
     owner = torch.from_numpy(e.split.caption_image)

@@ -6,8 +6,7 @@
 __all__ = ['PHOTOGRAPHS_ONLY', 'SHOWN', 'Reproduction', 'check_executor', 'runs_of', 'gather_records', 'complete_runs',
            'main_table_text', 'MainTable', 'reproduce']
 
-# %% ../../nbs/companion/38_reproduction.ipynb #368215f8
-import inspect
+# %% ../../nbs/companion/38_reproduction.ipynb #cf35e407
 import socket
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +27,7 @@ from .schedule import EXECUTORS, Planned, devices_of, plan_runs, run_grid
 from .schedule import explain as explain_plan
 from .tables import load_rows, read_records, readable_table, results_frame, summary_table
 
-# %% ../../nbs/companion/38_reproduction.ipynb #d11f29c0
+# %% ../../nbs/companion/38_reproduction.ipynb #eab1c587
 @dataclass(frozen=True)
 class Reproduction:
     "Tables and figures that are to be made"
@@ -41,7 +40,7 @@ class Reproduction:
     output: Path|None = None # Tables, figures and report.html; None is `default_output`
     palette: str = 'colorblind' # One of `PALETTES`
 
-# %% ../../nbs/companion/38_reproduction.ipynb #ccabefdd
+# %% ../../nbs/companion/38_reproduction.ipynb #fe29ce10
 @patch_to(Reproduction)
 def rows(self)->list[Row]:
     "The rows of the grid that feed the outputs"
@@ -60,7 +59,7 @@ def cache(self)->Path:
     "Where executed notebooks and gathered records go"
     return cache_root(self.given.get('cache_dir', ''))/'reports'/self.dataset
 
-# %% ../../nbs/companion/38_reproduction.ipynb #634a9ae8
+# %% ../../nbs/companion/38_reproduction.ipynb #3e7208ee
 PHOTOGRAPHS_ONLY = ('data_root', 'backbone', 'text_backbone') # Parameters that mean nothing on the scenes
 
 @patch_to(Reproduction)
@@ -78,7 +77,7 @@ def check(self)->list[Row]: # The rows
         text_digest(self.given['text_backbone']) # it cannot be loaded: said before features are extracted
     return rows
 
-# %% ../../nbs/companion/38_reproduction.ipynb #7a4e3342
+# %% ../../nbs/companion/38_reproduction.ipynb #639dcf12
 def _refuse_on_scenes(dataset, given):
     "An option for photographs would be ignored on the generated scenes"
     known = read_grid().datasets.get(dataset)
@@ -88,7 +87,7 @@ def _refuse_on_scenes(dataset, given):
             advice = 'name the dataset too, for example --dataset flickr8k or own'
             raise InputError(f"{option} is not for scenes, which are generated; {advice}")
 
-# %% ../../nbs/companion/38_reproduction.ipynb #174a600f
+# %% ../../nbs/companion/38_reproduction.ipynb #84f2eb4c
 def check_executor(
     executor:str='local', # One of `EXECUTORS`
     address:str='', # Of a Dask scheduler
@@ -104,7 +103,7 @@ def check_executor(
         check_packages('dask')
         _check_scheduler(address)
 
-# %% ../../nbs/companion/38_reproduction.ipynb #8589ba75
+# %% ../../nbs/companion/38_reproduction.ipynb #102f9806
 def _check_scheduler(address):
     "Raise `InputError` if nothing listens at the address"
     try:
@@ -113,7 +112,7 @@ def _check_scheduler(address):
     except (OSError, ValueError) as e:
         raise InputError(f"no Dask scheduler answers at {address} ({e or type(e).__name__})") from None
 
-# %% ../../nbs/companion/38_reproduction.ipynb #4f3514b0
+# %% ../../nbs/companion/38_reproduction.ipynb #a3fad12a
 def _identity(config):
     "What makes two runs the same but for data and code"
     return tuple((k, v) for k,v in config.model_dump().items() if k not in UNNAMED)
@@ -127,7 +126,7 @@ def runs_of(
     wanted = {_identity(c) for r in rows if output in r.feeds for c in r.configs()}
     return [p for p in plan if _identity(p.config) in wanted]
 
-# %% ../../nbs/companion/38_reproduction.ipynb #c9de2f71
+# %% ../../nbs/companion/38_reproduction.ipynb #652d8d16
 @patch_to(Reproduction)
 def plan(self, rows)->list[Planned]:
     "The runs of the rows, those of the main table first"
@@ -135,7 +134,7 @@ def plan(self, rows)->list[Planned]:
     first = {p.name for p in runs_of('table_main', planned, rows)}
     return sorted(planned, key=lambda p: p.name not in first)
 
-# %% ../../nbs/companion/38_reproduction.ipynb #487d88ae
+# %% ../../nbs/companion/38_reproduction.ipynb #1fb36638
 @patch_to(Reproduction)
 def forced(self, plan, keep=False)->list[Planned]:
     "The plan with the forced runs missing; they are removed unless `keep`"
@@ -146,7 +145,7 @@ def forced(self, plan, keep=False)->list[Planned]:
             remove(folder)
     return [replace(p, state='missing', reason='forced') if p in again else p for p in plan]
 
-# %% ../../nbs/companion/38_reproduction.ipynb #5afc0db6
+# %% ../../nbs/companion/38_reproduction.ipynb #8a064c76
 @patch_to(Reproduction)
 def _check_force(self, plan):
     outputs = self.outputs or read_grid().outputs
@@ -157,7 +156,7 @@ def _check_force(self, plan):
             complaint = f"--force {name}: no run, row, table or figure of this grid has that name"
             raise InputError(f"{complaint}; rows are {rows}; outputs {', '.join(outputs)}")
 
-# %% ../../nbs/companion/38_reproduction.ipynb #c21e9be7
+# %% ../../nbs/companion/38_reproduction.ipynb #47808187
 def gather_records(
     plan:list[Planned], # Complete runs
     records:Path|None, # Folder of committed records
@@ -173,7 +172,7 @@ def gather_records(
     for name,text in wanted.items():
         _write_if_new(target/name, text)
 
-# %% ../../nbs/companion/38_reproduction.ipynb #d47e7e28
+# %% ../../nbs/companion/38_reproduction.ipynb #31d9d1c8
 def _record_file(planned, records):
     own = planned.folder/'record.json'
     return own if own.exists() else Path(records)/f'{planned.name}.json'
@@ -187,7 +186,7 @@ def complete_runs(
 )->list[Planned]: # Those with a record, here or committed
     return [p for p in plan if p.state=='committed' or (p.folder/'record.json').exists()]
 
-# %% ../../nbs/companion/38_reproduction.ipynb #9fd1314c
+# %% ../../nbs/companion/38_reproduction.ipynb #80af3a31
 @patch_to(Reproduction)
 def keep_records(self, plan):
     "Copy the records of runs made here to the folder of records"
@@ -196,7 +195,7 @@ def keep_records(self, plan):
         if self.records and own.exists():
             _write_if_new(Path(self.records)/f'{p.name}.json', own.read_text())
 
-# %% ../../nbs/companion/38_reproduction.ipynb #cd98d118
+# %% ../../nbs/companion/38_reproduction.ipynb #f5399e15
 SHOWN = ('i2t R@1', 't2i R@1', 'rSum', 'i2t mAP@R', 't2i mAP@R') # Columns of the main table in a terminal
 
 def main_table_text(
@@ -207,7 +206,7 @@ def main_table_text(
     columns = ['seeds', *(c for c in SHOWN if c in table)]
     return table[columns].rename_axis('').to_markdown(tablefmt='plain', disable_numparse=True)
 
-# %% ../../nbs/companion/38_reproduction.ipynb #f71c5a94
+# %% ../../nbs/companion/38_reproduction.ipynb #80e69305
 class MainTable:
     "Shows the main table once, when all its runs are complete"
     def __init__(self,
@@ -227,7 +226,7 @@ class MainTable:
         gather_records(self.runs, self.job.records, folder)
         self.say(f'\nThe main table is complete:\n\n{main_table_text(folder)}\n')
 
-# %% ../../nbs/companion/38_reproduction.ipynb #48e2ad21
+# %% ../../nbs/companion/38_reproduction.ipynb #2542b668
 @patch_to(Reproduction)
 def render(self, plan, say)->list[NotebookFailure]:
     "Make tables, figures and report from the complete runs of a plan; one process at a time"
@@ -238,7 +237,7 @@ def render(self, plan, say)->list[NotebookFailure]:
         return make_report(cache/'records', self.folder(), cache, self.given.get('data_root', ''),
             outputs=self.outputs, palette=self.palette, force=self.force, say=say)
 
-# %% ../../nbs/companion/38_reproduction.ipynb #ca730b2c
+# %% ../../nbs/companion/38_reproduction.ipynb #8c7f23d1
 @patch_to(Reproduction)
 def explain(self)->list[str]: # Lines
     "Why runs, tables and figures are cached, stale or missing"
@@ -258,7 +257,7 @@ def _explain_output(self, output, records):
     state,reason = ('stale', 'forced') if forced else explain_output(output, records, self.folder(), self.palette)
     return f'{state:12} {output}: {reason}'
 
-# %% ../../nbs/companion/38_reproduction.ipynb #6b5f3613
+# %% ../../nbs/companion/38_reproduction.ipynb #d5627dda
 @patch_to(Reproduction)
 def compare(self)->list[str]: # Lines; empty if there is nothing to compare
     "How the made tables agree with the committed ones"
@@ -268,7 +267,7 @@ def compare(self)->list[str]: # Lines; empty if there is nothing to compare
     lines = agreement_lines(compare_tables(made, committed))
     return [f'Compared with the committed tables of figures/{self.dataset}:', *(f'  {l}' for l in lines)]
 
-# %% ../../nbs/companion/38_reproduction.ipynb #a060654c
+# %% ../../nbs/companion/38_reproduction.ipynb #413a8cf1
 def reproduce(
     job:Reproduction,
     say=print, # Called with each line
@@ -282,19 +281,15 @@ def reproduce(
     plan = job.forced(job.plan(rows))
     main_table = MainTable(job, plan, rows, say)
     main_table()
-    failures = run_grid(plan, say=say, **how, **_hooks(main_table))
+    failures = run_grid(plan, say=say, on_done=main_table, **how)
     job.keep_records(plan)
     if complete_runs(plan):
         failures += job.render(plan, say)
         main_table()
-        say('\n'.join(['', *job.compare(), *_places(job)]))
+        say('\n'.join([*job.compare(), *_places(job)]))
     return failures
 
-# %% ../../nbs/companion/38_reproduction.ipynb #d0f57df8
-def _hooks(main_table):
-    "What `run_grid` calls after each run, where it can"
-    return dict(on_done=main_table) if 'on_done' in inspect.signature(run_grid).parameters else {}
-
+# %% ../../nbs/companion/38_reproduction.ipynb #dc56bd65
 def _places(job):
     folder = job.folder()
     return [f'tables and figures: {folder}', f"report to read:     {folder/'report.html'}"]

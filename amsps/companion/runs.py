@@ -55,7 +55,7 @@ def key_of(
         contents['concept_vectors'] = _file_digest(config.concept_vectors)
     return run_key(config, data.fingerprint, contents, asset('nbs/experiments/train.ipynb'))
 
-# %% ../../nbs/companion/27_runs.ipynb #01e64f07
+# %% ../../nbs/companion/27_runs.ipynb #1956fb9c
 def run_dir(
     config:RunConfig,
     data:RunData, # From `load_data(config)`
@@ -76,7 +76,7 @@ def _git(*args):
         return None
     return done.stdout.strip() if done.returncode==0 else None
 
-# %% ../../nbs/companion/27_runs.ipynb #401a3f94
+# %% ../../nbs/companion/27_runs.ipynb #5925c4a0
 def _commit():
     "Commit of the code, or None where it is not known"
     file = asset('COMMIT')
@@ -88,7 +88,7 @@ def _version(package):
     except importlib.metadata.PackageNotFoundError:
         return 'not installed'
 
-# %% ../../nbs/companion/27_runs.ipynb #de1eaa7b
+# %% ../../nbs/companion/27_runs.ipynb #93535044
 def environment()->dict: # Strings, numbers, and `packages`: name -> version
     "Versions, device and commit of this process"
     changes = _git('status', '--porcelain', '--', 'amsps', 'nbs')
@@ -106,7 +106,7 @@ def public_name(
     p = Path(path)
     return f'{p.parent.name}/{p.name}' if p.name=='model' and p.parent.name else p.name
 
-# %% ../../nbs/companion/27_runs.ipynb #9c9a068a
+# %% ../../nbs/companion/27_runs.ipynb #73bb40d0
 def _recorded_config(config):
     "Parameters as a record keeps them"
     named = {k:public_name(getattr(config, k)) for k in ('backbone','text_backbone','concept_vectors')}
@@ -124,7 +124,7 @@ def _save(model, tokenizer, folder):
         model.save_pretrained(folder/'model')
         tokenizer.save_pretrained(folder/'model')
 
-# %% ../../nbs/companion/27_runs.ipynb #66252e4d
+# %% ../../nbs/companion/27_runs.ipynb #db5933fc
 def _fit_and_evaluate(folder, config, data):
     "Results of a run, as the record has them"
     train_set,dev_set = data.split('train'),data.split('dev')
@@ -142,7 +142,7 @@ def _fit_and_evaluate(folder, config, data):
         out['concepts'] = concept_record(graph)
     return out
 
-# %% ../../nbs/companion/27_runs.ipynb #34101520
+# %% ../../nbs/companion/27_runs.ipynb #f97bee50
 def _begin(folder, key):
     "Make the folder of a run that starts, with the key that it starts with"
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def _cost(start, cpu):
     return dict(wall_seconds=round(time.monotonic()-start, 1), cpu_seconds=round(time.process_time()-cpu, 1),
                 peak_memory_mib=round(peak))
 
-# %% ../../nbs/companion/27_runs.ipynb #13e8848b
+# %% ../../nbs/companion/27_runs.ipynb #96e4f6ba
 def _train_into(folder, config, data, name):
     "Train a run in a folder; its record"
     start,cpu = time.monotonic(),time.process_time()
@@ -169,7 +169,7 @@ def _train_into(folder, config, data, name):
                 resumed=resumed, **_cost(start, cpu),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
-# %% ../../nbs/companion/27_runs.ipynb #4e7b2d3a
+# %% ../../nbs/companion/27_runs.ipynb #39299ecf
 def _make(final, config, data, first):
     "Train what is missing of a run and give its folder the final name"
     partial = final.with_name(f'{final.name}.partial')
@@ -181,7 +181,7 @@ def _make(final, config, data, first):
         os.replace(partial, final)
     wait_for_all()
 
-# %% ../../nbs/companion/27_runs.ipynb #067d1a98
+# %% ../../nbs/companion/27_runs.ipynb #4e532937
 def _tidy(folder):
     "Remove what only an interrupted run needs"
     for checkpoint in folder.glob('checkpoint-*'):
@@ -222,7 +222,7 @@ def _load_model(folder, commit):
                          f"fit; train it again, or evaluate it with the commit of its record ({commit})")
     return model.eval(),tokenizer
 
-# %% ../../nbs/companion/27_runs.ipynb #d148fb57
+# %% ../../nbs/companion/27_runs.ipynb #96b6a64f
 def load_run(
     folder:Path, # Of a complete run
 )->tuple: # Model in eval mode, tokeniser, record
@@ -248,7 +248,7 @@ def _differences(record, metrics, history):
         out['loss of the first epoch, relative'] = 100*abs(first-1)
     return out
 
-# %% ../../nbs/companion/27_runs.ipynb #291304c3
+# %% ../../nbs/companion/27_runs.ipynb #45484039
 def _config_again(record, given, cache):
     "Configuration that makes a record again in another cache"
     own = {k:v for k,v in record['config'].items() if k in RunConfig.model_fields}
@@ -259,9 +259,11 @@ def _config_again(record, given, cache):
     elif 'text_backbone' not in given:
         raise InputError(f"{record['name']} was made with the text encoder {text}: say where it lies with "
                          "`text_backbone` (--text-backbone)")
+    if not own.get('concept_vectors'):
+        places['concept_vectors'] = ''
     return parse_config(own | places)
 
-# %% ../../nbs/companion/27_runs.ipynb #937598c3
+# %% ../../nbs/companion/27_runs.ipynb #94b5723e
 def _share_features(cache):
     "Let a new cache use the extracted features and text states of the default cache: large, and checked by content"
     for name in ('features','text'):
@@ -269,12 +271,20 @@ def _share_features(cache):
         if own.is_dir() and not (cache/name).exists():
             (cache/name).symlink_to(own)
 
-# %% ../../nbs/companion/27_runs.ipynb #eb8a0a8f
+# %% ../../nbs/companion/27_runs.ipynb #ab51c1a6
+def _check_vectors(record, config):
+    "Raise `InputError` if a run has to be trained again without its word vectors"
+    vectors = record['config'].get('concept_vectors')
+    if vectors and not config.concept_vectors:
+        raise InputError(f"{record['name']} was made with the word vectors {vectors}: say where they lie with "
+                         "`concept_vectors` (--concept-vectors)")
+
+# %% ../../nbs/companion/27_runs.ipynb #8164aceb
 def _is_saved(path):
     "Whether a folder is a finished run with its model"
     return (path/'record.json').is_file() and (path/'model').is_dir()
 
-# %% ../../nbs/companion/27_runs.ipynb #82bb0df4
+# %% ../../nbs/companion/27_runs.ipynb #43739d1d
 def _repeat(path, config, data):
     "Metrics and history of a repetition; no history where a saved model is evaluated"
     if _is_saved(path):
@@ -283,16 +293,18 @@ def _repeat(path, config, data):
     again = train_run(config, data)
     return again['metrics'],again['history']
 
-# %% ../../nbs/companion/27_runs.ipynb #7b64567f
+# %% ../../nbs/companion/27_runs.ipynb #bc506da5
 def _all_equal(record, metrics):
     "Whether every metric that both have is the same to the last digit"
     shared = [(m, metrics[split]) for split,m in record['metrics'].items()]
     return all(new[k]==v for old,new in shared for k,v in old.items() if k in new)
 
-# %% ../../nbs/companion/27_runs.ipynb #729680d7
+# %% ../../nbs/companion/27_runs.ipynb #2d6f3323
 def _verify(record, path, given, cache, say):
     "Largest difference of one record, in percent"
     config = _config_again(record, given, cache)
+    if not _is_saved(path):
+        _check_vectors(record, config)
     _share_features(cache)
     data = load_data(config)
     own = record['data']['fingerprint']
@@ -307,7 +319,7 @@ def _verify(record, path, given, cache, say):
     say(f"{record['name']} {how} again: {result}")
     return max(found.values())
 
-# %% ../../nbs/companion/27_runs.ipynb #d37b6807
+# %% ../../nbs/companion/27_runs.ipynb #41f518cf
 def _records_in(path):
     "Run records of a folder, or of a finished run; other JSON files are passed over"
     files = [path/'record.json'] if (path/'record.json').is_file() else sorted(path.glob('*.json'))
@@ -321,11 +333,11 @@ def _records_in(path):
             found.append(check_record(value, file))
     return found
 
-# %% ../../nbs/companion/27_runs.ipynb #2e230cf0
+# %% ../../nbs/companion/27_runs.ipynb #6cb2e17c
 def verify_records(
     path:Path|None=None, # Folder of records, or of one finished run with its model; None: the project's, on scenes
     n:int=1, # Records to make again, the quickest first
-    given:dict={}, # `data_root`, `backbone`, `text_backbone` of runs on photographs
+    given:dict={}, # `data_root`, `backbone`, `text_backbone`, `concept_vectors` of runs that need them
     say=print, # Called with a line for each record
 )->float: # The largest difference, in percent
     "Make records again and compare"
@@ -350,7 +362,7 @@ def _check_same_run(record, fingerprint, metrics):
                          "not this run's model, or the code has changed; evaluate with the commit of the record "
                          f"({record['environment']['commit']})")
 
-# %% ../../nbs/companion/27_runs.ipynb #b04cd4b5
+# %% ../../nbs/companion/27_runs.ipynb #1d0b9757
 def add_metrics(
     record:dict, # Of the run
     fingerprint:str, # Of the data that were evaluated

@@ -27,7 +27,7 @@ def _best(query, items, names, top):
     sims = torch.cat(items)@query
     return [(sims[i].item(), names[i]) for i in sims.argsort(descending=True, stable=True)[:top].tolist()]
 
-# %% ../../nbs/companion/36_search.ipynb #894244ed
+# %% ../../nbs/companion/36_search.ipynb #b83fbbe1
 def search_images(
     caption:str, # Any text with a word in it
     model, # In eval mode
@@ -45,7 +45,7 @@ def search_images(
     items = [embed_images(model, s) for s in splits]
     return _best(query, items, [i for s in splits for i in s.image_ids], top)
 
-# %% ../../nbs/companion/36_search.ipynb #a6d5b729
+# %% ../../nbs/companion/36_search.ipynb #c1b7a441
 def search_captions(
     image:Path, # A picture
     model, # In eval mode

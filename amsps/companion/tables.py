@@ -6,8 +6,7 @@
 __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_CELLS', 'LEVELS', 'read_records', 'row_of',
            'check_comparable', 'load_rows', 'by_label', 'results_frame', 'summary_table', 'readable_table',
            'compact_table', 'cell_note', 'paired_differences', 'readable_differences', 'provenance', 'write_provenance',
-           'write_table', 'write_summary', 'write_differences', 'main_table', 'levels_frame', 'levels_table',
-           'cost_table']
+           'write_table', 'write_summary', 'write_differences', 'levels_frame', 'levels_table', 'cost_table']
 
 # %% ../../nbs/companion/32_tables.ipynb #80ea0fea
 import json
@@ -34,7 +33,7 @@ def _read_one(file):
         raise InputError(f"{file} is not a run record: it lacks {', '.join(lacks)}")
     return record
 
-# %% ../../nbs/companion/32_tables.ipynb #6a4b2c8c
+# %% ../../nbs/companion/32_tables.ipynb #c1f0d4ae
 def read_records(
     folder:Path, # Holds NAME.json, or NAME/record.json as runs leave it
 )->list[dict]: # Sorted by name
@@ -46,7 +45,7 @@ def read_records(
                          "`amsps reproduce` or `amsps train` makes them")
     return sorted(map(_read_one, files), key=lambda r: r['name'])
 
-# %% ../../nbs/companion/32_tables.ipynb #6e693c34
+# %% ../../nbs/companion/32_tables.ipynb #8a9eb119
 def row_of(
     record:dict,
 )->str:
@@ -72,7 +71,7 @@ def _check_data(records):
         same = [r for r in records if _features_of(r)==features]
         _one_value('data fingerprint', [r['data']['fingerprint'] for r in same])
 
-# %% ../../nbs/companion/32_tables.ipynb #817df9ea
+# %% ../../nbs/companion/32_tables.ipynb #13254f8a
 def _other_setting(a, b):
     "A parameter in which two configurations of one row differ, or None"
     fields = RunConfig.model_fields
@@ -94,7 +93,7 @@ def _check_row(row, records):
             raise InputError(f"{r['name']} has another `{other}` than other runs called {row}; "
                              "seeds can only be averaged over equal settings")
 
-# %% ../../nbs/companion/32_tables.ipynb #3bb2a197
+# %% ../../nbs/companion/32_tables.ipynb #7014b5a3
 def check_comparable(
     records:list[dict], # Meant for one table
 ):
@@ -112,7 +111,7 @@ def load_rows(
     check_comparable(found)
     return found
 
-# %% ../../nbs/companion/32_tables.ipynb #400a83c1
+# %% ../../nbs/companion/32_tables.ipynb #a9050b73
 def by_label(
     labels:list[str], # In any order, repetitions allowed
 )->list[str]: # Without repetitions
@@ -120,7 +119,7 @@ def by_label(
     known = [l for l in row_order() if l in labels]
     return known+sorted(set(labels)-set(known))
 
-# %% ../../nbs/companion/32_tables.ipynb #f1bcdcde
+# %% ../../nbs/companion/32_tables.ipynb #8d68fad7
 def _mined(record):
     "Precision and recall of the last mining pass in percent, where the true pairs are known"
     passes = record.get('mining') or [{}]
@@ -133,7 +132,7 @@ def _line_of(record, split):
     ranks = record.get('ranks') if split=='test' else None
     return known | record['metrics'][split] | _mined(record) | dict(ranks=ranks)
 
-# %% ../../nbs/companion/32_tables.ipynb #435cd0ba
+# %% ../../nbs/companion/32_tables.ipynb #4ad0def6
 def results_frame(
     records:list[dict], # From `read_records` or `load_rows`
     split:str='test', # Metrics of this split
@@ -151,7 +150,7 @@ _HIDDEN_RANKS = {f'hidden_{d}_medr':f'{d} hidden medR' for d in _BOTH}
 _MINED = dict(mined_precision='mined precision', mined_recall='mined recall')
 COLUMNS = _RECALLS | dict(rsum='rSum') | _RELEVANCE | _HIDDEN_RANKS | _MINED # Metric -> column
 
-# %% ../../nbs/companion/32_tables.ipynb #3076200f
+# %% ../../nbs/companion/32_tables.ipynb #0d255f4e
 _CORRELATION = dict(spearman='Spearman ρ', kendall='Kendall τ')
 _JUDGED = {f'judged_{d}_{k}':f'{d} judged {name}' for k,name in (('map','mAP'), ('ndcg','nDCG')) for d in _BOTH}
 _FIRST = (('medr','medR'), ('in10','in 10'), ('in100','in 100'))
@@ -159,7 +158,7 @@ _HIDDEN = {f'hidden_{d}_{k}':f'{d} hidden {name}' for d in _BOTH for k,name in _
 JUDGED = _CORRELATION | _JUDGED | _HIDDEN # Metric -> column: agreement with people
 HIDDEN = JUDGED | {f'{d}_map_at_r':f'{d} mAP@R' for d in _BOTH} # Metric -> column: unannotated positives
 
-# %% ../../nbs/companion/32_tables.ipynb #15f9e91f
+# %% ../../nbs/companion/32_tables.ipynb #f06dd01b
 def summary_table(
     frame:pd.DataFrame, # From `results_frame`
     columns:dict[str,str]=COLUMNS, # Metric -> column; metrics that the frame lacks are left out
@@ -173,7 +172,7 @@ def summary_table(
         table[f'{name} sd'] = groups[metric].std()
     return table
 
-# %% ../../nbs/companion/32_tables.ipynb #b9b799f3
+# %% ../../nbs/companion/32_tables.ipynb #6899302a
 def _cell(mean, sd):
     "One number for the eye"
     if np.isnan(mean): return '–'
@@ -189,7 +188,7 @@ def readable_table(
             shown[name] = [_cell(m, s) for m,s in zip(table[name], table[f'{name} sd'])]
     return pd.DataFrame(shown, index=table.index)
 
-# %% ../../nbs/companion/32_tables.ipynb #9281d0a9
+# %% ../../nbs/companion/32_tables.ipynb #74e7a732
 def _both(name): return [f'{d} {name}' for d in _BOTH]
 
 def _recalls(direction): return [f'{direction} R@{k}' for k in (1, 5, 10)]
@@ -202,7 +201,7 @@ HIDDEN_CELLS = {
     'hidden medR':_both('hidden medR'), 'hidden in 10':_both('hidden in 10'), 'hidden in 100':_both('hidden in 100'),
     'mAP@R':_both('mAP@R')}
 
-# %% ../../nbs/companion/32_tables.ipynb #1d7235ce
+# %% ../../nbs/companion/32_tables.ipynb #0ddb9965
 def _joined(line, columns):
     "Several means in one cell; a single one has its standard deviation"
     if len(columns)==1: return _cell(line[columns[0]], line[f'{columns[0]} sd'])
@@ -220,14 +219,14 @@ def compact_table(
             shown[heading] = [_joined(line, columns) for _,line in table.iterrows()]
     return pd.DataFrame(shown, index=table.index)
 
-# %% ../../nbs/companion/32_tables.ipynb #1475d9a8
+# %% ../../nbs/companion/32_tables.ipynb #f84ba496
 def cell_note(
     shown:pd.DataFrame, # From `compact_table`
 )->str: # One line
     "What the cells of a compact table mean"
     note = 'Means over seeds; ± is the standard deviation. Two numbers in a cell are i2t / t2i'
-    if 'mined P / R' in shown: note += ', and precision / recall of the last mining pass'
-    return note+'. The CSV file has every metric.'
+    if 'mined P / R' in shown: note += '; mined P / R is precision / recall of the last mining pass'
+    return f'{note}. The CSV file has every metric.'
 
 # %% ../../nbs/companion/32_tables.ipynb #51ada7d1
 def _default_metrics(frame):
@@ -240,7 +239,7 @@ def _seed_pairs(frame, metric, loss, reference):
     wide = frame.pivot(index='seed', columns='loss', values=metric)
     return wide[[loss,reference]].dropna()
 
-# %% ../../nbs/companion/32_tables.ipynb #e1bc4003
+# %% ../../nbs/companion/32_tables.ipynb #5c893c56
 def _ranks_of(frame, loss, seeds):
     "Packed ranks of a row's runs with these seeds"
     return frame.ranks[(frame.loss==loss) & frame.seed.isin(seeds)].tolist()
@@ -252,7 +251,7 @@ def _over_queries(frame, loss, reference, seeds):
     found = query_bootstrap(a, b)
     return {f'query_{k}':found[k] for k in ('low','high','p')}
 
-# %% ../../nbs/companion/32_tables.ipynb #26d8472d
+# %% ../../nbs/companion/32_tables.ipynb #3dd16a4f
 def _difference(frame, metric, loss, reference):
     "One line of a table of differences, or None without a common seed"
     pairs = _seed_pairs(frame, metric, loss, reference)
@@ -262,7 +261,7 @@ def _difference(frame, metric, loss, reference):
     if metric=='rsum': line |= _over_queries(frame, loss, reference, pairs.index)
     return line
 
-# %% ../../nbs/companion/32_tables.ipynb #37faf614
+# %% ../../nbs/companion/32_tables.ipynb #5d19243b
 _DIFFERENCE = ['loss', 'against', 'metric', 'pairs', 'difference', 'low', 'high', 'effect', 'p', 'wilcoxon',
                'query_low', 'query_high', 'query_p']
 
@@ -280,7 +279,7 @@ def paired_differences(
     table = pd.DataFrame([l for l in lines if l], columns=_DIFFERENCE)
     return table.assign(p_holm=holm(table.p))
 
-# %% ../../nbs/companion/32_tables.ipynb #4ef896a0
+# %% ../../nbs/companion/32_tables.ipynb #41809f4e
 def _p(x):
     "A p-value for the eye"
     if np.isnan(x): return '–'
@@ -327,7 +326,7 @@ def provenance(
         rows.setdefault(row_of(r), {}).setdefault(r['name'], _origin(r))
     return {label:list(rows[label].values()) for label in by_label(list(rows))}
 
-# %% ../../nbs/companion/32_tables.ipynb #ec7d861b
+# %% ../../nbs/companion/32_tables.ipynb #348cbff4
 def write_provenance(
     records:list[dict],
     stem:Path, # Path without a suffix
@@ -339,7 +338,7 @@ def write_provenance(
     content = dict(kind=kind, caption=caption, sources=sources, rows=provenance(records))
     Path(stem).with_suffix('.json').write_text(json.dumps(content, indent=1, ensure_ascii=False)+'\n')
 
-# %% ../../nbs/companion/32_tables.ipynb #9ea772f8
+# %% ../../nbs/companion/32_tables.ipynb #a74f8f59
 _TEX = {'%':r'\%', '±':r'$\pm$', 'θ':r'$\theta$', 'ρ':r'$\rho$', 'τ':r'$\tau$', '–':'--', '_':r'\_'}
 
 def _tex(text):
@@ -356,7 +355,7 @@ def _latex(shown, caption, label):
 
 def _pipes(shown): return shown.reset_index().to_markdown(index=False, disable_numparse=True)
 
-# %% ../../nbs/companion/32_tables.ipynb #beee38db
+# %% ../../nbs/companion/32_tables.ipynb #f8726487
 def write_table(
     shown:pd.DataFrame, # Strings, for Markdown and LaTeX; the index names the rows
     numbers:pd.DataFrame, # For the CSV file
@@ -375,7 +374,7 @@ def write_table(
         own = [[label] for label in shown.index]
         write_provenance(records, stem, caption, kind='table', sources=sources or own)
 
-# %% ../../nbs/companion/32_tables.ipynb #7d3d9f15
+# %% ../../nbs/companion/32_tables.ipynb #c8ccd20b
 def write_summary(
     table:pd.DataFrame, # From `summary_table`
     stem:Path, # Path without a suffix
@@ -403,15 +402,6 @@ def write_differences(
     write_table(shown, differences, stem, caption, records=records, sources=sources)
     return shown
 
-# %% ../../nbs/companion/32_tables.ipynb #b44fb079
-def main_table(
-    records:list[dict], # From `read_records`
-)->str: # Markdown
-    "The main table of these records"
-    found = records_for(records, 'table_main')
-    check_comparable(found)
-    return _pipes(compact_table(summary_table(results_frame(found))))
-
 # %% ../../nbs/companion/32_tables.ipynb #a3e1b176
 LEVELS = ('instance', 'consensus', 'fused')
 
@@ -432,7 +422,7 @@ def levels_frame(
             frames.append(results_frame([alone]).assign(level=level))
     return pd.concat(frames, ignore_index=True)
 
-# %% ../../nbs/companion/32_tables.ipynb #725c7140
+# %% ../../nbs/companion/32_tables.ipynb #0acaba19
 def levels_table(
     frame:pd.DataFrame, # From `levels_frame`
 )->pd.DataFrame: # As `summary_table`, index `ROW: LEVEL`
@@ -445,7 +435,7 @@ def levels_table(
             if len(part): tables.append(summary_table(part.assign(loss=f'{label}: {level}'), columns))
     return pd.concat(tables).rename_axis('row: level')
 
-# %% ../../nbs/companion/32_tables.ipynb #35ce9bd2
+# %% ../../nbs/companion/32_tables.ipynb #c295799d
 def _cost_of(record):
     "What one run costs"
     seconds = record.get('cpu_seconds', record['wall_seconds'])
