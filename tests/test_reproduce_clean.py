@@ -72,6 +72,7 @@ def test_the_clone_stays_clean(clone):
     assert (clone/'reports/scenes/report.html').is_file() and (clone/'data/cache/runs').is_dir()
     said = r.stdout
     assert said.count('The main table is complete:')==1
+    assert said.index('The main table')<said.index('[1/1] table_main') # before any notebook of a table
     assert 'Compared with the committed tables of figures/scenes:' in said
     assert 'in all: ' in said and 'within seed noise' in said
     assert 'table_main: rows only in the committed table: ' in said and 'AMSPS' in said

@@ -286,7 +286,7 @@ def reproduce(
     if complete_runs(plan):
         failures += job.render(plan, say)
         main_table()
-        say('\n'.join([*job.compare(), *_places(job)]))
+        say('\n'.join(['', *job.compare(), *_places(job)]))
     return failures
 
 # %% ../../nbs/companion/38_reproduction.ipynb #dc56bd65
