@@ -148,7 +148,7 @@ def signature(module, name, page):
     thing = reduce(getattr, name.split('.'), importlib.import_module(f'amsps.{module}'))
     text = show_doc(thing, renderer=BasicMarkdownRenderer)._repr_markdown_()
     text = re.sub(r'\[source\]\([^)]*\)(\{[^}]*\})?', '', text).replace('---\n', '', 1)
-    text = re.sub(r'\{target=[^}]*\}', '', text)
+    text = re.sub(r'\{target=[^}]*\}', '', text).replace('*Call self as a function.*', '') # without a docstring
     return re.sub(r'^(#+ .*)$', lambda m: f'{m[0]}\n\n{source_link(thing, page)}', text, count=1, flags=re.M)
 
 
@@ -225,6 +225,18 @@ def code_cell(cell, path, module, dead):
     return [cell] if cell.source.strip() or cell.outputs else []
 
 
+def joined(cells):
+    "Cells in which neighbours whose code is folded away are one"
+    found = []
+    for cell in cells:
+        last = found[-1] if found else cell
+        if all(c.metadata.get('tags')==['hide-input'] and not c.outputs for c in (last, cell)) and last is not cell:
+            last.source += f'\n\n{cell.source}'
+        else:
+            found.append(cell)
+    return found
+
+
 def processed(path):
     "A notebook without its hidden cells, and the module that it exports"
     nb = read_nb(path)
@@ -255,7 +267,7 @@ def page(path, dead):
     if path.parent.name=='experiments':
         cells += map(nbformat.v4.new_markdown_cell, made(path.stem))
         nb.metadata['hide-toc'] = True # tables need the room
-    nb.cells = cells
+    nb.cells = joined(cells)
     return nb
 
 
