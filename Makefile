@@ -1,29 +1,50 @@
-# Two commands do everything on a fresh machine: `make reproduce` and `make test`.
+# `make reproduce` and `make test` do everything on a fresh machine; `make help` lists all targets.
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-LONGEST := tests/test_unplugged.py tests/test_grid.py# they begin first
+FIRST := tests/test_unplugged.py tests/test_grid.py# the longest begin first
+REST := $(filter-out $(FIRST), $(wildcard tests/test_*.py))
+PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+OTHERS := $(filter-out scenes flickr8k, $(notdir $(patsubst %/,%,$(dir $(wildcard data/results/*/*.json)))))
+FLICKR8K ?=
 
-.PHONY: reproduce test readme docs bench
-reproduce: $(READY)
+.PHONY: help reproduce check test test-slow figures readme docs bench
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+
+reproduce: $(READY) ## tables, figures and report on the generated scenes, in reports/scenes; changes no tracked file
 	$(BIN)/amsps reproduce
 
-test: $(READY)
+check: $(READY) ## the gates: clean notebooks, library and README in step, shape of the code
+	$(BIN)/python .ci/check.py
+
+test: $(READY) ## gates, notebooks, records and tests
 	$(BIN)/python .ci/check.py
 	$(BIN)/nbdev_test --n_workers 2
 	$(BIN)/amsps verify
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) $(filter-out $(LONGEST), $(wildcard tests/test_*.py))
+	$(PYTEST) $(FIRST) $(REST)
 
-bench: $(READY)
-	$(BIN)/python benchmarks/speed.py
+test-slow: $(READY) ## the tests marked slow, which `make test` skips
+	$(PYTEST) --slow -m slow $(FIRST) $(REST)
 
-docs: $(READY)
+# the figure of examples retrieved from Flickr8k shows its photographs: make figures FLICKR8K=DIR
+figures: $(READY) ## for maintainers: renew the committed records of the scenes, and everything in figures/
+	$(BIN)/amsps reproduce --records data/results/scenes --output figures/scenes
+	for d in $(sort $(OTHERS)); do $(BIN)/amsps report data/results/$$d --output figures/$$d || exit 1; done
+	$(if $(FLICKR8K),$(BIN)/amsps report data/results/flickr8k --output figures/flickr8k --data-root $(FLICKR8K),\
+	    @echo "figures/flickr8k is left as it is: make figures FLICKR8K=DIR renews it")
+	$(BIN)/amsps compare --output figures/comparison
+
+readme: $(READY) ## README.md from nbs/index.ipynb
+	$(BIN)/python .ci/readme.py
+
+docs: $(READY) ## the documentation site, in _docs
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt --no-build-isolation -e '.[docs]'
 	$(BIN)/python .ci/docs.py _docs
 
-readme: $(READY)
-	$(BIN)/python .ci/readme.py
+bench: $(READY) ## speed and memory beside plain references
+	$(BIN)/python benchmarks/speed.py
 
 $(READY): constraints.txt settings.ini setup.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "amsps needs Python 3.11 or newer; this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'

@@ -9,10 +9,13 @@ __all__ = ['patch_to']
 def patch_to(
     cls:type, # Class that receives the method
     as_property:bool=False, # Read without parentheses
+    cls_method:bool=False, # Receives the class instead of an instance
 ): # Decorator, which returns the function
     "Make a function a method of a class"
     def add(f):
         f.__qualname__ = f'{cls.__name__}.{f.__name__}'
-        setattr(cls, f.__name__, property(f) if as_property else f)
+        f.__code__ = f.__code__.replace(co_qualname=f.__qualname__)
+        method = property(f) if as_property else classmethod(f) if cls_method else f
+        setattr(cls, f.__name__, method)
         return f
     return add

@@ -1,134 +1,304 @@
-"""Training, mining and evaluation on one CUDA GPU, on data of the shape of Flickr30K and of MSCOCO with 36 x 2,048 regions and a Bi-GRU of 1,024.
+"""Training, mining and evaluation on one CUDA GPU, on data of the shape of Flickr30K and of MSCOCO with 36 x 2,048
+regions and a Bi-GRU of 1,024.
 
     python benchmarks/gpu.py [NAME ...] [--profile] [--write FILE.json]
     python benchmarks/gpu.py --device cpu --small       # only that it runs
 
-A line for each of B = 128 and 1,024, fp32 and bf16, hardest triplet and AHRL with every part: pairs a second, seconds an epoch that follow from it, the
-share of the time that the GPU was busy (sampled by nvidia-smi), peak memory. Then a mining pass over the training set, and recall at the size of a test
-split. Features are noise: a step costs what it costs whatever they say. `--profile` shows where the time of AHRL's steps at B = 128 goes, kernels and host."""
-import argparse, json, platform, statistics, subprocess, tempfile, threading, time
+A line for each of B = 128 and 1,024, fp32 and bf16, hardest triplet and AHRL with every part: pairs per second, the
+seconds per epoch that follow from it, the share of the time that the GPU was busy (sampled by nvidia-smi), peak memory.
+Then a mining pass over the training set, and recall at the size of a test split. Features are noise, which does not
+change the cost of a step. `--profile` shows where the time of AHRL's steps at B = 128 goes, on GPU and host."""
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
+import torch
 from transformers import PrinterCallback, TrainerCallback, TrainingArguments
 from transformers.utils import logging
 from amsps.data import Annotations, PairCollator, PairDataset, build_tokenizer
 from amsps.losses import AHRL, TripletLoss
 from amsps.metrics import retrieval_ranks
-from amsps.mining import SentenceEvidence
+from amsps.mining import Miner, SentenceEvidence
 from amsps.model import AmspsConfig, AmspsModel
 from amsps.scenes import scene_captions
-from amsps.training import Miner, RetrievalTrainer, hold_features
+from amsps.training import MiningCallback, RetrievalTrainer, hold_features
 
-SHAPES = dict(flickr30k=(29000, 1000), mscoco=(113287, 5000)) # images of train and test, five captions each
+SHAPES = dict(flickr30k=(29000, 1000), mscoco=(113287, 5000)) # images of train and test; five captions each
 SMALL = dict(flickr30k=(60, 20), mscoco=(80, 30))
-EVERY = dict(margin=.1, selection='smooth', kappa=.3, offline_weight=.05, cross_weight=.02, penalty=True, filter_above=.3, mining_weight=.2)
+EACH = 5 # captions per image
+EVERY = dict(
+    margin=.1, selection='smooth', adaptive_margin=.3, offline_weight=.05, cross_weight=.02, penalty=True,
+    hidden_confidence=.3, mining_weight=.2)
+
+
+@dataclass
+class Sizes:
+    "What `--small` changes"
+    small: bool
+
+    def __post_init__(self):
+        self.regions = (4, 32) if self.small else (36, 2048)
+        self.embed = 16 if self.small else 1024
+        self.word = 8 if self.small else 300
+        self.candidates = 20 if self.small else 300
+        self.batches = (8, 16) if self.small else (128, 1024)
+        self.skip = 2 if self.small else 20 # first steps, not timed
+
+    def steps(self, batch):
+        if self.small: return 6
+        return 120 if batch==128 else 40
+
 
 class Noise:
-    "Features of n images that take the memory of a few"
+    "Features of n images in the memory of a few"
     dtype = np.dtype(np.float16)
-    def __init__(self, n, regions, size): self.shape,self.block = (n, regions, size),np.random.default_rng(0).standard_normal((512, regions, size), dtype=np.float32).astype(np.float16)
-    def __len__(self): return self.shape[0]
-    def __getitem__(self, i): return self.block[np.arange(len(self))[i]%512]
 
-def dataset(n, small):
-    said = [c for i in range(400) for c in scene_captions(i, 5)[2]]
-    captions = [f'{said[j%len(said)]} {j}' for j in range(5*n)] # with a number: no two are equal
-    notes = Annotations([f'{i}.jpg' for i in range(n)], ['train']*n, captions, list(map(str, range(5*n))), np.arange(5*n)//5)
-    return PairDataset(notes, Noise(n, *((4, 32) if small else (36, 2048))), 'train')
+    def __init__(self, n, regions, size):
+        self.shape = (n, regions, size)
+        noise = np.random.default_rng(0).standard_normal((512, regions, size), dtype=np.float32)
+        self.block = noise.astype(np.float16)
 
-def model_of(data, tokenizer, small):
-    torch.manual_seed(0)
-    return AmspsModel(AmspsConfig(data.features.shape[2], len(tokenizer), 16 if small else 1024, 8 if small else 300, pooling='attention'))
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, i):
+        return self.block[np.arange(len(self))[i]%512]
+
+
+def normal(seed, *shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_pairs(n, sizes):
+    "Training pairs of n images; a number makes every caption unique"
+    said = [c for i in range(400) for c in scene_captions(i, EACH)[2]]
+    captions = [f'{said[j%len(said)]} {j}' for j in range(EACH*n)]
+    annotations = Annotations(
+        image_ids=[f'{i}.jpg' for i in range(n)], splits=['train']*n, captions=captions,
+        caption_ids=list(map(str, range(EACH*n))), caption_image=np.arange(EACH*n)//EACH)
+    return PairDataset(annotations, Noise(n, *sizes.regions), 'train')
+
 
 class Clock(TrainerCallback):
-    "Seconds a step, without the first ones"
-    def __init__(self, skip, sync): self.skip,self.sync,self.at = skip,sync,{}
+    "Seconds per step, without the first ones"
+    def __init__(self, skip, sync):
+        self.skip = skip
+        self.sync = sync
+
     def on_step_begin(self, args, state, control, **kwargs):
-        if state.global_step==self.skip: self.sync(); self.at['start'] = time.perf_counter()
-    def on_train_end(self, args, state, control, **kwargs): self.sync(); self.seconds = (time.perf_counter()-self.at['start'])/(state.global_step-self.skip)
+        if state.global_step==self.skip:
+            self.sync()
+            self.start = time.perf_counter()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.sync()
+        self.seconds = (time.perf_counter()-self.start)/(state.global_step-self.skip)
+
 
 class Busy:
-    "Share of the time in which the GPU did something, as nvidia-smi samples it; None without it"
+    "Share of the time in which the GPU did something, sampled by nvidia-smi; None without it"
+    query = ['nvidia-smi', '--query-gpu=utilization.gpu', '--format=csv,noheader,nounits', '-i', '0']
+
     def __enter__(self):
-        self.samples,self.stop = [],threading.Event()
-        self.thread = threading.Thread(target=self.sample); self.thread.start(); return self
+        self.samples = []
+        self.stop = threading.Event()
+        self.thread = threading.Thread(target=self.sample)
+        self.thread.start()
+        return self
+
     def sample(self):
         while not self.stop.wait(.2):
-            try: self.samples.append(int(subprocess.run(['nvidia-smi', '--query-gpu=utilization.gpu', '--format=csv,noheader,nounits', '-i', '0'], capture_output=True, text=True, check=True).stdout))
-            except (OSError, ValueError, subprocess.CalledProcessError): return
-    def __exit__(self, *_): self.stop.set(); self.thread.join(); self.share = statistics.median(self.samples) if self.samples else None
+            try:
+                found = subprocess.run(self.query, capture_output=True, text=True, check=True)
+                self.samples.append(int(found.stdout))
+            except (OSError, ValueError, subprocess.CalledProcessError):
+                return
+
+    def __exit__(self, *_):
+        self.stop.set()
+        self.thread.join()
+        self.share = statistics.median(self.samples) if self.samples else None
+
 
 class Device:
-    "What is asked of a GPU, or of the CPU where there is none"
-    def __init__(self, name): self.device,self.cuda = torch.device(name),name.startswith('cuda')
-    def sync(self): torch.cuda.synchronize() if self.cuda else None
-    def reset(self): torch.cuda.reset_peak_memory_stats() if self.cuda else None
-    def gib(self): return torch.cuda.max_memory_allocated()/2**30 if self.cuda else None
-    def timed(self, f): f(); self.sync(); start = time.perf_counter(); f(); self.sync(); return time.perf_counter()-start
+    "A GPU, or the CPU where there is none"
+    def __init__(self, name):
+        self.device = torch.device(name)
+        self.cuda = name.startswith('cuda')
 
-def trainer_of(d, data, tokenizer, loss, size, precision, steps, miner, folder, small, clock):
-    args = TrainingArguments(folder, max_steps=steps, per_device_train_batch_size=size, learning_rate=5e-4, max_grad_norm=2., save_strategy='no', logging_strategy='no', remove_unused_columns=False, label_names=[], report_to=[], disable_tqdm=True,
-                             dataloader_pin_memory=False, logging_nan_inf_filter=False, bf16=precision=='bf16', use_cpu=not d.cuda)
-    trainer = RetrievalTrainer(model_of(data, tokenizer, small), args, retrieval_loss=loss, miner=miner, data_collator=PairCollator(data, tokenizer), train_dataset=data, processing_class=tokenizer, callbacks=[clock])
-    trainer.remove_callback(PrinterCallback)
-    return trainer
+    def sync(self):
+        if self.cuda: torch.cuda.synchronize()
 
-def measure(d, name, small, profile):
-    n,n_test = (SMALL if small else SHAPES)[name]
-    data = dataset(n, small)
-    tokenizer = build_tokenizer(data.captions)
-    on_gpu = d.cuda and hold_features(d.device, data)
-    print(f"\n{name}: {n:,} images, {len(data):,} captions, features {'on the GPU' if on_gpu else 'in host memory'}", flush=True)
-    lines = []
+    def reset(self):
+        if self.cuda: torch.cuda.reset_peak_memory_stats()
+
+    def gib(self):
+        return torch.cuda.max_memory_allocated()/2**30 if self.cuda else None
+
+    def seconds(self, f):
+        self.sync()
+        start = time.perf_counter()
+        f()
+        self.sync()
+        return time.perf_counter()-start
+
+
+class Bench:
+    "Measurements on data of one shape"
+    def __init__(self, device, name, small, folder):
+        self.device = device
+        self.name = name
+        self.sizes = Sizes(small)
+        self.folder = folder
+        self.n_train,self.n_test = (SMALL if small else SHAPES)[name]
+        self.data = make_pairs(self.n_train, self.sizes)
+        self.tokenizer = build_tokenizer(self.data.captions)
+        self.callback = self.make_callback()
+
+    def model(self):
+        torch.manual_seed(0)
+        config = AmspsConfig(
+            self.data.features.shape[2], len(self.tokenizer), embed_size=self.sizes.embed, word_size=self.sizes.word,
+            pooling='attention')
+        return AmspsModel(config)
+
+    def make_callback(self):
+        "The captions of an image have similar sentence vectors"
+        n,m = self.n_train,len(self.data)
+        images = normal(0, n, 384)[torch.from_numpy(self.data.caption_image)]
+        evidence = SentenceEvidence(images+.5*normal(1, m, 384), self.data.caption_image, n)
+        miner = Miner(
+            self.data.captions, self.data.caption_image, n, evidence=evidence, candidates=self.sizes.candidates)
+        callback = MiningCallback(miner, self.data, self.data, self.folder)
+        callback.needs = AHRL(**EVERY).needs
+        return callback
+
+    def trainer(self, loss, batch, precision, steps, clock):
+        args = TrainingArguments(
+            self.folder, max_steps=steps, per_device_train_batch_size=batch, learning_rate=5e-4, max_grad_norm=2.,
+            save_strategy='no', logging_strategy='no', remove_unused_columns=False, label_names=[], report_to=[],
+            disable_tqdm=True, dataloader_pin_memory=False, logging_nan_inf_filter=False, bf16=precision=='bf16',
+            use_cpu=not self.device.cuda)
+        trainer = RetrievalTrainer(
+            self.model(), args, retrieval_loss=loss, mining=self.callback if loss.needs else None,
+            data_collator=PairCollator(self.data, self.tokenizer), train_dataset=self.data,
+            processing_class=self.tokenizer, callbacks=[clock])
+        trainer.remove_callback(PrinterCallback)
+        return trainer
+
+    def line(self, what, seconds, **more):
+        return dict(data=self.name, what=what, seconds=seconds, gib=self.device.gib(), **more)
+
+    def mining(self):
+        model = self.model().to(self.device.device)
+        self.device.reset()
+        return self.line('mining pass', self.device.seconds(lambda: self.callback.mine(model, self.tokenizer, 0)))
+
+    def training(self, label, loss, batch, precision):
+        loss.mode = 'active'
+        clock = Clock(self.sizes.skip, self.device.sync)
+        steps = self.sizes.steps(batch)
+        trainer = self.trainer(loss, batch=batch, precision=precision, steps=steps, clock=clock)
+        self.device.reset()
+        with Busy() as busy:
+            trainer.train()
+        return self.line(
+            f'{label}, B = {batch:,}, {precision}', clock.seconds, pairs=batch/clock.seconds,
+            epoch=len(self.data)/batch*clock.seconds, busy=busy.share)
+
+    def recall(self):
+        n,m = self.n_test,EACH*self.n_test
+        images,texts = (torch.nn.functional.normalize(normal(k, k, self.sizes.embed), dim=1) for k in (n, m))
+        images,texts = images.to(self.device.device),texts.to(self.device.device)
+        def rank():
+            retrieval_ranks(images, texts, torch.arange(m)//EACH)
+        self.device.reset()
+        rank() # the first call is not timed
+        return self.line(f'recall both ways, {n:,} images', self.device.seconds(rank))
+
+    def profiled(self):
+        "Time by operation over some steps of AHRL"
+        from torch.profiler import ProfilerActivity, profile
+        loss = AHRL(**EVERY)
+        loss.mode = 'active'
+        batch,steps = (8, 4) if self.sizes.small else (128, 40)
+        trainer = self.trainer(loss, batch=batch, precision='fp32', steps=steps, clock=Clock(1, self.device.sync))
+        activities = [ProfilerActivity.CPU]+[ProfilerActivity.CUDA]*self.device.cuda
+        with profile(activities=activities) as p:
+            trainer.train()
+        order = 'self_cuda_time_total' if self.device.cuda else 'self_cpu_time_total'
+        return p.key_averages().table(sort_by=order, row_limit=25)
+
+
+def measure(device, name, small, profile):
+    "All lines of one shape; those of training are printed as they come"
     with tempfile.TemporaryDirectory() as folder:
-        vectors = torch.randn(n, 384, generator=torch.Generator().manual_seed(0))[torch.from_numpy(data.caption_image)]
-        miner = Miner(data, data, folder, SentenceEvidence(vectors+.5*torch.randn(len(data), 384, generator=torch.Generator().manual_seed(1)), data.caption_image, n), candidates=20 if small else 300, threshold=.3)
-        miner.needs = AHRL(**EVERY).needs
-        model = model_of(data, tokenizer, small).to(d.device)
-        d.reset(); start = time.perf_counter(); miner.mine(model, tokenizer, 0); d.sync()
-        lines.append(dict(data=name, what='mining pass', seconds=time.perf_counter()-start, gib=d.gib()))
-        for size in (8, 16) if small else (128, 1024):
+        bench = Bench(device, name, small=small, folder=folder)
+        on_gpu = device.cuda and hold_features(device.device, bench.data)
+        place = 'on the GPU' if on_gpu else 'in host memory'
+        print(f"\n{name}: {bench.n_train:,} images, {len(bench.data):,} captions, features {place}", flush=True)
+        lines = [bench.mining()]
+        for batch in bench.sizes.batches:
             for precision in ('fp32', 'bf16'):
                 for label,loss in (('hardest triplet', TripletLoss(.2)), ('AHRL', AHRL(**EVERY))):
-                    loss.mode = 'active'
-                    steps = 6 if small else 120 if size==128 else 40
-                    clock = Clock(2 if small else 20, d.sync)
-                    trainer = trainer_of(d, data, tokenizer, loss, size, precision, steps, miner if loss.needs else None, folder, small, clock)
-                    d.reset()
-                    with Busy() as busy: trainer.train()
-                    lines.append(dict(data=name, what=f'{label}, B = {size:,}, {precision}', seconds=clock.seconds, pairs=size/clock.seconds, epoch=len(data)/size*clock.seconds, busy=busy.share, gib=d.gib()))
-                    print(row(lines[-1]), flush=True)
-        if profile: print(profiled(d, data, tokenizer, miner, folder, small))
-    x = [torch.nn.functional.normalize(torch.randn(k, 16 if small else 1024, generator=torch.Generator().manual_seed(k)), dim=1).to(d.device) for k in (n_test, 5*n_test)]
-    d.reset(); lines.append(dict(data=name, what=f'recall both ways, {n_test:,} images', seconds=d.timed(lambda: retrieval_ranks(*x, torch.arange(5*n_test)//5)), gib=d.gib()))
-    return lines
+                    lines.append(bench.training(label, loss, batch=batch, precision=precision))
+                    print(table_row(lines[-1]), flush=True)
+        if profile: print(bench.profiled())
+        return [*lines, bench.recall()]
 
-def profiled(d, data, tokenizer, miner, folder, small):
-    "Time by operation over some steps"
-    from torch.profiler import ProfilerActivity, profile
-    loss = AHRL(**EVERY); loss.mode = 'active'
-    trainer = trainer_of(d, data, tokenizer, loss, 8 if small else 128, 'fp32', 4 if small else 40, miner, folder, small, Clock(1, d.sync))
-    with profile(activities=[ProfilerActivity.CPU]+[ProfilerActivity.CUDA]*d.cuda) as p: trainer.train()
-    return p.key_averages().table(sort_by='self_cuda_time_total' if d.cuda else 'self_cpu_time_total', row_limit=25)
 
-def row(l):
-    def shown(k, form): return format(l[k], form) if l.get(k) is not None else ''
-    return '| '+' | '.join([l['data'], l['what'], f"{1e3*l['seconds']:.1f} ms", shown('pairs', ',.0f'), shown('epoch', '.1f'), shown('busy', '.0f'), shown('gib', '.1f')])+' |'
+COLUMNS = ('data', 'what', 'time', 'pairs a second', 'seconds an epoch', 'GPU busy, %', 'peak GiB')
 
-HEAD = '| data | what | time | pairs a second | seconds an epoch | GPU busy, % | peak GiB |\n|'+' --- |'*7
+
+def table_row(line):
+    def shown(key, form):
+        return format(line[key], form) if line.get(key) is not None else ''
+    cells = [line['data'], line['what'], f"{1e3*line['seconds']:.1f} ms"]
+    cells += [shown('pairs', ',.0f'), shown('epoch', '.1f'), shown('busy', '.0f'), shown('gib', '.1f')]
+    return f"| {' | '.join(cells)} |"
+
+
+def table(lines):
+    head = f"| {' | '.join(COLUMNS)} |\n|{' --- |'*len(COLUMNS)}"
+    return '\n'.join([head, *map(table_row, lines)])
+
+
+def parse():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument('names', nargs='*', metavar='NAME', help=f"of {', '.join(SHAPES)}; default: all")
+    p.add_argument('--device', default='cuda', choices=('cuda', 'cpu'))
+    p.add_argument('--small', action='store_true')
+    p.add_argument('--profile', action='store_true')
+    p.add_argument('--write', type=Path)
+    args = p.parse_args()
+    wrong = [n for n in args.names if n not in SHAPES]
+    if wrong: p.error(f"there is no data of the shape of {wrong[0]!r}; choose from {', '.join(SHAPES)}")
+    if args.device=='cuda' and not torch.cuda.is_available():
+        p.error('no CUDA GPU is available; `--device cpu --small` shows that the script runs')
+    return args
+
 
 def main():
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument('names', nargs='*', metavar='NAME', help=f"of {', '.join(SHAPES)}; all by default"); p.add_argument('--device', default='cuda', choices=('cuda','cpu')); p.add_argument('--small', action='store_true'); p.add_argument('--profile', action='store_true'); p.add_argument('--write', type=Path)
-    args = p.parse_args()
-    if wrong:=[n for n in args.names if n not in SHAPES]: p.error(f"there is no data of the shape of {wrong[0]!r}; choose from {', '.join(SHAPES)}")
-    if args.device=='cuda' and not torch.cuda.is_available(): p.error('no CUDA GPU is at hand; `--device cpu --small` shows that the script runs')
+    args = parse()
     logging.set_verbosity_error()
-    d = Device(args.device)
-    lines = [l for n in args.names or SHAPES for l in measure(d, n, args.small, args.profile)]
-    print('\n'.join([HEAD, *map(row, lines)]))
-    machine = dict(device=torch.cuda.get_device_name() if d.cuda else platform.processor(), torch=torch.__version__, python=platform.python_version(), date=date.today().isoformat())
-    if args.write: args.write.write_text(json.dumps(dict(machine=machine, lines=lines), indent=1)+'\n')
+    device = Device(args.device)
+    lines = []
+    for name in args.names or SHAPES:
+        lines += measure(device, name, small=args.small, profile=args.profile)
+    print(table(lines))
+    if args.write:
+        machine = dict(
+            device=torch.cuda.get_device_name() if device.cuda else platform.processor(), torch=torch.__version__,
+            python=platform.python_version(), date=date.today().isoformat())
+        args.write.write_text(json.dumps(dict(machine=machine, lines=lines), indent=1)+'\n')
+
 
 if __name__=='__main__': main()

@@ -1,21 +1,24 @@
-"""What test_ranks.py starts with one process and with two: a batch's loss and gradients, mining, and a whole short training."""
-import json, sys
+"""What test_ranks.py runs in one process and in two: loss and gradients of a batch, mining, a short training."""
+import json
+import sys
 from pathlib import Path
-import numpy as np, torch
+import numpy as np
+import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
 from transformers.utils import logging
 from amsps.consensus import build_graph
 from amsps.data import PairCollator, PairDataset, build_tokenizer
+from amsps.distributed import gather_objects, nonempty_shard, rank_and_world
 from amsps.losses import AHRL, InfoNCELoss
-from amsps.mining import CoverageEvidence
+from amsps.mining import Miner
 from amsps.model import AmspsConfig, AmspsModel
-from amsps.distributed import filled, gather_objects, ranks, share
 from amsps.scenes import make_scenes
-from amsps.training import Miner, RetrievalTrainer, evaluate_split, fit
+from amsps.training import MiningCallback, RetrievalTrainer, evaluate_split, fit
 
 logging.set_verbosity_error()
-EVERY = dict(margin=.1, selection='smooth', kappa=.3, offline_weight=.05, cross_weight=.02, penalty=True, filter_above=.3, mining_weight=.5)
+EVERY = dict(mining_weight=.5) # all parts of AHRL are on
+
 
 def parts():
     data = make_scenes(60, 30, 1)
@@ -23,81 +26,117 @@ def parts():
     train,dev = (PairDataset(data.annotations, data.features, s) for s in ('train','dev'))
     return train,dev,tokenizer
 
+
 def model_of(train, tokenizer):
     torch.manual_seed(0)
     graph = build_graph(train.captions, 20)
-    model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, pooling='max', n_concepts=len(graph.words), consensus='likelihood', fusion=.8))
+    concepts = dict(n_concepts=len(graph.words), consensus='likelihood', fusion=.8)
+    model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, pooling='max', **concepts))
     model.consensus.set_graph(graph, tokenizer)
     return model
 
-def miner_of(train, dev, folder): return Miner(train, dev, folder, CoverageEvidence(train.captions, train.caption_image, len(train.image_ids)), candidates=20, threshold=.3, refresh=2)
+
+def mining_of(train, dev, folder):
+    miner = Miner(train.captions, train.caption_image, len(train.image_ids), candidates=20, hidden_confidence=.3)
+    return MiningCallback(miner, train, dev, folder, refresh=2)
+
 
 def gradients(folder, sizes):
-    "Losses of batches and the gradients of all weights"
+    "Losses of batches, gradients of all weights, and what was mined"
     train,dev,tokenizer = parts()
-    out = []
-    args = TrainingArguments(str(folder/'one'), report_to=[], use_cpu=True, disable_tqdm=True, label_names=[], remove_unused_columns=False) # joins the processes
-    part = (lambda n: filled(share(n))) if ranks()[1]>1 else None
-    for size in sizes:
-        model,loss = model_of(train, tokenizer),AHRL(**EVERY)
-        miner = miner_of(train, dev, folder); miner.needs = loss.needs
-        folder.mkdir(parents=True, exist_ok=True); miner.mine(model, tokenizer, 0)
-        trainer = RetrievalTrainer(model, args, retrieval_loss=loss, miner=miner, data_collator=PairCollator(train, tokenizer, part), train_dataset=train, processing_class=tokenizer)
-        whole = DistributedDataParallel(model, find_unused_parameters=True) if ranks()[1]>1 else model
-        batch = trainer.data_collator([train[j] for j in np.random.default_rng(size).permutation(len(train))[:size]])
-        trainer.create_optimizer_and_scheduler(10)
-        l = trainer.compute_loss(whole.train(), batch)
-        l.backward()
-        out.append((l.item(), {k:p.grad.clone() for k,p in model.named_parameters() if p.grad is not None}, miner.mined))
-        if part: refuses_whole_batches(trainer, whole, train, tokenizer)
-    return out
+    plain = dict(report_to=[], use_cpu=True, disable_tqdm=True, label_names=[], remove_unused_columns=False)
+    args = TrainingArguments(str(folder/'one'), **plain) # joins the processes
+    return [gradient_of_batch(size, folder, train, dev, tokenizer, args) for size in sizes]
+
+
+def gradient_of_batch(size, folder, train, dev, tokenizer, args):
+    several = rank_and_world()[1]>1
+    model,loss = model_of(train, tokenizer),AHRL(**EVERY)
+    mining = mining_of(train, dev, folder)
+    mining.needs = loss.needs
+    mining.mine(model, tokenizer, 0)
+    collator = PairCollator(train, tokenizer, nonempty_shard if several else None)
+    data = dict(data_collator=collator, train_dataset=train, processing_class=tokenizer)
+    trainer = RetrievalTrainer(model, args, retrieval_loss=loss, mining=mining, **data)
+    whole = DistributedDataParallel(model, find_unused_parameters=True) if several else model
+    batch = collator([train[j] for j in np.random.default_rng(size).permutation(len(train))[:size]])
+    trainer.create_optimizer_and_scheduler(10)
+    value = trainer.compute_loss(whole.train(), batch)
+    value.backward()
+    found = {k:p.grad.clone() for k,p in model.named_parameters() if p.grad is not None}
+    if several: refuses_whole_batches(trainer, whole, train, tokenizer)
+    return value.item(),found,mining.miner.mined
+
 
 def refuses_whole_batches(trainer, model, train, tokenizer):
-    "A collator that does not know of the other processes would give wrong rows to all"
-    try: trainer.compute_loss(model, PairCollator(train, tokenizer)([train[j] for j in range(8)]))
-    except ValueError as e: assert 'give the `PairCollator` its `part`' in str(e)
-    else: raise AssertionError('a batch was encoded whole by every process')
+    "A collator that ignores the other processes would give all of them wrong rows"
+    try:
+        trainer.compute_loss(model, PairCollator(train, tokenizer)([train[j] for j in range(8)]))
+    except ValueError as e:
+        assert 'give the `PairCollator` its `part`' in str(e)
+    else:
+        raise AssertionError('a batch was encoded whole by every process')
+
 
 def training(folder):
     "History and metrics of a run whose last batch is uneven"
     train,dev,tokenizer = parts()
     model = model_of(train, tokenizer)
-    history = fit(model, tokenizer, train, dev, folder, AHRL(**EVERY), miner_of(train, dev, folder), warmup_epochs=1, active_from=1, epochs=4, batch_size=64, learning_rate=5e-3, progress=False)
+    options = dict(warmup_epochs=1, active_from=1, epochs=4, batch_size=64, learning_rate=5e-3, progress=False)
+    loss,mining = AHRL(**EVERY),mining_of(train, dev, folder)
+    history = fit(model, tokenizer, train, dev, output_dir=folder, loss=loss, mining=mining, **options)
     return history,evaluate_split(model, tokenizer, dev)
 
+
 class ShakyDataset(PairDataset):
-    countdown = 0
+    countdown = 0 # pairs until it fails
+
     def __getitems__(self, pairs):
         ShakyDataset.countdown -= len(pairs)
-        if ShakyDataset.countdown<0: raise InterruptedError
+        if ShakyDataset.countdown<0:
+            raise InterruptedError
         return super().__getitems__(pairs)
 
-def interrupted(folder):
-    "History and weights of a run with dropout, straight and stopped in its third epoch; whether processes draw different masks"
+
+def train_with_dropout(folder, data):
+    "History and weights of a run"
     train,dev,tokenizer = parts()
-    def run(name, data):
-        torch.manual_seed(0)
-        model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, dropout=.2))
-        history = fit(model, tokenizer, data, dev, folder/name, InfoNCELoss(), epochs=3, batch_size=64, learning_rate=5e-3, progress=False)
-        return history,torch.cat([p.detach().flatten() for p in model.parameters()])
-    whole = run('straight', train)
+    torch.manual_seed(0)
+    model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, dropout=.2))
+    options = dict(epochs=3, batch_size=64, learning_rate=5e-3, progress=False)
+    history = fit(model, tokenizer, data or train, dev, output_dir=folder, loss=InfoNCELoss(), **options)
+    return history,torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def interrupted(folder):
+    "Whether a run that was stopped in its third epoch ends like an undisturbed one; random numbers of each process"
+    history,weights = train_with_dropout(folder/'straight', None)
     masks = gather_objects(torch.rand(3).tolist())
     data = make_scenes(60, 30, 1)
     shaky = ShakyDataset(data.annotations, data.features, 'train')
-    ShakyDataset.countdown = int(2.5*len(train))
-    try: run('cut', shaky)
-    except InterruptedError: ShakyDataset.countdown = 10**9
-    else: raise AssertionError('nothing was interrupted')
-    again = run('cut', shaky)
-    return dict(history=again[0]==whole[0], weights=torch.equal(again[1], whole[1]), masks=masks)
+    ShakyDataset.countdown = int(2.5*len(shaky))
+    try:
+        train_with_dropout(folder/'cut', shaky)
+    except InterruptedError:
+        ShakyDataset.countdown = 10**9
+    else:
+        raise AssertionError('nothing was interrupted')
+    again = train_with_dropout(folder/'cut', shaky)
+    return dict(history=again[0]==history, weights=torch.equal(again[1], weights), masks=masks)
+
 
 def main(folder):
     found = gradients(folder/'batch', (64, 37, 1))
     history,metrics = training(folder/'run')
-    cut = interrupted(folder) if ranks()[1]>1 else {}
-    if ranks()[0]==0:
-        torch.save([(l, g) for l,g,_ in found], folder/'gradients.pt')
-        np.savez(folder/'mined.npz', *(a for _,_,m in found for a in (m.candidates.texts.numpy(), m.candidates.images.numpy(), m.hidden.toarray())))
-        (folder/'run.json').write_text(json.dumps(dict(history=history, metrics=metrics, cut=cut, processes=ranks()[1])))
+    rank,world = rank_and_world()
+    cut = interrupted(folder) if world>1 else {}
+    if rank: return
+    torch.save([(value, grads) for value,grads,_ in found], folder/'gradients.pt')
+    mined = [m for _,_,m in found]
+    arrays = [x for m in mined for x in (m.candidates.texts.numpy(), m.candidates.images.numpy(), m.hidden.toarray())]
+    np.savez(folder/'mined.npz', *arrays)
+    record = dict(history=history, metrics=metrics, cut=cut, processes=world)
+    (folder/'run.json').write_text(json.dumps(record))
+
 
 if __name__=='__main__': main(Path(sys.argv[1]))

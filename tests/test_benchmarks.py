@@ -1,16 +1,37 @@
-"The GPU's benchmark, on a CPU with small data"
-import json, subprocess, sys
+"""The GPU's benchmark, on a CPU with small data."""
+import json
+import sys
+import pytest
 from conftest import ROOT
 
-def run(*args): return subprocess.run([sys.executable, ROOT/'benchmarks/gpu.py', *map(str, args)], capture_output=True, text=True, timeout=300)
 
-def test_gpu_script(tmp_path):
-    r = run('flickr30k', '--device', 'cpu', '--small', '--write', tmp_path/'gpu.json')
-    assert r.returncode==0, r.stderr[-2000:]
+@pytest.fixture
+def gpu_script(monkeypatch):
+    "Run the script in this process"
+    monkeypatch.syspath_prepend(str(ROOT/'benchmarks'))
+    import gpu
+    def run(*args):
+        monkeypatch.setattr(sys, 'argv', ['gpu.py', *map(str, args)])
+        gpu.main()
+    return run
+
+
+def test_gpu_script(gpu_script, tmp_path, capsys):
+    gpu_script('flickr30k', '--device', 'cpu', '--small', '--profile', '--write', tmp_path/'gpu.json')
     lines = json.loads((tmp_path/'gpu.json').read_text())['lines']
-    assert [l['what'] for l in lines if 'pairs' in l]==[f'{loss}, B = {size}, {precision}' for size in (8,16) for precision in ('fp32','bf16') for loss in ('hardest triplet','AHRL')]
-    assert all(l['seconds']>0 for l in lines) and all(str(l['what']) in r.stdout for l in lines)
+    expected = [
+        f'{loss}, B = {size}, {precision}'
+        for size in (8, 16) for precision in ('fp32', 'bf16') for loss in ('hardest triplet', 'AHRL')]
+    assert [l['what'] for l in lines if 'pairs' in l]==expected
+    assert [l['what'] for l in lines if 'pairs' not in l]==['mining pass', 'recall both ways, 20 images']
+    assert all(l['seconds']>0 for l in lines)
+    printed = capsys.readouterr().out
+    assert all(l['what'] in printed for l in lines)
+    assert 'CPU time total' in printed # of the profile
 
-def test_gpu_script_refuses():
-    r = run('flickr8k', '--device', 'cpu')
-    assert r.returncode==2 and "no data of the shape of 'flickr8k'" in r.stderr and 'Traceback' not in r.stderr
+
+def test_gpu_script_refuses(gpu_script, capsys):
+    with pytest.raises(SystemExit) as e:
+        gpu_script('flickr8k', '--device', 'cpu')
+    assert e.value.code==2
+    assert "no data of the shape of 'flickr8k'" in capsys.readouterr().err

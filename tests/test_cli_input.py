@@ -1,72 +1,170 @@
 "Mistakes on the command line: one message that says what to do, exit code 2, no traceback, nothing half-written."
-import numpy as np, pytest
-from conftest import amsps
+import json
+import numpy as np
+import pytest
+from conftest import TINY, amsps
 
 def refused(r, *said):
     assert r.returncode==2, (r.returncode, r.stdout, r.stderr)
     assert 'Traceback' not in r.stderr+r.stdout
-    for s in said: assert s in r.stderr, r.stderr
+    for s in said:
+        assert s in r.stderr, r.stderr
 
+SMALL = ['--scenes-train', 40, '--scenes-dev', 15, '--scenes-test', 20]
+GRAPH = ['--n-concepts', 20]
+LIKELIHOOD = [*GRAPH, '--consensus', 'likelihood']
+FLICKR8K = ['--dataset', 'flickr8k']
 PARAMETERS = [
     (['--epochs', 0], ['parameter `epochs`', 'greater than or equal to 1', 'got 0']),
     (['--epochs', 'three'], ["Invalid value for '--epochs'", 'valid integer']),
     (['--loss', 'ahlr'], ['parameter `loss`', "'infonce'", "got 'ahlr'"]),
     (['--dropout', 1.0], ['parameter `dropout`', 'less than 1']),
     (['--loss', 'aoq', '--epochs', 2], ['the active mode never begins', 'train longer']),
-    (['--loss', 'sam', '--evidence', 'none'], ['need `evidence`', 'coverage or sentence']),
+    (['--loss', 'sam', '--evidence', 'none'], ['need `evidence`', 'coverage', 'sentence']),
     (['--evidence', 'sentence'], ['frozen text encoder', '`freeze_text`']),
     (['--n-concepts', 5], ['at least 10 concepts', 'got `n_concepts` 5']),
     (['--concept-vectors', 'glove.txt'], ['set `n_concepts` too']),
-    (['--n-concepts', 20, '--consensus', 'likelihood', '--concept-vectors', 'glove.txt'], ['`concept_vectors` is for the graph']),
+    ([*LIKELIHOOD, '--concept-vectors', 'glove.txt'], ['`concept_vectors` is for the graph']),
     (['--consensus', 'bag'], ['graph', 'likelihood']),
-    (['--n-concepts', 20, '--concept-vectors', '/nowhere.txt', '--scenes-train', 40, '--scenes-dev', 15, '--scenes-test', 20], ['cannot read /nowhere.txt', '`concept_vectors`']),
+    ([*GRAPH, '--concept-vectors', '/nowhere.txt', *SMALL], ['cannot read /nowhere.txt', '`concept_vectors`']),
     (['--marginn', 0.3], ['No such option', '--margin']),
     (['--dataset', 'coco'], ['parameter `dataset`', "got 'coco'"]),
-    (['--dataset', 'flickr8k'], ['needs `data_root`']),
-    (['--dataset', 'flickr8k', '--data-root', '/nowhere', '--backbone', '/nowhere'], ['/nowhere is not a folder']),
-    (['--dataset', 'own', '--data-root', '/', '--layout', 'scan'], ["unknown layout 'scan'", 'choose from auto, flickr8k']),
+    (FLICKR8K, ['needs `data_root`']),
+    ([*FLICKR8K, '--data-root', '/nowhere', '--backbone', '/nowhere'], ['/nowhere is not a folder']),
+    (['--dataset', 'own', '--data-root', '/', '--layout', 'scan'],
+        ["unknown layout 'scan'", 'choose from auto, flickr8k']),
     (['--cache-dir', '/dev/null/cache'], ['cannot create the cache folder /dev/null/cache']),
+    (['--grid', 2], ['--grid is not for scenes', '--dataset']),
+    (['--backbone', '/nowhere'], ['--backbone is not for scenes', '--dataset']),
+    (['--text-backbone', '/nowhere'], ["cannot load the text encoder '/nowhere'"]),
 ]
+
 @pytest.mark.parametrize('args,said', PARAMETERS, ids=[' '.join(map(str, a)) for a,_ in PARAMETERS])
-def test_parameters(cli, args, said): refused(cli('train', *args), *said)
+def test_parameters(cli, args, said):
+    refused(cli('train', *args), *said)
 
-def test_as_a_user_calls_it(): refused(amsps('train', '--margin', -1), 'amsps: parameter `margin`', 'got -1.0')
+OPTIONS = [ # Options that would have no effect
+    (['reproduce', '--text-backbone', 'x'], '--text-backbone is not for scenes'),
+    (['reproduce', '--dataset', 'scenes-full', '--data-root', 'x'], '--data-root is not for scenes'),
+    (['reproduce', '--address', 'tcp://localhost:1'], 'add --executor dask'),
+    (['reproduce', '--executor', 'dask', '--address', 'tcp://127.0.0.1:9'], 'no Dask scheduler answers'),
+    (['reproduce', '--device', 'tpu'], "unknown device 'tpu'"),
+    (['evaluate', 'x', '--accept', 2], 'give --relevance too'),
+    (['verify', '--concept-vectors', '/nowhere.txt'], 'cannot read /nowhere.txt'),
+    (['search', 'x', '--image', 'x.jpg'], 'needs the vision `backbone`'),
+    (['search', 'x', '--image', '/nowhere.jpg', '--backbone', 'x'], '/nowhere.jpg cannot be decoded'),
+    (['search', 'x', '--caption', 'a dog', '--split', 'val'], "there is no split 'val'"),
+]
 
-def break_caption_of_missing_image(root): next((root/'Flicker8k_Dataset').glob('*.jpg')).unlink()
-def break_empty_caption(root):
-    f = root/'Flickr8k.token.txt'; f.write_text('scene00000.jpg#9\t .\n'+f.read_text())
-def break_twice(root):
-    f = root/'Flickr8k.token.txt'; f.write_text(f.read_text()+f.read_text().splitlines()[0]+'\n')
-def break_encoding(root):
-    f = root/'Flickr8k.token.txt'; f.write_bytes(f.read_bytes()+b'scene00000.jpg#9\tcaf\xe9\n')
-def break_no_list(root): (root/'Flickr_8k.devImages.txt').unlink()
-def break_image(root):
-    f = sorted((root/'Flicker8k_Dataset').glob('*.jpg'))[3]; f.write_bytes(f.read_bytes()[:300])
-def break_line(root):
-    f = root/'Flickr8k.token.txt'; f.write_text('no tab here\n'+f.read_text())
+@pytest.mark.parametrize('args,said', OPTIONS, ids=[' '.join(map(str, a)) for a,_ in OPTIONS])
+def test_options_without_effect(cli, args, said):
+    refused(cli(*args), said)
 
-@pytest.mark.parametrize('break_it,said', [
-    (break_caption_of_missing_image, ['.jpg does not exist', '1 of 24 listed images']), (break_empty_caption, ["caption 'scene00000.jpg#9' is empty"]),
-    (break_twice, ["caption id 'scene00000.jpg#0' occurs twice"]), (break_encoding, ['Flickr8k.token.txt, line', 'not UTF-8']), (break_no_list, ['Flickr_8k.devImages.txt']),
-    (break_image, ['scene00003.jpg cannot be decoded']), (break_line, ['line 1: expected IMAGE#N<TAB>caption'])], ids=lambda x: getattr(x, '__name__', None))
-def test_flickr8k(cli, small_flickr8k, backbone, tmp_path, break_it, said):
-    break_it(small_flickr8k)
-    refused(cli('train', '--dataset', 'flickr8k', '--data-root', small_flickr8k, '--backbone', backbone, '--cache-dir', tmp_path/'cache'), *said)
+def test_as_a_user_calls_it():
+    refused(amsps('train', '--margin', -1), 'amsps: parameter `margin`', 'got -1.0')
+
+def captions_of(root):
+    return root/'Flickr8k.token.txt'
+
+def prepend(file, text):
+    file.write_text(text+file.read_text())
+
+def picture_gone(root):
+    next((root/'Flicker8k_Dataset').glob('*.jpg')).unlink()
+
+def empty_caption(root):
+    prepend(captions_of(root), 'scene00000.jpg#9\t .\n')
+
+def caption_twice(root):
+    first = captions_of(root).read_text().splitlines()[0]
+    prepend(captions_of(root), first+'\n')
+
+def latin_1(root):
+    f = captions_of(root)
+    f.write_bytes(f.read_bytes()+b'scene00000.jpg#9\tcaf\xe9\n')
+
+def no_list_of_dev(root):
+    (root/'Flickr_8k.devImages.txt').unlink()
+
+def picture_truncated(root):
+    f = sorted((root/'Flicker8k_Dataset').glob('*.jpg'))[3]
+    f.write_bytes(f.read_bytes()[:300])
+
+def line_without_tab(root):
+    prepend(captions_of(root), 'no tab here\n')
+
+DAMAGES = [
+    (picture_gone, ['.jpg does not exist', '1 of 24 listed images']),
+    (empty_caption, ["caption 'scene00000.jpg#9' is empty"]),
+    (caption_twice, ["caption id 'scene00000.jpg#0' occurs twice"]),
+    (latin_1, ['Flickr8k.token.txt, line', 'not UTF-8']),
+    (no_list_of_dev, ['Flickr_8k.devImages.txt']),
+    (picture_truncated, ['scene00003.jpg cannot be decoded']),
+    (line_without_tab, ['line 1: expected IMAGE#N<TAB>caption']),
+]
+
+@pytest.mark.parametrize('damage,said', DAMAGES, ids=[d.__name__ for d,_ in DAMAGES])
+def test_flickr8k(cli, small_flickr8k, backbone, tmp_path, damage, said):
+    damage(small_flickr8k)
+    places = ['--data-root', small_flickr8k, '--backbone', backbone, '--cache-dir', tmp_path/'cache']
+    refused(cli('train', *FLICKR8K, *places), *said)
     assert not list(tmp_path.rglob('record.json')) and not list(tmp_path.rglob('features.npy'))
 
 def test_backbone(cli, small_flickr8k, tmp_path):
-    refused(cli('extract', small_flickr8k/'Flicker8k_Dataset', '--backbone', tmp_path, '--cache-dir', tmp_path/'cache'), 'cannot load the vision backbone', 'config.json')
+    pictures = small_flickr8k/'Flicker8k_Dataset'
+    refused(cli('extract', pictures, '--backbone', tmp_path, '--cache-dir', tmp_path/'cache'),
+        'cannot load the vision backbone', 'config.json')
+
+def test_before_any_feature(cli, small_flickr8k, backbone, tmp_path):
+    "Nothing is extracted for a run that cannot be trained"
+    places = ['--data-root', small_flickr8k, '--backbone', backbone, '--cache-dir', tmp_path/'cache']
+    refused(cli('train', *FLICKR8K, *places, '--text-backbone', '/nowhere'), "cannot load the text encoder '/nowhere'")
+    refused(cli('train', *FLICKR8K, *places, '--precision', 'fp16'), '`precision` fp16 needs a GPU')
+    refused(cli('reproduce', *FLICKR8K, *places, '--text-backbone', '/nowhere'), "cannot load the text encoder")
+    (tmp_path/'file').touch()
+    refused(cli('reproduce', *FLICKR8K, *places, '--output', tmp_path/'file/x'), 'cannot create the folder')
+    assert not list(tmp_path.rglob('features.*'))
+
+def test_prepare_before_reading(cli, small_flickr8k, backbone, tmp_path):
+    "Without features in the folder or a backbone, nothing is decoded"
+    picture_truncated(small_flickr8k)
+    where = [small_flickr8k, '--dataset', 'flickr8k', '--cache-dir', tmp_path/'cache']
+    refused(cli('data', 'prepare', *where), 'no region features: name a vision model with `backbone`')
+    refused(cli('data', 'prepare', *where, '--backbone', '/nowhere'), "cannot load the vision backbone '/nowhere'")
+    refused(cli('data', 'prepare', *where, '--grid', 2), '--grid is for features of a --backbone')
+    refused(cli('data', 'prepare', *where, '--backbone', backbone), "`grid` 3 is finer than the backbone's own 2 x 2")
+    refused(cli('data', 'prepare', *where, '--backbone', backbone, '--grid', 2), 'scene00003.jpg cannot be decoded')
 
 def test_damaged_cache(cli, small_flickr8k, backbone, tmp_path):
     "A truncated array and one with NaN are refused by name"
-    args = ('extract', small_flickr8k/'Flicker8k_Dataset', '--backbone', backbone, '--cache-dir', tmp_path/'cache', '--grid', 1)
+    where = ['--backbone', backbone, '--cache-dir', tmp_path/'cache', '--grid', 1]
+    args = ['extract', small_flickr8k/'Flicker8k_Dataset', *where]
     assert cli(*args).returncode==0
     f = next(tmp_path.rglob('features.npy'))
     whole = f.read_bytes()
-    f.write_bytes(whole[:-100]); refused(cli(*args), 'features.npy is not a complete .npy array')
-    f.write_bytes(whole[:-2]+np.float16('nan').tobytes()); refused(cli(*args), 'features.npy: image 23 has NaN')
+    f.write_bytes(whole[:-100])
+    refused(cli(*args), 'features.npy is not a complete .npy array')
+    f.write_bytes(whole[:-2]+np.float16('nan').tobytes())
+    refused(cli(*args), 'features.npy: image 23 has NaN')
 
 def test_records(cli, tmp_path):
     refused(cli('report', tmp_path), 'there are no run records in')
-    (tmp_path/'a.json').write_text('{"name": "a"'); refused(cli('report', tmp_path), 'a.json is not JSON')
+    (tmp_path/'a.json').write_text('{"name": "a"')
+    refused(cli('report', tmp_path), 'a.json is not JSON')
     refused(cli('evaluate', tmp_path), 'is no finished run')
+
+def test_a_finished_run(cli, tmp_path):
+    "It keeps its label, --runs means nothing for it, and the name in its record never leads out of a folder"
+    cache = ['--cache-dir', tmp_path/'cache']
+    assert cli('train', *TINY, *cache).returncode==0
+    again = cli('train', *TINY, *cache, '--label', 'another')
+    assert again.returncode==0 and "keeps its label 'Hardest triplet'" in again.stderr
+    run = next((tmp_path/'cache/runs').glob('*/record.json')).parent
+    refused(cli('verify', run, '--runs', 2), '--runs is for a folder of records')
+    record = json.loads((run/'record.json').read_text())
+    (tmp_path/'cache/precious').mkdir()
+    changed = record|dict(name='../precious', key=record['key']|dict(code={}))
+    (run/'record.json').write_text(json.dumps(changed))
+    refused(cli('evaluate', run, *cache, '--keep-record', tmp_path/'kept'), "'../precious'")
+    cli('runs', 'gc', *cache)
+    assert (tmp_path/'cache/precious').is_dir() and not (tmp_path/'kept').exists()

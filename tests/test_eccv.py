@@ -1,53 +1,122 @@
-"MSCOCO's 5,000 test images: our recall against `eccv_caption`'s, on random and on tied scores; ECCV Caption and CxC of a model that knows them."
-import numpy as np, pytest, torch
+"MSCOCO's 5,000 test images: recall compared with `eccv_caption`, with and without ties; ECCV Caption and CxC."
+from types import SimpleNamespace
+import numpy as np
+import pytest
+import torch
 from scipy.sparse import csr_array
-from amsps.metrics import _eccv, _eccv_rankings, _positives, _ranked, eccv_metrics, fold_metrics, recall_metrics, retrieval_ranks
+from amsps import metrics
+from amsps.metrics import eccv_metrics, fold_metrics, recall_metrics, retrieval_ranks
+
 
 @pytest.fixture(scope='module')
 def coco():
-    "Ids in the order of the library's folds, and the image of each caption"
-    gts = _eccv().coco_gts['t2i']
-    cids = _eccv().coco_ids.tolist()
-    iids = list(dict.fromkeys(gts[c][0] for c in cids))
-    at = {i:k for k,i in enumerate(iids)}
-    return iids,cids,torch.tensor([at[gts[c][0]] for c in cids])
+    "Image and caption ids in the order of the library's folds, and the image of each caption"
+    library = metrics._eccv()
+    images_of = library.coco_gts['t2i']
+    caption_ids = library.coco_ids.tolist()
+    image_ids = list(dict.fromkeys(images_of[c][0] for c in caption_ids))
+    position = {i:k for k,i in enumerate(image_ids)}
+    return image_ids,caption_ids,torch.tensor([position[images_of[c][0]] for c in caption_ids])
+
+
+def unit(x):
+    return torch.nn.functional.normalize(x)
+
 
 def embeddings(owner, ties):
     g = torch.Generator().manual_seed(0)
     x = torch.randn(5000, 24, generator=g)
     y = x[owner]+(.5 if ties else 2)*torch.randn(len(owner), 24, generator=g)
-    if ties: x,y = x[:,:13].sign(),y[:,:13].sign() # at most 8,192 different embeddings: ties everywhere
-    return tuple(torch.nn.functional.normalize(v) for v in (x, y))
+    if ties: # at most 8,192 different embeddings
+        x = x[:,:13].sign()
+        y = y[:,:13].sign()
+    return unit(x),unit(y)
+
 
 @pytest.mark.parametrize('ties', [False,True], ids=['random','tied'])
 def test_recall_agrees(coco, ties):
-    iids,cids,owner = coco
+    image_ids,caption_ids,owner = coco
     images,texts = embeddings(owner, ties)
     ours = recall_metrics(*retrieval_ranks(images, texts, owner))
     own = csr_array((np.ones(25000, bool), (owner.numpy(), np.arange(25000))), shape=(5000,25000))
-    top = 10 if ties else 500 # the first of a fold of five is among them
-    rankings = _ranked(images, texts, own, np.array(iids), np.array(cids), top),_ranked(texts, images, csr_array(own.T), np.array(cids), np.array(iids), top)
-    theirs = _eccv().compute_all_metrics(*rankings, target_metrics=('coco_5k_recalls',) if ties else ('coco_5k_recalls','coco_1k_r1'), Ks=(1,5,10))
-    for d in ('i2t','t2i'):
-        for k in (1,5,10): assert 100*theirs[f'coco_5k_r{k}'][d]==pytest.approx(ours[f'{d}_r{k}'])
-        if not ties: assert 100*theirs['coco_1k_r1'][d]==pytest.approx(fold_metrics(images, texts, owner)[f'{d}_r1'])
+    iids,cids = np.array(image_ids),np.array(caption_ids)
+    top = 10 if ties else 500 # 500 include the first of each fold
+    i2t = metrics._rank_items(images, texts, own, query_ids=iids, item_ids=cids, top=top)
+    t2i = metrics._rank_items(texts, images, csr_array(own.T), query_ids=cids, item_ids=iids, top=top)
+    names = ('coco_5k_recalls',) if ties else ('coco_5k_recalls', 'coco_1k_r1')
+    theirs = metrics._eccv().compute_all_metrics(i2t, t2i, target_metrics=names, Ks=(1, 5, 10))
+    for d in ('i2t', 't2i'):
+        for k in (1, 5, 10):
+            assert 100*theirs[f'coco_5k_r{k}'][d]==pytest.approx(ours[f'{d}_r{k}'])
+    if not ties:
+        folds = fold_metrics(images, texts, owner)
+        for d in ('i2t', 't2i'):
+            assert 100*theirs['coco_1k_r1'][d]==pytest.approx(folds[f'{d}_r1'])
     assert ours['i2t_r10']>0
 
-def test_oracle_and_chance(coco):
-    "A model that ranks just the annotated pairs first has recall 100, all that annotators missed is missing from mAP@R; the order of ids given changes nothing"
-    iids,cids,owner = coco
+
+@pytest.fixture(scope='module')
+def oracle(coco):
+    "A model that ranks exactly the annotated pairs first, without ties; its metrics, and what the library was given"
+    image_ids,caption_ids,owner = coco
     g = torch.Generator().manual_seed(1)
-    x = torch.nn.functional.normalize(torch.randn(5000, 64, generator=g))
-    y = torch.nn.functional.normalize(x[owner]+.01*torch.randn(25000, 64, generator=g)) # no ties
-    oracle = eccv_metrics(x, y, iids, cids)
-    assert oracle['cxc_t2i_r1']>99.9 and oracle['cxc_i2t_r1']>99 and 20<oracle['eccv_i2t_map_at_r']<60
+    x = unit(torch.randn(5000, 64, generator=g))
+    y = unit(x[owner]+.01*torch.randn(25000, 64, generator=g))
+    kept = []
+    make = metrics._eccv_rankings
+    def spy(*args, **kwargs):
+        kept.extend(make(*args, **kwargs))
+        return kept
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, '_eccv_rankings', spy)
+        found = eccv_metrics(x, y, image_ids, caption_ids=caption_ids)
+    return SimpleNamespace(images=x, texts=y, metrics=found, i2t=kept[0], t2i=kept[1])
+
+
+def test_oracle(oracle):
+    "Recall is 100; matches that annotators missed are missing from mAP@R"
+    assert oracle.metrics['cxc_t2i_r1']>99.9
+    assert oracle.metrics['cxc_i2t_r1']>99
+    assert 20<oracle.metrics['eccv_i2t_map_at_r']<60
+
+
+def test_order_of_ids_changes_nothing(coco, oracle):
+    image_ids,caption_ids,_ = coco
+    g = torch.Generator().manual_seed(2)
     p,q = torch.randperm(5000, generator=g),torch.randperm(25000, generator=g)
-    shuffled = eccv_metrics(x[p], y[q], [iids[i] for i in p], [cids[j] for j in q])
-    assert shuffled==pytest.approx(oracle)
-    (kept,kept_images),own = _eccv_rankings(x, y, iids, cids),_positives(np.array(iids), np.array(cids))
-    whole = _ranked(x, y, own, np.array(iids), np.array(cids), 25000)
-    deepest,deepest_images = (max(map(len, _eccv().eccv_gts[d].values())) for d in ('i2t','t2i'))
-    assert all(len(kept_images[c])>=max(10, deepest_images) for c in cids) and all(len(kept[i])>=max(10, deepest) and kept[i]==whole[i][:len(kept[i])] for i in iids) # the library looks at no more
-    chance = eccv_metrics(torch.ones(5000, 2)/2**.5, torch.ones(25000, 2)/2**.5, iids, cids)
-    assert all(v==0 for v in chance.values()) # ties get nothing for free
-    assert _positives(np.array(iids), np.array(cids)).sum()>40000
+    iids,cids = [image_ids[i] for i in p],[caption_ids[j] for j in q]
+    found = eccv_metrics(oracle.images[p], oracle.texts[q], iids, caption_ids=cids)
+    assert found==pytest.approx(oracle.metrics)
+
+
+def deepest(direction):
+    "The most positives of a query in ECCV Caption"
+    return max(map(len, metrics._eccv().eccv_gts[direction].values()))
+
+
+def first_of(queries, items, positive):
+    "(rows, order) of some queries, by the plain definition of the order"
+    rows = np.arange(0, len(queries), len(queries)//200)
+    sims = (queries[rows]@items.T).numpy()
+    return rows,metrics._pessimistic_order(sims, positive[rows].toarray())
+
+
+def test_rankings_are_deep_enough(coco, oracle):
+    "The library reads ten items of a ranking, and as many as a query has positives; their order is the plain one"
+    image_ids,caption_ids,_ = coco
+    assert all(len(oracle.i2t[i])>=max(10, deepest('i2t')) for i in image_ids)
+    assert all(len(oracle.t2i[c])>=max(10, deepest('t2i')) for c in caption_ids)
+    positive = metrics._positives(np.array(image_ids), np.array(caption_ids))
+    assert positive.sum()>40000
+    rows,order = first_of(oracle.images, oracle.texts, positive)
+    assert np.array_equal(oracle.i2t.order[rows], order[:,:oracle.i2t.order.shape[1]])
+    rows,order = first_of(oracle.texts, oracle.images, csr_array(positive.T))
+    assert np.array_equal(oracle.t2i.order[rows], order[:,:oracle.t2i.order.shape[1]])
+
+
+def test_chance(coco):
+    "A constant model gains nothing from ties"
+    image_ids,caption_ids,_ = coco
+    same = torch.ones(25000, 2)/2**.5
+    found = eccv_metrics(same[:5000], same, image_ids, caption_ids=caption_ids)
+    assert all(v==0 for v in found.values())

@@ -13,78 +13,119 @@ from .config import RunConfig
 from .datasets import RunData
 from ..consensus import ConceptGraph, build_graph, read_vectors, table_vectors
 from ..data import PairDataset, build_tokenizer
-from ..losses import AHRL, InfoNCELoss, family_loss
-from ..mining import CoverageEvidence, Evidence, SentenceEvidence
+from ..losses import LOSSES, Loss
+from ..mining import CoverageEvidence, Evidence, Miner, SentenceEvidence
 from ..model import AmspsConfig, AmspsModel
 from ..text import TextStates, load_text_backbone
-from ..training import Miner
+from ..training import MiningCallback
 
 # %% ../../nbs/companion/24_build.ipynb #09835cad
 def concept_graph(
     config:RunConfig,
-    train_set:PairDataset,
+    train_set:PairDataset, # Its captions are counted
 )->ConceptGraph|None: # None without a consensus level
-    "Concepts of the training captions"
+    "Concepts of the training captions and how often they occur together"
     return build_graph(train_set.captions, config.n_concepts) if config.n_concepts else None
 
+# %% ../../nbs/companion/24_build.ipynb #073d607c
+def _concept_vectors(config, graph, tokenizer, text):
+    "(q, size) word vectors of the concepts, or None to learn them"
+    if graph is None or config.consensus!='graph':
+        return None
+    if config.concept_vectors:
+        return read_vectors(config.concept_vectors, graph.words)[0]
+    return None if text is None else table_vectors(text, tokenizer, graph.words)
+
+# %% ../../nbs/companion/24_build.ipynb #9d71864e
 def _untrained(config, train_set):
     tokenizer = build_tokenizer(train_set.captions, config.min_count)
-    size = dict(hidden_size=config.word_size, num_hidden_layers=2, num_attention_heads=2, intermediate_size=2*config.word_size, max_position_embeddings=128)
-    return tokenizer,BertModel(BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, **size))
+    layers = dict(hidden_size=config.word_size, num_hidden_layers=2, num_attention_heads=2)
+    bert = BertConfig(vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, max_position_embeddings=128,
+                      intermediate_size=2*config.word_size, **layers)
+    return tokenizer,BertModel(bert)
 
+def _text_encoder(config, train_set):
+    "Tokeniser, and a transformers text encoder or None for the Bi-GRU"
+    if not config.text_backbone:
+        return build_tokenizer(train_set.captions, config.min_count),None
+    if config.text_backbone=='untrained':
+        return _untrained(config, train_set)
+    return load_text_backbone(config.text_backbone)
+
+# %% ../../nbs/companion/24_build.ipynb #5473b3e2
+_MODEL = ('embed_size', 'region_hidden', 'pooling', 'dropout', 'word_dropout', 'fusion') # Passed on under the same name
+
+def _text_options(config, tokenizer, text):
+    if text is None:
+        return dict(vocab_size=len(tokenizer), word_size=config.word_size)
+    described = {k:v for k,v in text.config.to_dict().items() if k!='_name_or_path'} # no path of this machine
+    return dict(vocab_size=len(tokenizer), text_config=described, freeze_text=config.freeze_text,
+                tune_layers=config.tune_layers)
+
+def _consensus_options(config, graph, vectors):
+    if graph is None:
+        return {}
+    options = dict(n_concepts=len(graph.words), concepts=graph.words, consensus=config.consensus)
+    if config.consensus=='graph':
+        options['learn_concepts'] = vectors is None
+        options['concept_size'] = 300 if vectors is None else vectors.shape[1]
+    return options
+
+# %% ../../nbs/companion/24_build.ipynb #c96c5aaf
 def build_model(
     config:RunConfig,
-    data:RunData,
-    train_set:PairDataset, # Its captions make the vocabulary
-    graph:ConceptGraph|None=None, # From `concept_graph`, for a consensus level
-)->tuple: # Model, tokeniser
-    "Model and tokeniser of a run, seeded"
+    data:RunData, # Of the run; its features give the size of a region
+    train_set:PairDataset, # Its captions make vocabulary and concepts
+    graph:ConceptGraph|None=None, # From `concept_graph`, where it is made already
+)->tuple: # `AmspsModel`, tokeniser
+    "Model and tokeniser of a run; sets the global seed"
     torch.manual_seed(config.seed)
     graph = graph or concept_graph(config, train_set)
-    common = dict(feature_size=data.features.shape[2], embed_size=config.embed_size, region_hidden=config.region_hidden, pooling=config.pooling, dropout=config.dropout, word_dropout=config.word_dropout, fusion=config.fusion)
-    if config.text_backbone:
-        tokenizer,text = _untrained(config, train_set) if config.text_backbone=='untrained' else load_text_backbone(config.text_backbone)
-        common |= dict(vocab_size=len(tokenizer), text_config={k:v for k,v in text.config.to_dict().items() if k!='_name_or_path'}, freeze_text=config.freeze_text, tune_layers=config.tune_layers)
-    else:
-        tokenizer,text = build_tokenizer(train_set.captions, config.min_count),None
-        common |= dict(vocab_size=len(tokenizer), word_size=config.word_size)
-    if graph is None: return AmspsModel(AmspsConfig(**common), text),tokenizer
-    common |= dict(n_concepts=len(graph.words), concepts=graph.words, consensus=config.consensus)
-    if config.consensus=='likelihood':
-        model = AmspsModel(AmspsConfig(**common), text)
-        model.consensus.set_graph(graph, tokenizer)
-        return model,tokenizer
-    vectors = read_vectors(config.concept_vectors, graph.words)[0] if config.concept_vectors else table_vectors(text, tokenizer, graph.words) if text else None
-    model = AmspsModel(AmspsConfig(**common, concept_size=300 if vectors is None else vectors.shape[1], learn_concepts=vectors is None), text)
-    model.consensus.set_graph(graph, tokenizer, vectors)
+    tokenizer,text = _text_encoder(config, train_set)
+    vectors = _concept_vectors(config, graph, tokenizer, text)
+    options = {k:getattr(config, k) for k in _MODEL}
+    options |= _text_options(config, tokenizer, text)
+    options |= _consensus_options(config, graph, vectors)
+    model = AmspsModel(AmspsConfig(feature_size=data.features.shape[2], **options), text)
+    if graph is not None:
+        given = () if vectors is None else (vectors,)
+        model.consensus.set_graph(graph, tokenizer, *given)
     return model,tokenizer
 
 # %% ../../nbs/companion/24_build.ipynb #80712837
 def build_loss(
     config:RunConfig,
-)->torch.nn.Module:
-    "Loss of a run"
-    if config.loss=='infonce': return InfoNCELoss(config.temperature)
-    if config.loss!='ahrl': return family_loss(config.loss, margin=config.margin, **(dict(filter_above=config.hidden_confidence) if config.loss=='fne' else {}))
-    return AHRL(config.margin, config.selection, config.temperature, config.adaptive_margin, config.offline_weight, config.cross_weight, config.offline_margin, config.penalty, config.penalty_beta, config.penalty_alpha,
-                filter_above=config.hidden_confidence if config.filter_hidden else None, mining_weight=config.mining_weight, mining_margin=config.mining_margin,
-                graded_weight=config.graded_weight, graded_temperature=config.graded_temperature)
+)->Loss:
+    "Loss of a run, from the registry"
+    entry = LOSSES[config.loss]
+    return entry.factory(**{name:getattr(config, name) for name in entry.parameters})
 
+# %% ../../nbs/companion/24_build.ipynb #dc78ada7
 def build_evidence(
     kind:str, # coverage, sentence or none
-    split:PairDataset,
-    sentences:TextStates|None=None, # For sentence: of all layers, before any training
+    split:PairDataset, # Its captions are the evidence
+    sentences:TextStates|None=None, # For sentence: states of all layers, before any training
 )->Evidence|None:
-    "The second witness on a split's captions"
+    "Evidence from a split's captions, see `amsps.mining`"
     if kind=='none': return None
-    if kind=='coverage': return CoverageEvidence(split.captions, split.caption_image, len(split.image_ids))
-    return SentenceEvidence(torch.from_numpy(sentences.means[split.columns]), split.caption_image, len(split.image_ids))
+    n = len(split.image_ids)
+    if kind=='coverage': return CoverageEvidence(split.captions, split.caption_image, n)
+    return SentenceEvidence(torch.from_numpy(sentences.means[split.columns]), split.caption_image, n)
 
+# %% ../../nbs/companion/24_build.ipynb #64452030
 def build_miner(
-    config:RunConfig, data:RunData, train_set:PairDataset, dev_set:PairDataset, output_dir:Path, needs:frozenset,
-)->Miner|None:
-    "Miner of a run; None for a loss that needs the batch only"
+    config:RunConfig, # Of the run
+    data:RunData, # Its data
+    train_set:PairDataset, # Is mined
+    dev_set:PairDataset, # Calibrates a miner without evidence
+    output_dir:Path, # Of the run
+    needs:frozenset, # Of the loss
+)->MiningCallback|None:
+    "Mining callback of a run; None for a loss that needs the batch only"
     if not needs: return None
-    kind = 'none' if config.loss=='fne' else config.evidence # FNE judges by the model alone
+    kind = 'none' if config.loss=='fne' else config.evidence # FNE's confidence comes from the model alone
     evidence = build_evidence(kind, train_set, data.sentences)
-    return Miner(train_set, dev_set, output_dir, evidence, config.candidates, config.hidden_confidence, config.refresh, data.split_relevance(train_set), config.seed, config.search, config.memory)
+    names = ('candidates', 'hidden_confidence', 'seed', 'search', 'memory')
+    settings = {k:getattr(config, k) for k in names}|dict(relevance=data.split_relevance(train_set))
+    miner = Miner(train_set.captions, train_set.caption_image, len(train_set.image_ids), evidence, **settings)
+    return MiningCallback(miner, train_set, dev_set, output_dir, config.refresh)

@@ -1,0 +1,102 @@
+"An installed wheel works in an empty folder: it finds its own files, and what it makes stays in that folder."
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+import pytest
+from conftest import ROOT, TINY
+
+MOST_MIB = 15
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    "The wheel, built as a user builds it, without a network"
+    folder = tmp_path_factory.mktemp('wheel')
+    options = ['--no-deps', '--no-build-isolation', '--no-index', '--disable-pip-version-check', '-q']
+    command = [sys.executable, '-m', 'pip', 'wheel', ROOT, *options, '-w', folder]
+    r = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert r.returncode==0, r.stdout+r.stderr
+    return next(folder.glob('*.whl'))
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    "A folder of packages that holds the wheel's content, and no clone"
+    site = tmp_path_factory.mktemp('site')
+    with zipfile.ZipFile(wheel) as z:
+        z.extractall(site)
+    return site
+
+def run(installed, folder, *args, code=None):
+    "The command of the installed package in a folder"
+    code = code or 'from amsps.companion.cli import main; main()'
+    env = {k:v for k,v in os.environ.items() if k!='AMSPS_HOME'}|dict(PYTHONPATH=str(installed))
+    command = [sys.executable, '-P', '-c', code, *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env, timeout=300)
+
+def test_content(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assets = {n.removeprefix('amsps/companion/assets/') for n in names if n.startswith('amsps/companion/assets/')}
+    patterns = ('nbs/experiments/*.ipynb', 'nbs/method/*.ipynb', 'data/published/*', 'data/results/*/*.json',
+        'figures/*/*.csv')
+    committed = {str(f.relative_to(ROOT)) for p in patterns for f in ROOT.glob(p)}
+    assert assets==committed|{'nbs/experiments/grid.toml', 'data/datasets.json', 'COMMIT'}
+    modules = {str(f.relative_to(ROOT)) for f in (ROOT/'amsps').rglob('*.py')}
+    assert modules=={n for n in names if n.startswith('amsps/') and n.endswith('.py')}
+    assert wheel.stat().st_size<MOST_MIB*2**20
+
+def test_commit(installed):
+    text = (installed/'amsps/companion/assets/COMMIT').read_text()
+    if (ROOT/'.git').exists():
+        assert re.fullmatch(r'[0-9a-f]{40}\+?\n', text)
+
+def test_the_source_stays_clean(wheel):
+    assert not (ROOT/'amsps/companion/assets').exists() and not (ROOT/'build').exists()
+
+def test_train_and_report_in_an_empty_folder(installed, tmp_path):
+    r = run(installed, tmp_path, 'train', *TINY)
+    assert r.returncode==0, r.stdout+r.stderr
+    folder = Path(re.search(r'^run: +(.+)$', r.stdout, re.M)[1])
+    assert folder.parent==(tmp_path/'amsps_cache/runs').resolve() and (folder/'record.json').is_file()
+    r = run(installed, tmp_path, 'report', 'amsps_cache/runs', '--table', 'main')
+    assert r.returncode==0 and 'report.html' in r.stdout, r.stdout+r.stderr
+    made = tmp_path/'reports/runs'
+    assert 'Hardest triplet' in (made/'table_main.md').read_text() and (made/'report.html').is_file()
+    assert sorted(p.name for p in tmp_path.iterdir())==['amsps_cache', 'reports']
+
+def test_everything_is_found(installed, tmp_path):
+    "The grid, the committed records and the published numbers come from the package; nothing is written"
+    r = run(installed, tmp_path, 'runs', 'show', installed/'amsps/companion/assets/data/results/scenes'/a_record())
+    assert r.returncode==0 and 'rSum' in r.stdout, r.stderr
+    code = '''
+import amsps
+from amsps.companion.agreement import compare_tables
+from amsps.companion.grid import grid_rows
+from amsps.companion.paths import asset, clone_root
+from amsps.companion.published import read_published
+assert clone_root() is None
+assert len(grid_rows())>10 and len(read_published(asset('data/published/results.csv')))>100
+assert len(compare_tables(asset('figures/scenes'), asset('figures/scenes')).numbers)>100
+print(amsps.__file__)
+'''
+    r = run(installed, tmp_path, code=code)
+    assert r.returncode==0 and r.stdout.strip()==str(installed/'amsps/__init__.py'), r.stdout+r.stderr
+    assert not list(tmp_path.iterdir())
+
+def a_record():
+    return sorted(f.name for f in (ROOT/'data/results/scenes').glob('*.json'))[0]
+
+def test_without_the_companions_packages(installed, tmp_path):
+    "One line that says what to install, and no traceback"
+    for missing in ('typer', 'pydantic'):
+        code = f'import sys; sys.modules["{missing}"] = None; from amsps.companion.cli import main; main()'
+        r = run(installed, tmp_path, 'reproduce', '--explain', code=code)
+        assert r.returncode!=0 and "pip install 'amsps[companion]'" in r.stderr, r.stderr
+        assert len(r.stderr.splitlines())==1 and not r.stdout
+
+def test_a_read_only_folder(installed, tmp_path):
+    "A cache that cannot be made is said at once"
+    (tmp_path/'file').touch()
+    r = run(installed, tmp_path, 'train', '--cache-dir', 'file/cache')
+    assert r.returncode==2 and 'cannot create the cache folder file/cache' in r.stderr, r.stderr
