@@ -32,7 +32,7 @@ def _check_type(notebook, name, value, expected):
         found = f'{value!r} ({type(value).__name__})'
         raise InputError(f"parameter `{name}` of {notebook.name} is {expected}; got {found}") from None
 
-# %% ../../nbs/companion/29_kernels.ipynb #774d3005
+# %% ../../nbs/companion/29_kernels.ipynb #822cf789
 def check_parameters(
     notebook:Path, # With a cell tagged `parameters`, every parameter annotated with one of `TYPES`
     parameters:dict, # Values to inject
@@ -58,7 +58,7 @@ def fork_server(): # multiprocessing context
     context.set_forkserver_preload(list(PRELOAD))
     return context
 
-# %% ../../nbs/companion/29_kernels.ipynb #f24493a6
+# %% ../../nbs/companion/29_kernels.ipynb #78d68fb7
 def end_with_parent():
     "End this process when its parent is gone"
     def watch():
@@ -66,7 +66,7 @@ def end_with_parent():
         os._exit(1)
     threading.Thread(target=watch, daemon=True).start()
 
-# %% ../../nbs/companion/29_kernels.ipynb #655d3a1b
+# %% ../../nbs/companion/29_kernels.ipynb #a897e8e8
 def log_to(
     path:str, # Appended to
     streams:tuple[int,...], # File descriptors: 1 is standard output, 2 is standard error
@@ -74,7 +74,7 @@ def log_to(
     "Send output of this process to a file"
     for stream in streams: os.dup2(os.open(path, os.O_WRONLY|os.O_CREAT|os.O_APPEND), stream)
 
-# %% ../../nbs/companion/29_kernels.ipynb #d48361fe
+# %% ../../nbs/companion/29_kernels.ipynb #24a2ab70
 def _kernel(connection_file, environment, log):
     "Target of a kernel's process"
     os.setsid()
@@ -87,7 +87,7 @@ def _kernel(connection_file, environment, log):
     app.initialize(['-f', connection_file])
     app.start()
 
-# %% ../../nbs/companion/29_kernels.ipynb #8cf1e8b3
+# %% ../../nbs/companion/29_kernels.ipynb #5aa07c47
 class _Process:
     "A forked process with the interface of `subprocess.Popen`"
     stdin = stdout = stderr = None
@@ -107,7 +107,7 @@ class _Process:
         self.process.join()
         return self.process.exitcode
 
-# %% ../../nbs/companion/29_kernels.ipynb #c1f97413
+# %% ../../nbs/companion/29_kernels.ipynb #94a5bf0b
 class _ForkProvisioner(LocalProvisioner):
     "Forks kernels from the fork server"
 
@@ -122,7 +122,7 @@ async def launch_kernel(self, cmd, **kwargs):
     self.cwd = Path.cwd()
     return self.connection_info
 
-# %% ../../nbs/companion/29_kernels.ipynb #b6119de4
+# %% ../../nbs/companion/29_kernels.ipynb #8d7bba72
 class WarmKernelManager(AsyncKernelManager):
     "Starts kernels from the fork server"
     log_file = os.devnull # Output of a kernel outside of cells
@@ -153,7 +153,7 @@ class NotebookFailure:
         traceback = f'(the executed notebook with its traceback is {self.notebook})'
         return f'{self.notebook.name} failed in {where}\n{self.error}\n{traceback}'
 
-# %% ../../nbs/companion/29_kernels.ipynb #02772c4a
+# %% ../../nbs/companion/29_kernels.ipynb #99e03d39
 _ANSI = re.compile(r'\x1b\[[0-9;]*m') # Colours in tracebacks
 
 def _execute(notebook, output, parameters):
@@ -165,14 +165,14 @@ def _execute(notebook, output, parameters):
             str(notebook), str(output), parameters, kernel_name='python3', progress_bar=False, config=ipc,
             start_timeout=300, kernel_manager_class=WarmKernelManager)
 
-# %% ../../nbs/companion/29_kernels.ipynb #402f0618
+# %% ../../nbs/companion/29_kernels.ipynb #69d0a378
 def _failure_of(error, output):
     "A papermill error as a value"
     traceback = _ANSI.sub('', '\n'.join(error.traceback))
     message = f'{error.ename}: {error.evalue}'
     return NotebookFailure(output, cell=error.cell_index, source=error.source, error=message, traceback=traceback)
 
-# %% ../../nbs/companion/29_kernels.ipynb #95492e1c
+# %% ../../nbs/companion/29_kernels.ipynb #6ded6c27
 def run_notebook(
     notebook:Path, # Source
     output:Path, # Executed copy, saved as cells finish
