@@ -27,7 +27,7 @@ from sklearn.manifold import TSNE
 from .config import PALETTES, check_palette
 from .evaluation import read_sample
 from .formats import read_dataset
-from .grid import read_grid
+from .grid import read_grid, row_colours
 from .tables import by_label, row_of, write_provenance
 from ..data import load_image
 from ..errors import InputError
@@ -65,8 +65,7 @@ def colour(place:int): # (3,) RGB
 # %% ../../nbs/companion/33_figures.ipynb #b950b32e
 def row_places()->dict[str,int]: # Row -> place in the palette and among `MARKERS`
     "Rows that have a colour of their own"
-    rows = ('Hardest triplet', 'InfoNCE', 'AHRL', 'AMSPS', 'FNE', 'AOQ', 'AMSPS, graded', 'SAM')
-    return {r:i for i,r in enumerate(rows)}
+    return row_colours()
 
 # %% ../../nbs/companion/33_figures.ipynb #4864ae28
 def _place_of(row, rows):

@@ -44,9 +44,7 @@ def part_of(
     row:str, # Name of a row
 )->str: # Name of a row; empty if the row is no such part
     "The row of which a row adds or removes one part"
-    whole,without,_ = row.partition(' without ')
-    if without: return whole
-    return 'AHRL' if row.startswith('+ ') else ''
+    return {r.name:r.part_of for r in read_grid().rows}.get(row, '')
 
 # %% ../../nbs/companion/34_report.ipynb #ef582173
 COMPARED = ('flickr8k', 'flickr30k', 'mscoco') # There are published numbers to compare with
