@@ -20,14 +20,14 @@ def rank_and_world()->tuple[int,int]: # Rank from 0, world size
     if dist.is_available() and dist.is_initialized(): return dist.get_rank(),dist.get_world_size()
     return 0,1
 
-# %% ../nbs/method/12_distributed.ipynb #868bcab0
+# %% ../nbs/method/12_distributed.ipynb #01e51f7d
 def join_processes():
     "Join the processes that `torchrun` started; do nothing in a single process"
     if int(os.environ.get('WORLD_SIZE', 1))==1: return
     from accelerate import PartialState
     PartialState(cpu=not torch.cuda.is_available())
 
-# %% ../nbs/method/12_distributed.ipynb #7a49ae3c
+# %% ../nbs/method/12_distributed.ipynb #201e1821
 def shard(
     n:int, # Items
     rank:int|None=None, # By default this process
@@ -37,7 +37,7 @@ def shard(
     if rank is None: rank,world = rank_and_world()
     return slice(n*rank//world, n*(rank+1)//world)
 
-# %% ../nbs/method/12_distributed.ipynb #9832268f
+# %% ../nbs/method/12_distributed.ipynb #2d6464d3
 def nonempty_shard(
     n:int, # Items, at least 1
     rank:int|None=None, world:int|None=None, # As in `shard`
@@ -53,7 +53,7 @@ def _cpu_group(): return dist.new_group(backend='gloo')
 def _group(x):
     return _cpu_group() if not x.is_cuda and dist.get_backend()!='gloo' else None
 
-# %% ../nbs/method/12_distributed.ipynb #a4696a00
+# %% ../nbs/method/12_distributed.ipynb #580179f2
 def _all_shards(x, n):
     "Shards of all processes, in order; this process's own keeps its identity"
     rank,world = rank_and_world()
@@ -75,7 +75,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad): return grad[ctx.own]*ctx.world,None
 
-# %% ../nbs/method/12_distributed.ipynb #3a8a57e4
+# %% ../nbs/method/12_distributed.ipynb #b21b1721
 def gather_rows(
     x:Tensor, # (b, ...) rows of this process's shard of n
     n:int, # Rows of all processes
@@ -83,7 +83,7 @@ def gather_rows(
     "Rows of all processes; the gradient goes to the own rows, scaled for DistributedDataParallel"
     return x if rank_and_world()[1]==1 else _Gather.apply(x, n)
 
-# %% ../nbs/method/12_distributed.ipynb #0959d644
+# %% ../nbs/method/12_distributed.ipynb #52d0933d
 def encode_all(
     encode:Callable, # (b,) int64 positions, a tensor on the CPU -> (b, D) embeddings
     n:int, # Items, positions 0..n-1
@@ -96,7 +96,7 @@ def encode_all(
     batches = [encode(torch.arange(i, min(i+batch_size, part.stop))) for i in starts]
     return gather_rows(torch.cat(batches).float()[:own.stop-own.start], n)
 
-# %% ../nbs/method/12_distributed.ipynb #0d10a0ab
+# %% ../nbs/method/12_distributed.ipynb #3060fa20
 def gather_objects(
     x, # Any object that can be pickled
 )->list: # One object of each process

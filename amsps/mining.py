@@ -31,7 +31,7 @@ from .patching import patch_to
 from .losses import Mined, Offline, check_choice, check_interval
 from .distributed import encode_all, gather_objects, gather_rows, shard
 
-# %% ../nbs/method/10_mining.ipynb #bc7442a9
+# %% ../nbs/method/10_mining.ipynb #40a54a60
 def _membership(group): # (n, groups), a single 1 in each row
     n = len(group)
     return csr_array((np.ones(n, np.int32), (np.arange(n), group)), shape=(n, group.max()+1))
@@ -53,14 +53,14 @@ def known_pairs(
     annotated = csr_array((np.ones(m, np.int32), (owner, np.arange(m))), shape=(n, m))
     return csr_array(images@(images.T@annotated@texts)@texts.T>0)
 
-# %% ../nbs/method/10_mining.ipynb #0c1d4bd9
+# %% ../nbs/method/10_mining.ipynb #6fd83653
 def text_groups(
     captions:list[str], # M texts
 )->np.ndarray: # (M,) int64
     "Equal numbers for captions with the same words in the same order"
     return np.unique([' '.join(words_of(c)) for c in captions], return_inverse=True)[1]
 
-# %% ../nbs/method/10_mining.ipynb #b90337b9
+# %% ../nbs/method/10_mining.ipynb #7d5f8149
 def _first_of_ties(sims, m):
     "Positions of the m best of each row; of equal ones the first"
     bits = (sims.float()+0.).contiguous().view(torch.int32).long() # + 0. turns -0. into 0.
@@ -68,7 +68,7 @@ def _first_of_ties(sims, m):
     key = rank*2**32+(2**32-1-torch.arange(sims.shape[1], device=sims.device))
     return 2**32-1-(key.topk(m, 1).values & 0xffffffff)
 
-# %% ../nbs/method/10_mining.ipynb #780a29c0
+# %% ../nbs/method/10_mining.ipynb #77c872de
 def _tied_rows(values, m):
     "Rows where the similarity at place m occurs at place m+1 too"
     if values.shape[1]==m: return values.new_zeros(len(values), dtype=torch.bool)
@@ -99,14 +99,14 @@ def _blocks(n, width, block=None):
 
 def _float32(*embeddings): return [x.detach().float() for x in embeddings]
 
-# %% ../nbs/method/10_mining.ipynb #87e969c7
+# %% ../nbs/method/10_mining.ipynb #8ab9e54e
 def _mask_known(sims, known):
     "Set the known pairs of a block to -inf, in place; `known` has the rows of the block"
     row,column = (torch.from_numpy(x).long().to(sims.device) for x in known.nonzero())
     sims[row,column] = float('-inf')
     return sims
 
-# %% ../nbs/method/10_mining.ipynb #c4547377
+# %% ../nbs/method/10_mining.ipynb #7d32f3c0
 def hardest_items(
     anchors:Tensor, # (A, D) unit length
     items:Tensor, # (n, D) unit length
@@ -123,7 +123,7 @@ def hardest_items(
         out[b] = ordered_topk(_mask_known(anchors[b]@items.T, known[b]), h)
     return out
 
-# %% ../nbs/method/10_mining.ipynb #75478d9a
+# %% ../nbs/method/10_mining.ipynb #213a23ec
 @dataclass(frozen=True)
 class Candidates:
     "Hardest items of each anchor in the whole set, hardest first; -1 where there are fewer"
@@ -135,7 +135,7 @@ class Candidates:
         "Number of empty places"
         return int((self.texts<0).sum()+(self.images<0).sum())
 
-# %% ../nbs/method/10_mining.ipynb #f5da4323
+# %% ../nbs/method/10_mining.ipynb #544a81d2
 def mine_candidates(
     images:Tensor, # (N, D) unit length
     texts:Tensor, # (M, D) unit length
@@ -153,7 +153,7 @@ def mine_candidates(
 # %% ../nbs/method/10_mining.ipynb #d4d3d0ba
 SEARCHES = ('exact', 'faiss')
 
-# %% ../nbs/method/10_mining.ipynb #e8f768e9
+# %% ../nbs/method/10_mining.ipynb #ecf644ff
 def import_faiss():
     "The module `faiss`, an optional extra"
     try: import faiss
@@ -162,7 +162,7 @@ def import_faiss():
         raise InputError(message) from None
     return faiss
 
-# %% ../nbs/method/10_mining.ipynb #699fe257
+# %% ../nbs/method/10_mining.ipynb #62e99238
 def _inverted_lists(items, threads):
     "FAISS index with 4 sqrt(n) inverted lists [FAISS's guidelines], and the number of lists"
     faiss = import_faiss()
@@ -177,7 +177,7 @@ def _inverted_lists(items, threads):
     index.add(items)
     return index,lists
 
-# %% ../nbs/method/10_mining.ipynb #630ab19c
+# %% ../nbs/method/10_mining.ipynb #fa0c3fdc
 def _without_known(found, known, h):
     "The first h positions of each row of `found` that are no known pair of the row; -1 where there are fewer"
     rows,n = known.shape
@@ -189,7 +189,7 @@ def _without_known(found, known, h):
 
 def _as_numpy(x): return x.detach().float().cpu().contiguous().numpy()
 
-# %% ../nbs/method/10_mining.ipynb #d397b3eb
+# %% ../nbs/method/10_mining.ipynb #cfefe815
 def approximate_items(
     anchors:Tensor, # (A, D) unit length
     items:Tensor, # (n, D) unit length
@@ -223,12 +223,12 @@ class Evidence(Protocol):
 
     def own(self)->Tensor: ... # (m,) evidence of each annotated caption of an image with several
 
-# %% ../nbs/method/10_mining.ipynb #59539b0f
+# %% ../nbs/method/10_mining.ipynb #436bd0ef
 def _with_siblings(owner): # (M,) bool tensor
     "Captions whose image has another caption"
     return torch.from_numpy(np.bincount(owner)[owner]>1)
 
-# %% ../nbs/method/10_mining.ipynb #3108592e
+# %% ../nbs/method/10_mining.ipynb #3de8dd7e
 def _words(caption): return set(words_of(caption))
 
 def _word_pairs(caption):
@@ -240,7 +240,7 @@ def _term_weights(terms):
     count = Counter(t for ts in terms for t in ts)
     return {t:np.log((1+len(terms))/(1+c))**2+1e-9 for t,c in count.items()}
 
-# %% ../nbs/method/10_mining.ipynb #bae423df
+# %% ../nbs/method/10_mining.ipynb #7cc0fc39
 def _sparse_rows(rows, width):
     "Matrix from a dictionary column -> value of each row"
     column = [k for r in rows for k in r]
@@ -249,7 +249,7 @@ def _sparse_rows(rows, width):
     entries = np.array(value, np.float32),(row, np.array(column, dtype=np.int64))
     return csr_array(entries, shape=(len(rows), width))
 
-# %% ../nbs/method/10_mining.ipynb #7d01a5d1
+# %% ../nbs/method/10_mining.ipynb #fd993fba
 def _share_rows(terms, weight):
     "(M, terms) share of each term in its caption's weight"
     index = {t:k for k,t in enumerate(sorted(weight))}
@@ -338,7 +338,7 @@ class MatchModel:
         "Confidence that a pair matches"
         return torch.from_numpy(self.posterior.astype(np.float32)[np.searchsorted(self.edges, np.asarray(score))])
 
-# %% ../nbs/method/10_mining.ipynb #43c586a6
+# %% ../nbs/method/10_mining.ipynb #37849c0d
 def _min_score(edges, tops, confidence): # tops: (bins,) highest confidence of each bin
     able = np.flatnonzero(tops.astype(np.float32)>confidence)
     if not len(able): return float('inf')
@@ -352,13 +352,13 @@ def min_score(self,
     "Score up to which no pair has more than a confidence"
     return _min_score(self.edges, self.posterior, confidence)
 
-# %% ../nbs/method/10_mining.ipynb #93dd2668
+# %% ../nbs/method/10_mining.ipynb #22fd5c91
 def _histogram(where, bins, weights=None, more=0.):
     "Shares of bin numbers, sum 1; `more` is added to each count"
     c = np.bincount(where, weights, minlength=bins)+more
     return c/c.sum()
 
-# %% ../nbs/method/10_mining.ipynb #7a8bde60
+# %% ../nbs/method/10_mining.ipynb #2683117e
 def _smallest_tail_ratio(p, r, tail):
     "Share of matches, from the upper tails of two histograms; 1e-7 where they tell nothing"
     upper_p,upper_r = (x[::-1].cumsum()[::-1] for x in (p, r))
@@ -367,7 +367,7 @@ def _smallest_tail_ratio(p, r, tail):
 
 def _quantile_edges(scores, bins): return np.unique(np.quantile(scores, np.linspace(0, 1, bins+1)[1:-1]))
 
-# %% ../nbs/method/10_mining.ipynb #2de8cb93
+# %% ../nbs/method/10_mining.ipynb #31c8107f
 def fit_match_model(
     matched:np.ndarray, # (P,) scores of annotated pairs; no part of them may have been trained on
     unannotated:np.ndarray, # (Q,) scores of unannotated pairs, few of which match
@@ -411,19 +411,19 @@ class JointMatchModel:
         "Evidence up to which no pair has more than a confidence, however similar"
         return _min_score(self.evidence.edges, self.table.max(1), confidence)
 
-# %% ../nbs/method/10_mining.ipynb #b3c2e821
+# %% ../nbs/method/10_mining.ipynb #bdc5af97
 def _joint_row(posterior, p, column):
     "P(match) by bin of similarity, of pairs in one bin of evidence: `posterior` by evidence, `column` their bins"
     r = _histogram(column, len(p), more=1.)
     return isotonic_regression(posterior*p/r, weights=r).x.clip(0, 1)
 
-# %% ../nbs/method/10_mining.ipynb #fda95726
+# %% ../nbs/method/10_mining.ipynb #e43d6c6c
 def _sure_weights(match, evidence, sure):
     "Confidence by evidence, 0 below `sure`; where nothing is sure, the surest pairs count"
     weight = np.asarray(match(evidence), dtype=np.float64)
     return weight*(weight>=min(sure, weight.max()))
 
-# %% ../nbs/method/10_mining.ipynb #fc841a0f
+# %% ../nbs/method/10_mining.ipynb #ca4861da
 def fit_joint_model(
     match:MatchModel, # From evidence alone
     sims:np.ndarray, # (Q,) similarities of unannotated training pairs
@@ -443,7 +443,7 @@ def fit_joint_model(
              for k,(q,skip) in enumerate(zip(match.posterior, ignored))]
     return JointMatchModel(match, edges, np.stack(table))
 
-# %% ../nbs/method/10_mining.ipynb #7bb83228
+# %% ../nbs/method/10_mining.ipynb #5622870f
 def _pair_similarities(images, texts, i, j):
     "Similarities of the pairs (i, j), sorted by i"
     if len(i)*32>len(images)*len(texts): return (images@texts.T)[i,j] # of many pairs: of all
@@ -452,7 +452,7 @@ def _pair_similarities(images, texts, i, j):
         pairs = torch.sparse_csr_tensor(rows, j, texts.new_zeros(len(j)), (len(images), len(texts)))
         return torch.sparse.sampled_addmm(pairs, images, texts.T, beta=0.).values()
 
-# %% ../nbs/method/10_mining.ipynb #20f86487
+# %% ../nbs/method/10_mining.ipynb #83c7b53c
 def _confident_pairs(images, texts, known, match, evidence, confidence):
     "Row, column and confidence of a block's pairs above a confidence; by row, then by falling confidence"
     first = images@texts.T if evidence is None else evidence
@@ -467,7 +467,7 @@ def _confident_pairs(images, texts, known, match, evidence, confidence):
     order = np.lexsort((j, -c, i))
     return i[order],j[order],c[order]
 
-# %% ../nbs/method/10_mining.ipynb #d0e1e9dd
+# %% ../nbs/method/10_mining.ipynb #7a96bd9c
 def _keep_first(best, confidence, i, j, c):
     "Write the first pairs of each row i into the places of that row"
     place = np.arange(len(i))-np.searchsorted(i, i)
@@ -523,7 +523,7 @@ def unannotated_scores(
     sims = (images[i]@texts[j].T).cpu().numpy()[free]
     return sims,None if evidence is None else evidence.scores(i, j).cpu().numpy()[free]
 
-# %% ../nbs/method/10_mining.ipynb #3eb5b46c
+# %% ../nbs/method/10_mining.ipynb #49786f17
 def calibrate(
     images:Tensor, # (N, D) unit length, of the training set
     texts:Tensor, # (M, D) unit length
@@ -543,12 +543,12 @@ def held_out_images(
     "A tenth of the images, on which mining is calibrated and which it leaves alone [ours]"
     return np.random.default_rng(seed).permutation(n)<max(1, n//10)
 
-# %% ../nbs/method/10_mining.ipynb #705de128
+# %% ../nbs/method/10_mining.ipynb #ef34db45
 def _drop_zeros(matrix):
     matrix.eliminate_zeros()
     return matrix
 
-# %% ../nbs/method/10_mining.ipynb #87aa8730
+# %% ../nbs/method/10_mining.ipynb #566a8249
 def update_confidence(
     old:csr_array, # (N, M) confidences after earlier passes
     new:csr_array, # (N, M) confidences of this pass
@@ -562,7 +562,7 @@ def update_confidence(
     out.data[out.data<.01] = 0 # negligible confidences do not pile up
     return _drop_zeros(out).astype(np.float32)
 
-# %% ../nbs/method/10_mining.ipynb #a308daaa
+# %% ../nbs/method/10_mining.ipynb #3b037cb2
 def filter_confidence(
     confidence:csr_array, # (N, M)
     hidden_confidence:float, # 0..1
@@ -570,7 +570,7 @@ def filter_confidence(
     "Pairs that count as hidden positives"
     return _drop_zeros(csr_array(confidence.multiply(confidence>hidden_confidence)))
 
-# %% ../nbs/method/10_mining.ipynb #0c980a99
+# %% ../nbs/method/10_mining.ipynb #af69fec2
 def drop_images(
     hidden:csr_array, # (N, M)
     images:np.ndarray, # (N,) bool, rows to empty
@@ -586,14 +586,14 @@ class Draw(NamedTuple):
     mined_texts:Tensor  # (B,) hidden positive captions of the images
     mined_images:Tensor # (B,) hidden positive images of the captions
 
-# %% ../nbs/method/10_mining.ipynb #030947fd
+# %% ../nbs/method/10_mining.ipynb #010d68f7
 def _draw_candidates(table, k, rng):
     "k of the filled places of each row of a table, with replacement"
     filled = (table>=0).sum(1).numpy()
     pick = (rng.random((len(table), k))*np.maximum(filled, 1)[:,None]).astype(np.int64)
     return table.gather(1, torch.from_numpy(pick))
 
-# %% ../nbs/method/10_mining.ipynb #33d97c68
+# %% ../nbs/method/10_mining.ipynb #ab2cc45f
 def _draw_column(rows, rng):
     "The column of one entry of each row of a sparse matrix; -1 for an empty row"
     size = np.diff(rows.indptr)
@@ -601,7 +601,7 @@ def _draw_column(rows, rng):
     columns = rows.indices[np.minimum(at, max(rows.nnz-1, 0))] if rows.nnz else 0
     return torch.from_numpy(np.where(size>0, columns, -1))
 
-# %% ../nbs/method/10_mining.ipynb #6a805da3
+# %% ../nbs/method/10_mining.ipynb #60c3b95b
 def _entries(matrix, i, j):
     "Entries of a sparse matrix, in the shape of i and j; a position below 0 is read as 0"
     row,column = (x.clamp(min=0).numpy().ravel().copy() for x in (i, j))
@@ -619,7 +619,7 @@ class MinedSet:
     @cached_property
     def _by_caption(self): return csr_array(self.hidden.T)
 
-# %% ../nbs/method/10_mining.ipynb #53e55942
+# %% ../nbs/method/10_mining.ipynb #6253fac6
 @patch_to(MinedSet)
 def draw(self,
     image:np.ndarray, # (B,) positions of the batch's images
@@ -633,7 +633,7 @@ def draw(self,
     mined_texts = _draw_column(self.hidden[image], rng)
     return Draw(texts, images, mined_texts, _draw_column(self._by_caption[caption], rng))
 
-# %% ../nbs/method/10_mining.ipynb #ea260ef8
+# %% ../nbs/method/10_mining.ipynb #1b016e18
 @patch_to(MinedSet)
 def confidence(self,
     image:np.ndarray, # (B,) positions
@@ -643,7 +643,7 @@ def confidence(self,
     hidden,known = (m[image][:,caption].toarray() for m in (self.hidden, self.known))
     return torch.from_numpy(np.maximum(hidden, known).astype(np.float32))
 
-# %% ../nbs/method/10_mining.ipynb #039e14cc
+# %% ../nbs/method/10_mining.ipynb #fea098d1
 @patch_to(MinedSet)
 def pair_confidence(self,
     image:Tensor, # (B,) positions, -1 for none
@@ -652,7 +652,7 @@ def pair_confidence(self,
     "Confidence of single hidden positives"
     return torch.from_numpy(_entries(self.hidden, image, caption)).float()*((image>=0)&(caption>=0))
 
-# %% ../nbs/method/10_mining.ipynb #88f44daa
+# %% ../nbs/method/10_mining.ipynb #28c0775f
 @patch_to(MinedSet)
 def is_negative(self,
     image:Tensor, # Positions, -1 for none
@@ -662,7 +662,7 @@ def is_negative(self,
     taken = (_entries(self.known, image, caption)!=0) | (_entries(self.hidden, image, caption)!=0)
     return torch.from_numpy(~taken) & (image>=0) & (caption>=0)
 
-# %% ../nbs/method/10_mining.ipynb #5b725df6
+# %% ../nbs/method/10_mining.ipynb #5829d43d
 SPARSE_PARTS = ('data', 'indices', 'indptr', 'shape')
 
 def _write_arrays(path, arrays):
@@ -674,14 +674,14 @@ def _write_arrays(path, arrays):
 def _read_arrays(path):
     with np.load(path, allow_pickle=False) as z: return dict(z)
 
-# %% ../nbs/method/10_mining.ipynb #bc04a667
+# %% ../nbs/method/10_mining.ipynb #0fd9d678
 def _sparse_arrays(name, matrix): return {f'{name}_{k}':getattr(matrix, k) for k in SPARSE_PARTS}
 
 def _read_sparse(arrays, name):
     data = [arrays[f'{name}_{k}'] for k in SPARSE_PARTS[:3]]
     return csr_array(tuple(data), shape=tuple(arrays[f'{name}_shape']))
 
-# %% ../nbs/method/10_mining.ipynb #d6569e66
+# %% ../nbs/method/10_mining.ipynb #b63f9fe5
 @patch_to(MinedSet)
 def arrays(self)->dict[str,np.ndarray]:
     "All parts as arrays, by name"
@@ -689,7 +689,7 @@ def arrays(self)->dict[str,np.ndarray]:
     sparse = _sparse_arrays('hidden', self.hidden)|_sparse_arrays('known', self.known)
     return dict(texts=texts, images=images, **sparse)
 
-# %% ../nbs/method/10_mining.ipynb #279b7a95
+# %% ../nbs/method/10_mining.ipynb #a606e897
 def mined_set_from(
     arrays:dict[str,np.ndarray], # From `MinedSet.arrays`
 )->MinedSet:
@@ -712,7 +712,7 @@ def mining_log(
     out['shortage'] = candidates.shortage
     return out if relevance is None else out|_precision_recall(hidden, known, relevance)
 
-# %% ../nbs/method/10_mining.ipynb #dff688c5
+# %% ../nbs/method/10_mining.ipynb #c6a680a0
 def _precision_recall(hidden, known, relevance):
     "Precision and recall of hidden positives, 0..1"
     true = csr_array(relevance.astype(np.int8))
@@ -720,7 +720,7 @@ def _precision_recall(hidden, known, relevance):
     right = wanted.multiply((hidden>0).astype(np.int8)).sum()
     return dict(precision=float(right/hidden.nnz) if hidden.nnz else 0., recall=float(right/max(wanted.sum(), 1)))
 
-# %% ../nbs/method/10_mining.ipynb #d526bd42
+# %% ../nbs/method/10_mining.ipynb #da6db1c0
 def _integers(x, name):
     "A list, array or tensor as an int64 array with one dimension"
     array = x.detach().cpu().numpy() if torch.is_tensor(x) else np.asarray(x)
@@ -728,7 +728,7 @@ def _integers(x, name):
         raise InputError(f"`{name}` must hold integers in one dimension; got {array.dtype} of shape {array.shape}")
     return array.astype(np.int64)
 
-# %% ../nbs/method/10_mining.ipynb #28ed17a1
+# %% ../nbs/method/10_mining.ipynb #05cbbf41
 def _positions(x, name, n, of):
     "Integers in 0..n-1"
     array = _integers(x, name)
@@ -737,7 +737,7 @@ def _positions(x, name, n, of):
         raise InputError(f"`{name}` must hold positions of {of}, 0..{n-1}; entry {outside[0]} is {array[outside[0]]}")
     return array
 
-# %% ../nbs/method/10_mining.ipynb #4a611b4b
+# %% ../nbs/method/10_mining.ipynb #8987b419
 UNIT_TOLERANCE = .02 # Of the squared length of an embedding
 
 def unit_embeddings(
@@ -758,7 +758,7 @@ def unit_embeddings(
     found = f"row {row} has length {length[row].sqrt():.3g}"
     raise InputError(f"{name} must have unit length; {found}: apply torch.nn.functional.normalize(x, dim=1)")
 
-# %% ../nbs/method/10_mining.ipynb #56b9b25a
+# %% ../nbs/method/10_mining.ipynb #8e68adbe
 MIN_SIBLINGS = 20 # Captions that share an image with another caption
 MINED_ARGUMENTS = frozenset(('hidden', 'offline', 'mined')) # Arguments of a loss that come from a mining pass
 
@@ -770,7 +770,7 @@ def _check_evidence(evidence):
     fix = "give images several captions, or set `evidence` to None and mine candidates only"
     raise InputError(f"{reason}, and {found}; {fix}")
 
-# %% ../nbs/method/10_mining.ipynb #33ed6f73
+# %% ../nbs/method/10_mining.ipynb #7142ca25
 def _check_captions(captions):
     if isinstance(captions, str):
         raise InputError("`captions` must be a list of texts; got a single text")
@@ -779,23 +779,22 @@ def _check_captions(captions):
             raise InputError(f"`captions` must hold texts; entry {j} is {c!r}")
     return [str(c) for c in captions]
 
-# %% ../nbs/method/10_mining.ipynb #e83c41c4
+# %% ../nbs/method/10_mining.ipynb #7de9d517
 class Miner:
     """Mine candidates and hidden positives during training, for any loop
 
     Arguments:
-
-    - `captions`: M texts of the training set.
-    - `owner`: (M,) integers, the image of each caption, 0..n_images-1; a list, an array or a tensor.
-    - `n_images`: number of images, N.
-    - `evidence`: agreement of captions with images, see `Evidence`: 'coverage' (default), any object with `scores` and
-      `own`, or None. Without evidence, hidden positives need the argument `match` of `refresh`.
-    - `candidates`: hardest items kept for each anchor, h; default 100.
-    - `hidden_confidence`: confidence from which an unannotated pair is a hidden positive, 0..1; default 0.3.
-    - `seed`: of the draws and of the held-out images; default 0.
-    - `search`: 'exact' (default), or 'faiss' for more than some ten thousand images (optional extra).
-    - `memory`: take the embeddings of drawn items from the last `refresh`, and do not train them; default False.
-    - `relevance`: (N, M) exact relevance where it is known; `refresh` then reports precision and recall.
+        captions: M texts of the training set.
+        owner: (M,) integers, the image of each caption, 0..n_images-1; a list, an array or a tensor.
+        n_images: number of images, N.
+        evidence: agreement of captions with images, see `Evidence`: 'coverage' (default), any object with `scores` and
+            `own`, or None. Without evidence, hidden positives need the argument `match` of `refresh`.
+        candidates: hardest items kept for each anchor, h; default 100.
+        hidden_confidence: confidence from which an unannotated pair is a hidden positive, 0..1; default 0.3.
+        seed: of the draws and of the held-out images; default 0.
+        search: 'exact' (default), or 'faiss' for more than some ten thousand images (optional extra).
+        memory: take the embeddings of drawn items from the last `refresh`, and do not train them; default False.
+        relevance: (N, M) exact relevance where it is known; `refresh` then reports precision and recall.
 
     Raises `InputError` for lengths that differ, owners out of range and unknown settings.
     """
@@ -814,7 +813,7 @@ class Miner:
         self.held_out = held_out_images(n_images, seed)
         self.reset()
 
-# %% ../nbs/method/10_mining.ipynb #bdc4f2c7
+# %% ../nbs/method/10_mining.ipynb #01d640a5
 @patch_to(Miner)
 def _check_settings(self):
     check_interval('[1, inf)', n_images=self.n_images, candidates=self.candidates)
@@ -822,7 +821,7 @@ def _check_settings(self):
     check_choice(SEARCHES, search=self.search)
     if self.search=='faiss': import_faiss() # a missing package is reported now, not after hours
 
-# %% ../nbs/method/10_mining.ipynb #815f7bd4
+# %% ../nbs/method/10_mining.ipynb #74551c02
 @patch_to(Miner)
 def _set_data(self, captions, owner):
     "Owners, known pairs, and captions with the same words"
@@ -833,7 +832,7 @@ def _set_data(self, captions, owner):
     self.words = text_groups(captions)
     self.known = known_pairs(self.owner, self.n_images, self.words)
 
-# %% ../nbs/method/10_mining.ipynb #d32cd8d3
+# %% ../nbs/method/10_mining.ipynb #d1896a46
 @patch_to(Miner)
 def _evidence_of(self, evidence, captions):
     if evidence is None: return None
@@ -843,7 +842,7 @@ def _evidence_of(self, evidence, captions):
         raise InputError(f"unknown `evidence` {evidence!r}; choose {choices}")
     return _check_evidence(CoverageEvidence(captions, self.owner, self.n_images))
 
-# %% ../nbs/method/10_mining.ipynb #571a927a
+# %% ../nbs/method/10_mining.ipynb #11d2826a
 @patch_to(Miner)
 def _check_relevance(self, relevance):
     if relevance is None: return None
@@ -851,7 +850,7 @@ def _check_relevance(self, relevance):
         raise InputError(f"`relevance` must be (images, captions) = {self.known.shape}; got {relevance.shape}")
     return csr_array(relevance)
 
-# %% ../nbs/method/10_mining.ipynb #d4e27b41
+# %% ../nbs/method/10_mining.ipynb #6b2c025c
 @patch_to(Miner)
 def reset(self):
     "Forget all passes"
@@ -863,7 +862,7 @@ def reset(self):
     self.prepared = frozenset() # Arguments of a loss that the last pass prepared
     self.stored = None # With `memory`: embeddings of all images and captions
 
-# %% ../nbs/method/10_mining.ipynb #09bd3782
+# %% ../nbs/method/10_mining.ipynb #04f7f39e
 @patch_to(Miner)
 def _new_confidence(self, images, texts, match):
     "Confidence of all pairs after this pass, and share of the unannotated pairs that match"
@@ -882,7 +881,7 @@ def _new_confidence(self, images, texts, match):
 @patch_to(Miner)
 def _no_pairs(self): return csr_array(self.known.shape, dtype=np.float32)
 
-# %% ../nbs/method/10_mining.ipynb #a3d14cf4
+# %% ../nbs/method/10_mining.ipynb #d3eaf610
 @patch_to(Miner)
 def _hardest(self, anchors, items, taken):
     "Candidates of all anchors; each process searches those of its shard"
@@ -890,7 +889,7 @@ def _hardest(self, anchors, items, taken):
     find = approximate_items if self.search=='faiss' else hardest_items
     return gather_rows(find(anchors[own], items, taken[own], self.candidates), len(anchors))
 
-# %% ../nbs/method/10_mining.ipynb #75065cf4
+# %% ../nbs/method/10_mining.ipynb #65f1d703
 @patch_to(Miner)
 def _new_candidates(self, images, texts):
     "Candidates that are neither known nor hidden positives"
@@ -903,10 +902,10 @@ def _used(self):
     "Hidden positives that training uses"
     return drop_images(filter_confidence(self.confidence, self.hidden_confidence), self.held_out)
 
-# %% ../nbs/method/10_mining.ipynb #dc4b0484
+# %% ../nbs/method/10_mining.ipynb #959aabce
 def _no_candidates(n, m): return Candidates(torch.full((n, 1), -1), torch.full((m, 1), -1))
 
-# %% ../nbs/method/10_mining.ipynb #2bde762b
+# %% ../nbs/method/10_mining.ipynb #f9dd77fa
 @patch_to(Miner)
 def update(self,
     images:Tensor, # (N, D) unit length
@@ -929,7 +928,7 @@ def update(self,
     self.counts = mining_log(hidden, candidates, self.known, self.relevance)|dict(prior=prior)
     return self.counts
 
-# %% ../nbs/method/10_mining.ipynb #27f5f74a
+# %% ../nbs/method/10_mining.ipynb #d242d2a5
 @patch_to(Miner)
 @torch.inference_mode()
 def refresh(self,
@@ -942,12 +941,11 @@ def refresh(self,
     """Embed the whole training set with the model as it is, and mine it
 
     Call it before an epoch, with dropout switched off (`model.eval()`). Arguments:
-
-    - `encode_images`: takes (b,) int64 positions of images, a tensor on the CPU; returns (b, D) unit embeddings.
-    - `encode_texts`: the same for captions.
-    - `batch_size`: positions in one call; memory is bounded by it, by the embeddings, and by blocks of similarities.
-    - `match`: P(match | similarity) from `fit_match_model`, for a miner without evidence.
-    - `needs`: what to prepare, by default all of 'hidden', 'offline' and 'mined'; `loss.needs` leaves out the rest.
+        encode_images: takes (b,) int64 positions of images, a tensor on the CPU; returns (b, D) unit embeddings.
+        encode_texts: the same for captions.
+        batch_size: positions in one call; memory is bounded by it, by the embeddings, and by blocks of similarities.
+        match: P(match | similarity) from `fit_match_model`, for a miner without evidence.
+        needs: what to prepare, by default all of 'hidden', 'offline' and 'mined'; `loss.needs` leaves out the rest.
 
     Returns counts: `mined` hidden positives and their mean `confidence`, `candidates`, and `precision` and `recall`
     where relevance is known.
@@ -958,7 +956,7 @@ def refresh(self,
     texts = unit_embeddings(encode_all(encode_texts, m, batch_size), m, 'caption embeddings')
     return self.update(images, texts, match, needs)
 
-# %% ../nbs/method/10_mining.ipynb #3903e672
+# %% ../nbs/method/10_mining.ipynb #d834688a
 @patch_to(Miner)
 def draw_for(self,
     image:np.ndarray, # (B,) positions
@@ -977,7 +975,7 @@ def drawn_positions(
     texts = torch.cat([draw.texts, draw.mined_texts[:,None]], 1)
     return texts,torch.cat([draw.images, draw.mined_images[:,None]], 1)
 
-# %% ../nbs/method/10_mining.ipynb #a97b3b5a
+# %% ../nbs/method/10_mining.ipynb #ac79f770
 def encode_drawn(
     encode:Callable, # (b,) int64 positions -> (b, D) embeddings
     positions:Tensor, # (B, C) int64, -1 for none
@@ -987,7 +985,7 @@ def encode_drawn(
     x = encode(different)
     return x[place.to(x.device)]
 
-# %% ../nbs/method/10_mining.ipynb #63ebaebc
+# %% ../nbs/method/10_mining.ipynb #212ad494
 def candidate_masks(
     mined:MinedSet,
     draw:Draw, # Of a batch
@@ -995,7 +993,7 @@ def candidate_masks(
     "Which drawn candidates exist"
     return draw.texts>=0,draw.images>=0,mined.is_negative(draw.images, draw.texts)
 
-# %% ../nbs/method/10_mining.ipynb #d17b1fcd
+# %% ../nbs/method/10_mining.ipynb #123cf9eb
 def drawn_confidence(
     mined:MinedSet,
     image:np.ndarray, # (B,) positions
@@ -1006,7 +1004,7 @@ def drawn_confidence(
     of_texts = mined.pair_confidence(torch.from_numpy(image), draw.mined_texts)
     return of_texts,mined.pair_confidence(draw.mined_images, torch.from_numpy(caption))
 
-# %% ../nbs/method/10_mining.ipynb #59457db8
+# %% ../nbs/method/10_mining.ipynb #ddddca80
 def row_products(
     a:Tensor, # (..., D)
     b:Tensor, # (..., D)
@@ -1014,7 +1012,7 @@ def row_products(
     "Similarity of each pair of rows"
     return (a*b).sum(-1)
 
-# %% ../nbs/method/10_mining.ipynb #9198f36f
+# %% ../nbs/method/10_mining.ipynb #f3f07abc
 def offline_similarities(
     v:Tensor, # (B, D) images of the batch
     t:Tensor, # (B, D) its captions
@@ -1027,7 +1025,7 @@ def offline_similarities(
     text,image = texts[:,:1],images[:,:1]
     return Offline(product(text, v[:,None]), product(image, t[:,None]), product(text, image), *masks)
 
-# %% ../nbs/method/10_mining.ipynb #b2e69d07
+# %% ../nbs/method/10_mining.ipynb #1ff0f058
 def mined_similarities(
     v:Tensor, # (B, D) images of the batch
     t:Tensor, # (B, D) its captions
@@ -1039,7 +1037,7 @@ def mined_similarities(
     "Similarities of drawn hidden positives [ours]"
     return Mined(product(texts[:,1], v), product(images[:,1], t), *confidence)
 
-# %% ../nbs/method/10_mining.ipynb #3895cba3
+# %% ../nbs/method/10_mining.ipynb #5195fe58
 @patch_to(Miner)
 def batch_pairs(self,
     needs:frozenset, # Of the loss
@@ -1052,7 +1050,7 @@ def batch_pairs(self,
     if 'hidden' in needs: out['hidden'] = self.mined.confidence(image, caption)
     return out
 
-# %% ../nbs/method/10_mining.ipynb #ead169b5
+# %% ../nbs/method/10_mining.ipynb #9cc7ed62
 @patch_to(Miner)
 def _check_batch(self, image, caption):
     "Positions of a batch as arrays"
@@ -1068,7 +1066,7 @@ def _check_batch(self, image, caption):
         raise InputError(f"`image` must be the owner of each caption; {found}")
     return image,caption
 
-# %% ../nbs/method/10_mining.ipynb #2ce174c2
+# %% ../nbs/method/10_mining.ipynb #71f8069d
 @patch_to(Miner)
 def _check_needs(self, needs):
     missing = (needs & MINED_ARGUMENTS)-self.prepared
@@ -1078,7 +1076,7 @@ def _check_needs(self, needs):
     if 'relatedness' in needs and self.evidence is None:
         raise InputError("the adaptive margin needs the relatedness of captions; give the miner `evidence`")
 
-# %% ../nbs/method/10_mining.ipynb #00dd530b
+# %% ../nbs/method/10_mining.ipynb #dde4f02a
 @patch_to(Miner)
 def _drawn_embeddings(self, encode, positions, kind):
     "(B, C, D) embeddings of drawn items: encoded, or from memory"
@@ -1090,7 +1088,7 @@ def _drawn_embeddings(self, encode, positions, kind):
         raise InputError(f"drawn {kind}s must be encoded; give `{name}`, or a miner with `memory`")
     return encode_drawn(lambda k: unit_embeddings(encode(k), len(k), f'embeddings of drawn {kind}s'), positions)
 
-# %% ../nbs/method/10_mining.ipynb #ad60e41a
+# %% ../nbs/method/10_mining.ipynb #15b614c4
 @patch_to(Miner)
 def _drawn_extras(self, needs, image, caption, v, t, encode_images, encode_texts, step):
     "The arguments `offline` and `mined`, those that are needed"
@@ -1107,27 +1105,25 @@ def _drawn_extras(self, needs, image, caption, v, t, encode_images, encode_texts
         out['mined'] = mined_similarities(v, t, texts, images, confidence)
     return out
 
-# %% ../nbs/method/10_mining.ipynb #809f5560
+# %% ../nbs/method/10_mining.ipynb #442fe04f
 @patch_to(Miner)
 def extras(self, loss, image, caption, image_embeds, text_embeds, encode_images=None, encode_texts=None, step=None):
     """Arguments of a loss on a batch of B pairs: `loss(v@t.T, image, **miner.extras(...))`
 
     Arguments:
-
-    - `loss`: one of `amsps.losses`, or any with `mode` ('active' uses the arguments) and `needs` (their names).
-    - `image`, `caption`: (B,) positions of the pairs in the training set; lists, arrays or tensors.
-    - `image_embeds`, `text_embeds`: (B, D) unit embeddings of the pairs, with gradient.
-    - `encode_images`, `encode_texts`: take (b,) int64 positions, a tensor on the CPU, and return (b, D) unit
-      embeddings with gradient. They encode the drawn candidates and hidden positives. Not used with `memory`.
-    - `step`: the same step and seed draw the same items; by default the calls are counted.
+        loss: one of `amsps.losses`, or any with `mode` ('active' uses the arguments) and `needs` (their names).
+        image, caption: (B,) positions of the pairs in the training set; lists, arrays or tensors.
+        image_embeds, text_embeds: (B, D) unit embeddings of the pairs, with gradient.
+        encode_images, encode_texts: take (b,) int64 positions, a tensor on the CPU, and return (b, D) unit
+            embeddings with gradient. They encode the drawn candidates and hidden positives. Not used with `memory`.
+        step: the same step and seed draw the same items; by default the calls are counted.
 
     Returns a dictionary of tensors on the device of `image_embeds`:
-
-    - `known`: (B, B) bool, pairs whose captions have the same words. A loss outside its active mode gets this only.
-    - `relatedness`: (B, B) float32 in 0..1, evidence that caption j describes image i.
-    - `hidden`: (B, B) float32 in 0..1, confidence that image i and caption j match; 1 for known pairs.
-    - `offline`: `Offline`, similarities of one drawn candidate of each anchor.
-    - `mined`: `Mined`, similarities and confidence of one drawn hidden positive of each anchor.
+        known: (B, B) bool, pairs whose captions have the same words. A loss outside its active mode gets this only.
+        relatedness: (B, B) float32 in 0..1, evidence that caption j describes image i.
+        hidden: (B, B) float32 in 0..1, confidence that image i and caption j match; 1 for known pairs.
+        offline: `Offline`, similarities of one drawn candidate of each anchor.
+        mined: `Mined`, similarities and confidence of one drawn hidden positive of each anchor.
 
     Raises `InputError` for wrong lengths, positions out of range, a caption of another image, embeddings that are
     not finite or not of unit length, and an active loss before the first `refresh`.
@@ -1144,13 +1140,13 @@ def extras(self, loss, image, caption, image_embeds, text_embeds, encode_images=
     if step is None: step = self._next_step()
     return known|pairs|self._drawn_extras(loss.needs, image, caption, v, t, encode_images, encode_texts, step)
 
-# %% ../nbs/method/10_mining.ipynb #a739b049
+# %% ../nbs/method/10_mining.ipynb #6b739030
 @patch_to(Miner)
 def _next_step(self):
     self.steps += 1
     return self.steps-1
 
-# %% ../nbs/method/10_mining.ipynb #2458e762
+# %% ../nbs/method/10_mining.ipynb #6054eddf
 @patch_to(Miner)
 def save(self,
     folder:Path, # Created if missing
@@ -1169,7 +1165,7 @@ def save(self,
     counts = dict(passes=np.array(self.passes), steps=np.array(self.steps))
     _write_arrays(folder/f'{name}.npz', found.arrays()|counts|dict(prepared=np.array(sorted(self.prepared))))
 
-# %% ../nbs/method/10_mining.ipynb #8e3fe9bb
+# %% ../nbs/method/10_mining.ipynb #4d5d482b
 @patch_to(Miner)
 def load(self,
     folder:Path, # From `save`
@@ -1190,7 +1186,7 @@ def load(self,
         stored = _read_state(Path(folder)/f'memory-{name}.npz')
         self.stored = torch.from_numpy(stored['images']),torch.from_numpy(stored['texts'])
 
-# %% ../nbs/method/10_mining.ipynb #a9cf7c05
+# %% ../nbs/method/10_mining.ipynb #877f1c0e
 def _read_state(path):
     try: return _read_arrays(path)
     except (OSError, ValueError, zipfile.BadZipFile) as e:

@@ -48,7 +48,7 @@ def _evaluating(model):
 
 def _fused(fused, levels): return fused
 
-# %% ../nbs/method/13_training.ipynb #746cfbac
+# %% ../nbs/method/13_training.ipynb #94f5e712
 @torch.inference_mode()
 def embed_images(
     model:AmspsModel, # In any mode
@@ -60,7 +60,7 @@ def embed_images(
     def encode(i): return keep(*model.image_levels(on_device(dataset.regions(i.numpy()), model.device)))
     with _evaluating(model): return encode_all(encode, len(dataset.image_ids), batch_size).cpu()
 
-# %% ../nbs/method/13_training.ipynb #45c1bf05
+# %% ../nbs/method/13_training.ipynb #ed766bd4
 @torch.inference_mode()
 def embed_captions(
     model:AmspsModel, # In any mode
@@ -76,7 +76,7 @@ def embed_captions(
         return keep(*model.text_levels(**text))
     with _evaluating(model): return encode_all(encode, len(dataset), batch_size).cpu()[order.argsort()]
 
-# %% ../nbs/method/13_training.ipynb #43d293a7
+# %% ../nbs/method/13_training.ipynb #e823610c
 def embed(
     model:AmspsModel, # In any mode
     tokenizer:PreTrainedTokenizerBase, # The model's
@@ -141,7 +141,7 @@ def check_finite(
     found = f"non-finite loss at step {step} (learning rate {learning_rate:.1e}); first bad term: {first}"
     raise TrainingCollapse(f"{found}; try a smaller `learning_rate`, and check the features for extreme values")
 
-# %% ../nbs/method/13_training.ipynb #87a553c4
+# %% ../nbs/method/13_training.ipynb #9b459bfe
 class CollapseGuard(TrainerCallback):
     "Stop a run that has collapsed, and say why"
     def __init__(self,
@@ -161,7 +161,7 @@ class CollapseGuard(TrainerCallback):
 
     def on_step_end(self, args, state, control, **kwargs): self.steps += 1
 
-# %% ../nbs/method/13_training.ipynb #b44972b3
+# %% ../nbs/method/13_training.ipynb #ce475769
 @patch_to(CollapseGuard)
 def on_plateau(self,
     logs:dict, # Means over an epoch: `i2t`, `t2i`, `contrast`
@@ -184,7 +184,7 @@ def on_log(self, args, state, control, logs=None, **kwargs):
     advice = "more `warmup_epochs`, a smaller `learning_rate`, less `dropout` or `word_dropout`, or a smooth selection"
     raise TrainingCollapse(f"{found}, where all similarities are equal; try {advice}")
 
-# %% ../nbs/method/13_training.ipynb #c0ae8f3e
+# %% ../nbs/method/13_training.ipynb #52f306d8
 @patch_to(CollapseGuard)
 def on_evaluate(self, args, state, control, metrics=None, **kwargs):
     self.low = self.low+1 if metrics['eval_spread']<self.min_spread else 0
@@ -216,7 +216,7 @@ class MiningStore:
         if passes: miner.load(self.folder, f'mined{passes-1}', memory)
         else: miner.reset()
 
-# %% ../nbs/method/13_training.ipynb #32b95ecb
+# %% ../nbs/method/13_training.ipynb #5b38b78c
 @patch_to(MiningStore)
 def append_log(self,
     line:dict, # Counts of a pass, with its `epoch`
@@ -237,7 +237,7 @@ def read_log(self)->list[dict]: # In the order of epochs; a pass that a resumed 
     by_epoch = {l['epoch']:l for l in lines if l}
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
-# %% ../nbs/method/13_training.ipynb #751eb951
+# %% ../nbs/method/13_training.ipynb #80b09844
 class MiningCallback(TrainerCallback):
     "Refresh a `Miner` during training, store its state, and give the trainer its extras"
     def __init__(self,
@@ -260,7 +260,7 @@ class MiningCallback(TrainerCallback):
 
     def history(self): return self.store.read_log()
 
-# %% ../nbs/method/13_training.ipynb #a784f55e
+# %% ../nbs/method/13_training.ipynb #cf0047eb
 @patch_to(MiningCallback)
 def describe(self)->dict: # Plain values
     "Settings that decide what is mined"
@@ -268,7 +268,7 @@ def describe(self)->dict: # Plain values
     same = dict(candidates=m.candidates, hidden_confidence=m.hidden_confidence, seed=m.seed, search=m.search)
     return same|dict(memory=m.memory, refresh=self.refresh, evidence=type(m.evidence).__name__)
 
-# %% ../nbs/method/13_training.ipynb #92834e1b
+# %% ../nbs/method/13_training.ipynb #0ac939cc
 @patch_to(MiningCallback)
 def on_epoch_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
     epoch = round(state.epoch)
@@ -284,7 +284,7 @@ def _load(self, passes, memory, device):
     self.store.load(self.miner, passes, memory)
     if self.miner.stored is not None: self.miner.stored = tuple(x.to(device) for x in self.miner.stored)
 
-# %% ../nbs/method/13_training.ipynb #0dc94aec
+# %% ../nbs/method/13_training.ipynb #1676005b
 @patch_to(MiningCallback)
 def _embed(self, model, tokenizer):
     "Fused embeddings of the training set on the model's device; with `memory` those of the instance level too"
@@ -298,7 +298,7 @@ def _embed(self, model, tokenizer):
     stored = images[:,:d].contiguous(),texts[:,:d].contiguous()
     return images[:,d:].contiguous(),texts[:,d:].contiguous(),stored
 
-# %% ../nbs/method/13_training.ipynb #441bc82e
+# %% ../nbs/method/13_training.ipynb #5892aa21
 @patch_to(MiningCallback)
 def _match(self, model, tokenizer)->MatchModel|None: # None where the miner has evidence, or needs no confidence
     if self.miner.evidence is not None or not self.needs & {'hidden','mined'}: return None
@@ -308,7 +308,7 @@ def _match(self, model, tokenizer)->MatchModel|None: # None where the miner has 
     matched = (images[owner]*texts).sum(1).cpu().numpy()
     return fit_match_model(matched, unannotated_scores(images, texts, known)[0])
 
-# %% ../nbs/method/13_training.ipynb #a52a9f2f
+# %% ../nbs/method/13_training.ipynb #f5bf9934
 @patch_to(MiningCallback)
 def mine(self,
     model:AmspsModel,
@@ -325,7 +325,7 @@ def mine(self,
         self.store.append_log(line)
     wait_for_all()
 
-# %% ../nbs/method/13_training.ipynb #d15dc27e
+# %% ../nbs/method/13_training.ipynb #49ad5a8a
 def _levels(fused, levels):
     "Embeddings by name of the level"
     return dict(fused=fused)|({} if levels is None else dict(instance=levels[0], consensus=levels[1]))
@@ -348,7 +348,7 @@ def _encoded(self, model, tokenizer, texts, images):
     of_texts = model.text_levels(**captions, lengths=lengths)
     return of_texts,model.image_levels(on_device(self.train_set.regions(images.numpy()), model.device))
 
-# %% ../nbs/method/13_training.ipynb #40dbc540
+# %% ../nbs/method/13_training.ipynb #bd41eb4c
 @patch_to(MiningCallback)
 def _remembered(self, model, tokenizer, texts, images):
     "Fused embedding and levels of captions and images, from the instance embeddings of the last pass"
@@ -358,7 +358,7 @@ def _remembered(self, model, tokenizer, texts, images):
     ids,mask = (on_device(words[k], t.device) for k in ('input_ids','attention_mask'))
     return model.fused(t, model.named(ids, mask)),model.fused(v)
 
-# %% ../nbs/method/13_training.ipynb #8650ca7a
+# %% ../nbs/method/13_training.ipynb #1b57e762
 @patch_to(MiningCallback)
 def extras(self,
     model:AmspsModel, # Encodes the drawn items
@@ -389,7 +389,7 @@ def _of_draw(self, image, caption, draw, device):
     confidence = drawn_confidence(self.miner.mined, image, caption, draw)
     return masks,[on_device(x, device) for x in confidence]
 
-# %% ../nbs/method/13_training.ipynb #8bc8cd49
+# %% ../nbs/method/13_training.ipynb #0046ec47
 def _drawn_terms(needs, v, t, texts, images, masks, confidence):
     "Arguments `offline` and `mined` of a level, those that are needed"
     n = len(confidence[0])
@@ -405,7 +405,7 @@ SCHEDULES = ('step', 'cosine')
 BATCHES = ('random', 'length')
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 
-# %% ../nbs/method/13_training.ipynb #15b89c91
+# %% ../nbs/method/13_training.ipynb #6f286ae0
 class RetrievalTrainer(Trainer):
     "transformers.Trainer for a dual encoder; `per_device_train_batch_size` counts the pairs of all processes together"
     def __init__(self,
@@ -430,7 +430,7 @@ class RetrievalTrainer(Trainer):
     @cached_property
     def _trained(self): return [p for p in self.model.parameters() if p.requires_grad]
 
-# %% ../nbs/method/13_training.ipynb #99057260
+# %% ../nbs/method/13_training.ipynb #00442c8b
 def _gather_output(output, n):
     "Outputs of all processes for the n pairs of a batch"
     world = rank_and_world()[1]
@@ -446,7 +446,7 @@ def _gather_output(output, n):
     names = ('image_embeds', 'text_embeds', 'image_levels', 'text_levels')
     return AmspsOutput(*(rows(getattr(output, k)) for k in names))
 
-# %% ../nbs/method/13_training.ipynb #7c0e78eb
+# %% ../nbs/method/13_training.ipynb #88791584
 def _similarity_log(sims, image):
     place,mean = image.float(),sims.mean()
     same = torch.eq(place[:,None], place[None], out=torch.empty_like(sims)) # as floats: faster than booleans
@@ -454,7 +454,7 @@ def _similarity_log(sims, image):
     hardest = torch.add(sims, same, alpha=-4).amax(1).clamp(min=-1).mean()
     return dict(contrast=contrast, positive=sims.diagonal().mean(), hardest_negative=hardest)
 
-# %% ../nbs/method/13_training.ipynb #923cc086
+# %% ../nbs/method/13_training.ipynb #222ed31d
 @patch_to(RetrievalTrainer)
 def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
     image,caption = inputs.pop('image'),inputs.pop('caption')
@@ -471,7 +471,7 @@ def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=N
     if model.training: self._note(terms, sims['fused'].detach(), image)
     return (terms['loss'],out) if return_outputs else terms['loss']
 
-# %% ../nbs/method/13_training.ipynb #58d33b8d
+# %% ../nbs/method/13_training.ipynb #e1a49a3f
 @patch_to(RetrievalTrainer)
 def _counts(self, level):
     "Whether a level has a weight in the objective"
@@ -493,7 +493,7 @@ def _note(self, terms, sims, image):
     named = {k:v.detach() for k,v in terms.items() if k!='loss'}
     self._terms.append(named|_similarity_log(sims, image))
 
-# %% ../nbs/method/13_training.ipynb #c0dcdbef
+# %% ../nbs/method/13_training.ipynb #88312e40
 @patch_to(RetrievalTrainer)
 def _check_last(self):
     if self._unchecked: check_finite(*self._unchecked)
@@ -508,7 +508,7 @@ def log(self, logs, *args, **kwargs):
         self._terms = []
     Trainer.log(self, logs, *args, **kwargs)
 
-# %% ../nbs/method/13_training.ipynb #b417f670
+# %% ../nbs/method/13_training.ipynb #5586ba88
 @patch_to(RetrievalTrainer)
 def floating_point_ops(self, inputs): return 0
 
@@ -517,7 +517,7 @@ def _clip_grad_norm(self, model):
     self.accelerator.unscale_gradients()
     return torch.nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
 
-# %% ../nbs/method/13_training.ipynb #c46a1b89
+# %% ../nbs/method/13_training.ipynb #52464ea4
 class LengthBatches(torch.utils.data.Sampler):
     "An order in which batches hold captions of about one length; drawn anew every epoch"
     def __init__(self,
@@ -544,7 +544,7 @@ class LengthBatches(torch.utils.data.Sampler):
         batches = rng.permutation(order[:whole].reshape(-1, self.batch_size))
         return iter([*batches.ravel().tolist(), *order[whole:].tolist()])
 
-# %% ../nbs/method/13_training.ipynb #0bf0d272
+# %% ../nbs/method/13_training.ipynb #59fc55fd
 @patch_to(RetrievalTrainer)
 def _get_train_sampler(self, train_dataset=None):
     if self.batches=='random': return Trainer._get_train_sampler(self, train_dataset)
@@ -563,7 +563,7 @@ def get_train_dataloader(self):
         sampler.even_batches = False
     return loader
 
-# %% ../nbs/method/13_training.ipynb #5e1951fc
+# %% ../nbs/method/13_training.ipynb #7941136b
 @patch_to(RetrievalTrainer)
 def create_optimizer(self, model=None):
     "Parameter groups of `Trainer`; pretrained text layers have their own learning rate"
@@ -579,7 +579,7 @@ def create_optimizer(self, model=None):
         self.optimizer.add_param_group(settings|dict(params=tuned, lr=self.text_learning_rate))
     return self.optimizer
 
-# %% ../nbs/method/13_training.ipynb #924a8028
+# %% ../nbs/method/13_training.ipynb #c6dbb52a
 @patch_to(RetrievalTrainer)
 def create_scheduler(self, num_training_steps, optimizer=None):
     if self.schedule!='step' or self.lr_scheduler is not None:
@@ -589,7 +589,7 @@ def create_scheduler(self, num_training_steps, optimizer=None):
     self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
     return self.lr_scheduler
 
-# %% ../nbs/method/13_training.ipynb #44d37280
+# %% ../nbs/method/13_training.ipynb #36f389fa
 @patch_to(RetrievalTrainer)
 def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'):
     "Retrieval metrics over the whole split"
@@ -606,7 +606,7 @@ class RankNoise(TrainerCallback):
         rank = rank_and_world()[0]
         if rank: torch.manual_seed(args.seed+rank)
 
-# %% ../nbs/method/13_training.ipynb #881990aa
+# %% ../nbs/method/13_training.ipynb #3dbb7f3e
 class EpochLog(TrainerCallback):
     "Append one line of JSON for each epoch to a file"
     def __init__(self,
@@ -632,7 +632,7 @@ def write_atomically(
     tmp.write_text(text)
     os.replace(tmp, path)
 
-# %% ../nbs/method/13_training.ipynb #087fca9e
+# %% ../nbs/method/13_training.ipynb #999d2290
 def _is_plain(x): return isinstance(x, (bool,int,float,str,tuple,type(None)))
 
 def describe_loss(
@@ -643,7 +643,7 @@ def describe_loss(
     plain = {k:list(v) if isinstance(v, tuple) else v for k,v in settings.items() if _is_plain(v)}
     return dict(name=type(loss).__name__)|plain
 
-# %% ../nbs/method/13_training.ipynb #1313953f
+# %% ../nbs/method/13_training.ipynb #8377f0ba
 def _claim_folder(output_dir, settings):
     "Write the settings of a run, or refuse a folder that holds a run with others"
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -656,7 +656,7 @@ def _claim_folder(output_dir, settings):
     changed = ', '.join(f'{k} was {old.get(k)!r} and is {v!r}' for k,v in settings.items() if old.get(k)!=v)
     raise InputError(f"{output_dir} holds a run with other settings ({changed}); name another folder or remove it")
 
-# %% ../nbs/method/13_training.ipynb #01271f30
+# %% ../nbs/method/13_training.ipynb #a037be69
 CHECKPOINT_FILES = ('model.safetensors', 'optimizer.pt', 'scheduler.pt', 'trainer_state.json')
 
 def _random_states():
@@ -676,13 +676,13 @@ def _last_checkpoint(output_dir):
     last = get_last_checkpoint(output_dir)
     return last,TrainerState.load_from_json(f'{last}/trainer_state.json') if last else None
 
-# %% ../nbs/method/13_training.ipynb #ff7f657d
+# %% ../nbs/method/13_training.ipynb #9e8c8d7b
 def _stopped_early(state, patience):
     "Whether a run ended `patience` epochs after its best"
     scores = [l['eval_rsum'] for l in state.log_history if 'eval_rsum' in l]
     return len(scores)-1-int(np.argmax(scores))>=patience
 
-# %% ../nbs/method/13_training.ipynb #567c49fb
+# %% ../nbs/method/13_training.ipynb #34e2dd31
 def hold_features(
     device:torch.device, # A GPU
     split:PairDataset,
@@ -701,7 +701,7 @@ def _place_features(args, train_set, dev_set):
         args.dataloader_persistent_workers = True
     hold_features(args.device, dev_set)
 
-# %% ../nbs/method/13_training.ipynb #11a5a2d3
+# %% ../nbs/method/13_training.ipynb #31d5b1c4
 def _check_settings(schedule, batches, precision):
     check_choice(SCHEDULES, schedule=schedule)
     check_choice(BATCHES, batches=batches)
@@ -709,7 +709,7 @@ def _check_settings(schedule, batches, precision):
     if precision=='fp16' and not torch.cuda.is_available():
         raise InputError("`precision` fp16 needs a GPU, and there is none; choose bf16 or fp32")
 
-# %% ../nbs/method/13_training.ipynb #c0bc8934
+# %% ../nbs/method/13_training.ipynb #7105e59e
 def _check_mining(loss, mining, active_from, epochs):
     "Whether the loss gets what it needs, and when"
     if not loss.needs: return
@@ -722,7 +722,7 @@ def _check_mining(loss, mining, active_from, epochs):
         found = f"the active mode would begin at epoch {active_from} (from 0) of {epochs}: never"
         raise InputError(f"{found}; lower `active_from` and `warmup_epochs`, or train longer")
 
-# %% ../nbs/method/13_training.ipynb #2c65ec33
+# %% ../nbs/method/13_training.ipynb #ea9c7daf
 def _epoch_strategy(): # when to evaluate, save and log, and what to load at the end
     every = dict(eval_strategy='epoch', save_strategy='epoch', logging_strategy='epoch', save_total_limit=1)
     best = dict(load_best_model_at_end=True, metric_for_best_model='rsum', greater_is_better=True)
@@ -747,7 +747,7 @@ def _training_arguments(output_dir, settings, progress):
     args.mixed_precision = 'no' if precision=='fp32' else precision
     return args
 
-# %% ../nbs/method/13_training.ipynb #3c936fa4
+# %% ../nbs/method/13_training.ipynb #24db3738
 def _check_processes(args):
     if args.n_gpu>1:
         found = f"one process has {args.n_gpu} GPUs: a batch would be split and lose its negatives"
@@ -779,7 +779,7 @@ def epoch_history(
         epochs.setdefault(number, {}).update(named)
     return [dict(epoch=number)|{k:e[k] for k in sorted(e)} for number,e in epochs.items()]
 
-# %% ../nbs/method/13_training.ipynb #8aa59663
+# %% ../nbs/method/13_training.ipynb #0d33a46d
 def _callbacks(loss, mining, settings, output_dir):
     start = max(settings['active_from'], settings['warmup_epochs'])
     modes = LearningModes(loss, settings['warmup_epochs'], start)
@@ -798,7 +798,7 @@ def _make_trainer(model, tokenizer, train_set, dev_set, args, loss, mining, sett
     if args.disable_tqdm: trainer.remove_callback(PrinterCallback)
     return trainer
 
-# %% ../nbs/method/13_training.ipynb #d9f31e65
+# %% ../nbs/method/13_training.ipynb #ad01e72f
 def _claim_for_all(output_dir, loss, mining, settings):
     "The first process claims the folder and removes incomplete checkpoints; the others wait"
     if rank_and_world()[0]==0:
