@@ -784,18 +784,17 @@ class Miner:
     """Mine candidates and hidden positives during training, for any loop
 
     Arguments:
-
-    - `captions`: M texts of the training set.
-    - `owner`: (M,) integers, the image of each caption, 0..n_images-1; a list, an array or a tensor.
-    - `n_images`: number of images, N.
-    - `evidence`: agreement of captions with images, see `Evidence`: 'coverage' (default), any object with `scores` and
-      `own`, or None. Without evidence, hidden positives need the argument `match` of `refresh`.
-    - `candidates`: hardest items kept for each anchor, h; default 100.
-    - `hidden_confidence`: confidence from which an unannotated pair is a hidden positive, 0..1; default 0.3.
-    - `seed`: of the draws and of the held-out images; default 0.
-    - `search`: 'exact' (default), or 'faiss' for more than some ten thousand images (optional extra).
-    - `memory`: take the embeddings of drawn items from the last `refresh`, and do not train them; default False.
-    - `relevance`: (N, M) exact relevance where it is known; `refresh` then reports precision and recall.
+        captions: M texts of the training set.
+        owner: (M,) integers, the image of each caption, 0..n_images-1; a list, an array or a tensor.
+        n_images: number of images, N.
+        evidence: agreement of captions with images, see `Evidence`: 'coverage' (default), any object with `scores` and
+            `own`, or None. Without evidence, hidden positives need the argument `match` of `refresh`.
+        candidates: hardest items kept for each anchor, h; default 100.
+        hidden_confidence: confidence from which an unannotated pair is a hidden positive, 0..1; default 0.3.
+        seed: of the draws and of the held-out images; default 0.
+        search: 'exact' (default), or 'faiss' for more than some ten thousand images (optional extra).
+        memory: take the embeddings of drawn items from the last `refresh`, and do not train them; default False.
+        relevance: (N, M) exact relevance where it is known; `refresh` then reports precision and recall.
 
     Raises `InputError` for lengths that differ, owners out of range and unknown settings.
     """
@@ -942,12 +941,11 @@ def refresh(self,
     """Embed the whole training set with the model as it is, and mine it
 
     Call it before an epoch, with dropout switched off (`model.eval()`). Arguments:
-
-    - `encode_images`: takes (b,) int64 positions of images, a tensor on the CPU; returns (b, D) unit embeddings.
-    - `encode_texts`: the same for captions.
-    - `batch_size`: positions in one call; memory is bounded by it, by the embeddings, and by blocks of similarities.
-    - `match`: P(match | similarity) from `fit_match_model`, for a miner without evidence.
-    - `needs`: what to prepare, by default all of 'hidden', 'offline' and 'mined'; `loss.needs` leaves out the rest.
+        encode_images: takes (b,) int64 positions of images, a tensor on the CPU; returns (b, D) unit embeddings.
+        encode_texts: the same for captions.
+        batch_size: positions in one call; memory is bounded by it, by the embeddings, and by blocks of similarities.
+        match: P(match | similarity) from `fit_match_model`, for a miner without evidence.
+        needs: what to prepare, by default all of 'hidden', 'offline' and 'mined'; `loss.needs` leaves out the rest.
 
     Returns counts: `mined` hidden positives and their mean `confidence`, `candidates`, and `precision` and `recall`
     where relevance is known.
@@ -1113,21 +1111,19 @@ def extras(self, loss, image, caption, image_embeds, text_embeds, encode_images=
     """Arguments of a loss on a batch of B pairs: `loss(v@t.T, image, **miner.extras(...))`
 
     Arguments:
-
-    - `loss`: one of `amsps.losses`, or any with `mode` ('active' uses the arguments) and `needs` (their names).
-    - `image`, `caption`: (B,) positions of the pairs in the training set; lists, arrays or tensors.
-    - `image_embeds`, `text_embeds`: (B, D) unit embeddings of the pairs, with gradient.
-    - `encode_images`, `encode_texts`: take (b,) int64 positions, a tensor on the CPU, and return (b, D) unit
-      embeddings with gradient. They encode the drawn candidates and hidden positives. Not used with `memory`.
-    - `step`: the same step and seed draw the same items; by default the calls are counted.
+        loss: one of `amsps.losses`, or any with `mode` ('active' uses the arguments) and `needs` (their names).
+        image, caption: (B,) positions of the pairs in the training set; lists, arrays or tensors.
+        image_embeds, text_embeds: (B, D) unit embeddings of the pairs, with gradient.
+        encode_images, encode_texts: take (b,) int64 positions, a tensor on the CPU, and return (b, D) unit
+            embeddings with gradient. They encode the drawn candidates and hidden positives. Not used with `memory`.
+        step: the same step and seed draw the same items; by default the calls are counted.
 
     Returns a dictionary of tensors on the device of `image_embeds`:
-
-    - `known`: (B, B) bool, pairs whose captions have the same words. A loss outside its active mode gets this only.
-    - `relatedness`: (B, B) float32 in 0..1, evidence that caption j describes image i.
-    - `hidden`: (B, B) float32 in 0..1, confidence that image i and caption j match; 1 for known pairs.
-    - `offline`: `Offline`, similarities of one drawn candidate of each anchor.
-    - `mined`: `Mined`, similarities and confidence of one drawn hidden positive of each anchor.
+        known: (B, B) bool, pairs whose captions have the same words. A loss outside its active mode gets this only.
+        relatedness: (B, B) float32 in 0..1, evidence that caption j describes image i.
+        hidden: (B, B) float32 in 0..1, confidence that image i and caption j match; 1 for known pairs.
+        offline: `Offline`, similarities of one drawn candidate of each anchor.
+        mined: `Mined`, similarities and confidence of one drawn hidden positive of each anchor.
 
     Raises `InputError` for wrong lengths, positions out of range, a caption of another image, embeddings that are
     not finite or not of unit length, and an active loss before the first `refresh`.
