@@ -19,7 +19,7 @@ def copy(tmp_path):
     "The notebooks and what is made from them"
     for d in ('nbs', 'amsps', 'figures', '.ci'):
         shutil.copytree(ROOT/d, tmp_path/d, ignore=shutil.ignore_patterns('__pycache__'))
-    for f in ('settings.ini', 'setup.py', 'README.md'):
+    for f in ('settings.ini', 'setup.py', 'README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'):
         shutil.copy(ROOT/f, tmp_path)
     return tmp_path
 
