@@ -456,8 +456,8 @@ def little_room():
 def test_disk_full(cli, undamaged, backbone, layout, needs_backbone, tmp_path, request):
     "While features are cached: a message, and no partial file that looks complete. With room again, the command works."
     root = undamaged(layout)
-    command = ['data', 'prepare', root, '--dataset', 'own', '--grid', 2, '--cache-dir', tmp_path/'cache']
-    if needs_backbone: command += ['--backbone', backbone]
+    command = ['data', 'prepare', root, '--dataset', 'own', '--cache-dir', tmp_path/'cache']
+    if needs_backbone: command += ['--backbone', backbone, '--grid', 2]
     request.getfixturevalue('little_room')
     refused(cli(*command), 'no room to write', 'features.npy', '`cache_dir`')
     assert not list(tmp_path.rglob('features.npy'))
