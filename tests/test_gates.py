@@ -8,8 +8,10 @@ import pytest
 from conftest import ROOT
 
 sys.path.insert(0, str(ROOT/'.ci'))
+import check
 from links import dead_links
 
+PATCHING = 'nbs/method/00_patching.ipynb'
 LOSSES = 'nbs/method/09_losses.ipynb'
 FIGURES = 'nbs/companion/33_figures.ipynb'
 
@@ -17,22 +19,27 @@ FIGURES = 'nbs/companion/33_figures.ipynb'
 @pytest.fixture
 def copy(tmp_path):
     "The notebooks and what is made from them"
-    for d in ('nbs', 'amsps', 'figures', '.ci'):
+    for d in ('nbs', 'amsps', 'figures', 'benchmarks', '.ci'):
         shutil.copytree(ROOT/d, tmp_path/d, ignore=shutil.ignore_patterns('__pycache__'))
     for f in ('settings.ini', 'setup.py', 'README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'):
         shutil.copy(ROOT/f, tmp_path)
     return tmp_path
 
 
-def check(root):
-    "Run the gate of `make test` on a copy"
-    return subprocess.run([sys.executable, root/'.ci/check.py', root], capture_output=True, text=True)
+def faults(root, *gates):
+    "What these gates of `make check` say of a copy; without names, all of them"
+    gates = [getattr(check, g) for g in gates] or check.GATES
+    check.ROOT = root
+    try:
+        return [fault for gate in gates for fault in gate()]
+    finally:
+        check.ROOT = ROOT
 
 
-def refused(root, contains):
-    "Assert that the gate fails, and says why"
-    r = check(root)
-    assert r.returncode==1 and contains in r.stdout, r.stdout+r.stderr
+def refused(root, gate, contains):
+    "Assert that a gate says this of the copy, and that `make check` runs the gate"
+    assert getattr(check, gate) in check.GATES
+    assert contains in '\n'.join(faults(root, gate))
 
 
 def edit(path, change):
@@ -50,26 +57,85 @@ def add_to_export(nb):
     next(c for c in nb.cells if c.source.startswith('#| export')).source += '\n# changed'
 
 
+def add_markdown(text):
+    return lambda nb: nb.cells.append(nbformat.v4.new_markdown_cell(text))
+
+
 def test_untouched(copy):
-    r = check(copy)
-    assert r.returncode==0, r.stdout+r.stderr
+    assert not faults(copy)
+
+
+def test_exit_code(copy):
+    (copy/'README.md').write_text('another')
+    r = subprocess.run([sys.executable, copy/'.ci/check.py', copy], capture_output=True, text=True)
+    assert r.returncode==1 and 'README.md is not what' in r.stdout, r.stdout+r.stderr
 
 
 def test_dirty_notebook(copy):
     edit(copy/LOSSES, lambda nb: first_code(nb).update(execution_count=7))
-    refused(copy, f'{LOSSES} is not clean')
+    refused(copy, 'unclean', f'{LOSSES} is not clean')
 
 
 def test_foreign_metadata(copy):
     edit(copy/LOSSES, lambda nb: nb.cells[1].metadata.update(collapsed=True))
-    refused(copy, f'{LOSSES} is not clean')
+    refused(copy, 'unclean', f'{LOSSES} is not clean')
 
 
 def test_executed_experiment(copy):
     def change(nb):
         first_code(nb).outputs = [nbformat.v4.new_output('stream', text='x')]
     edit(copy/'nbs/experiments/train.ipynb', change)
-    refused(copy, 'train.ipynb has outputs')
+    refused(copy, 'unclean', 'train.ipynb has outputs')
+
+
+def test_large_notebook(copy):
+    edit(copy/LOSSES, add_markdown('word '*100_000))
+    refused(copy, 'unclean', f'{LOSSES} has ')
+
+
+@pytest.mark.parametrize('text, fault', [
+    ('word '*1600, 'words, more than 1500'), ('|a'*7+'|\n'+'|-'*7+'|\n', 'a table of 7 columns'),
+    ('[x](nbs/gone.ipynb)', 'links to nbs/gone.ipynb'), ('![x](figures/front.png)', 'figures/front.png is larger')])
+def test_front_page(copy, text, fault):
+    picture = copy/'figures/front.png'
+    picture.write_bytes(picture.read_bytes()+bytes(200*1024))
+    readme = copy/'README.md'
+    readme.write_text(f'{readme.read_text()}\n{text}\n')
+    refused(copy, 'front_page', fault)
+
+
+def test_late_python(copy):
+    readme = copy/'README.md'
+    readme.write_text('\n'*60+readme.read_text())
+    refused(copy, 'front_page', 'shows its first Python in line')
+
+
+def test_wide_table_of_a_guide(copy):
+    edit(copy/'nbs/guides/43_results.ipynb', add_markdown('|a'*9+'|\n'+'|-'*9+'|\n'))
+    refused(copy, 'wide_guides', '43_results.ipynb has a table of 9 columns')
+
+
+def test_numbers_are_unique(copy):
+    shutil.copy(copy/LOSSES, copy/'nbs/companion/09_more.ipynb')
+    refused(copy, 'numbering', '09_more.ipynb: its number is missing or taken')
+
+
+@pytest.mark.parametrize('code', [
+    'from amsps.mining import *', 'def f():\n    from amsps.companion.tables import table'])
+def test_later_import(copy, code):
+    edit(copy/LOSSES, lambda nb: nb.cells.append(nbformat.v4.new_code_cell(f'#| export\n{code}')))
+    refused(copy, 'later_imports', f'{LOSSES} imports amsps.')
+
+
+def test_dead_notebook_link(copy):
+    edit(copy/LOSSES, add_markdown('see [mining](10_mining.ipynb)'))
+    refused(copy, 'dead_notebook_links', f'{LOSSES} links to 10_mining.ipynb')
+
+
+@pytest.mark.parametrize('text', ['as the paper shows', "the paper's loss", 'The paper trains a Bi-GRU'])
+def test_claims(copy, text):
+    edit(copy/LOSSES, add_markdown(text))
+    refused(copy, 'claims', f'{LOSSES} says ')
 
 
 def test_parameters_tag_is_kept(copy):
@@ -80,26 +146,26 @@ def test_parameters_tag_is_kept(copy):
 @pytest.mark.parametrize('notebook, module', [(LOSSES, 'losses.py'), (FIGURES, 'companion/figures.py')])
 def test_stale_module(copy, notebook, module):
     edit(copy/notebook, add_to_export)
-    refused(copy, f'amsps/{module} is not what the notebooks export')
+    refused(copy, 'out_of_step', f'amsps/{module} is not what the notebooks export')
 
 
 @pytest.mark.parametrize('module', ['metrics.py', 'companion/tables.py'])
 def test_hand_edit(copy, module):
     path = copy/'amsps'/module
     path.write_text(path.read_text()+'\n# by hand\n')
-    refused(copy, f'amsps/{module}')
+    refused(copy, 'out_of_step', f'amsps/{module}')
 
 
 def test_stale_readme(copy):
     edit(copy/'nbs/index.ipynb', lambda nb: nb.cells[0].update(source='# Another title'))
-    refused(copy, 'README.md is not what')
+    refused(copy, 'stale_readme', 'README.md is not what')
 
 
 def test_failing_notebook(copy):
-    edit(copy/LOSSES, lambda nb: nb.cells.append(nbformat.v4.new_code_cell('assert 1+1==3')))
-    command = [Path(sys.executable).parent/'nbdev_test', '--path', copy/LOSSES]
+    edit(copy/PATCHING, lambda nb: nb.cells.append(nbformat.v4.new_code_cell('assert 1+1==3')))
+    command = [Path(sys.executable).parent/'nbdev_test', '--path', copy/PATCHING]
     r = subprocess.run(command, capture_output=True, text=True, cwd=copy)
-    assert r.returncode!=0 and '09_losses' in r.stdout+r.stderr
+    assert r.returncode!=0 and '00_patching' in r.stdout+r.stderr
 
 
 @pytest.mark.parametrize('code, fault', [
