@@ -9,6 +9,7 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT/'.ci'))
 import check
+import shape
 from links import dead_links
 
 PATCHING = 'nbs/method/00_patching.ipynb'
@@ -19,8 +20,12 @@ FIGURES = 'nbs/companion/33_figures.ipynb'
 @pytest.fixture
 def copy(tmp_path):
     "The notebooks and what is made from them"
-    for d in ('nbs', 'amsps', 'figures', 'benchmarks', '.ci'):
+    for d in ('nbs', 'amsps', 'benchmarks', '.ci'):
         shutil.copytree(ROOT/d, tmp_path/d, ignore=shutil.ignore_patterns('__pycache__'))
+    (tmp_path/'figures').mkdir()
+    shutil.copy(ROOT/'figures/front.png', tmp_path/'figures')
+    for folder in (ROOT/'figures').glob('*/'):
+        (tmp_path/'figures'/folder.name).symlink_to(folder)
     for f in ('settings.ini', 'setup.py', 'README.md', 'CONTRIBUTING.md', 'CHANGELOG.md'):
         shutil.copy(ROOT/f, tmp_path)
     return tmp_path
@@ -168,14 +173,37 @@ def test_failing_notebook(copy):
     assert r.returncode!=0 and '00_patching' in r.stdout+r.stderr
 
 
-@pytest.mark.parametrize('code, fault', [
+FAULTS = [
     ('x = 1; y = 2', 'E702'), ('x = '+'1+'*70+'1', 'E501'), ('import os', 'F401'),
-    ('a,b,c,d = range(4)', 'more than 3 names'), ('if True: raise ValueError', 'a line of its own')])
-def test_shape(copy, code, fault):
-    path = copy/'.ci/odd.py'
-    path.write_text(code+'\n')
-    r = subprocess.run([sys.executable, copy/'.ci/shape.py', path], capture_output=True, text=True)
-    assert r.returncode==1 and fault in r.stdout, r.stdout+r.stderr
+    ('a,b,c,d = range(4)', 'more than 3 names'), ('if True: raise ValueError', 'a line of its own'),
+    ('#| export\nclass Long:\n'+'    x = 1\n'*60, 'class Long has 61 lines')]
+
+
+@pytest.mark.parametrize('code, fault', FAULTS)
+def test_shape_of_notebooks(monkeypatch, tmp_path, code, fault):
+    monkeypatch.setattr(shape, 'ROOT', tmp_path)
+    odd = tmp_path/'odd.ipynb'
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)]), odd)
+    assert fault in '\n'.join(shape.faults([odd]))
+
+
+@pytest.mark.parametrize('code, fault', FAULTS[:-1])
+def test_shape_of_scripts(monkeypatch, tmp_path, code, fault):
+    monkeypatch.setattr(shape, 'ROOT', tmp_path)
+    (tmp_path/'odd.py').write_text(code+'\n')
+    assert fault in '\n'.join(shape.faults([tmp_path/'odd.py']))
+
+
+def test_every_file_has_a_shape(copy):
+    "`make check` looks at notebooks, tests, benchmarks and its own scripts"
+    for f in ('nbs/guides/odd.ipynb', 'nbs/experiments/odd.ipynb', 'benchmarks/odd.py', '.ci/odd.py'):
+        odd = copy/f
+        if odd.suffix=='.py':
+            odd.write_text('x = 1; y = 2\n')
+        else:
+            nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell('x = 1; y = 2')]), odd)
+        refused(copy, 'shapeless', f'{f}:')
+        odd.unlink()
 
 
 @pytest.fixture

@@ -217,20 +217,31 @@ def _config_option(name, group):
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 # %% ../../nbs/companion/39_cli.ipynb #59a6935d
+_ROW_HELP = 'Start from the settings of a row of the tables, such as AHRL, AMSPS or InfoNCE; other options count more.'
+
 def _config_signature():
     "The signature of `train`"
+    row = typer.Option(metavar='NAME', help=_ROW_HELP, show_default=False, rich_help_panel='Row of the tables')
+    first = inspect.Parameter('row', inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str|None, row])
     groups = configuration.config_groups()
-    return inspect.Signature([_config_option(n, group) for group,names in groups.items() for n in names])
+    return inspect.Signature([first, *(_config_option(n, group) for group,names in groups.items() for n in names)])
+
+def _settings(given):
+    "Parameters of a run: the dataset's preset, those of a row, and the given ones, each on top of the one before"
+    from amsps.companion.grid import row_parameters
+    given = dict(given)
+    row = given.pop('row', None)
+    added = row_parameters(row, given.get('dataset', 'scenes')) if row else {}
+    return configuration.preset(given) | added | given
 
 # %% ../../nbs/companion/39_cli.ipynb #216d4d29
 def _preset_of(args):
-    "The parameters that the arguments of `train --help` choose a preset by"
+    "The parameters that the arguments of `train --help` choose defaults by"
     chosen = dict(freeze_text=True) if '--freeze-text' in args else {}
     for a,following in zip(args, [*args[1:], '']):
-        if a=='--dataset':
-            chosen['dataset'] = following
-        elif a.startswith('--dataset='):
-            chosen['dataset'] = a.partition('=')[2]
+        option,equals,value = a.partition('=')
+        if option in ('--dataset', '--row'):
+            chosen[option[2:]] = value if equals else following
     return chosen
 
 # %% ../../nbs/companion/39_cli.ipynb #f9f412d4
@@ -254,8 +265,10 @@ class TrainCommand(GroupedCommand):
     "Shows the defaults of the dataset that is named beside `--help`"
     def format_options(self, ctx, formatter):
         chosen = _preset_of(self.given)
+        defaults = _settings(chosen)
         for p in self.params:
-            p.help = _described(p.name, configuration.preset(chosen))
+            if p.name in configuration.RunConfig.model_fields:
+                p.help = _described(p.name, defaults)
         formatter.write_paragraph()
         with formatter.indentation():
             formatter.write_text(_whose_defaults(chosen))
@@ -263,7 +276,8 @@ class TrainCommand(GroupedCommand):
 
 def _whose_defaults(chosen):
     frozen = ' with a frozen text encoder' if 'freeze_text' in chosen else ''
-    return f"Defaults below are those of --dataset {chosen.get('dataset', 'scenes')}{frozen}."
+    row = f", row {chosen['row']}" if 'row' in chosen else ''
+    return f"Defaults below are those of --dataset {chosen.get('dataset', 'scenes')}{frozen}{row}."
 
 # %% ../../nbs/companion/39_cli.ipynb #b1e6df17
 def _train(**values):
@@ -275,15 +289,16 @@ def _train(**values):
     \b
     Examples:
       amsps train
+      amsps train --row AMSPS
       amsps train --loss ahrl --n-concepts 60 --consensus likelihood
-      amsps train --dataset flickr8k --data-root DIR --backbone PATH --loss ahrl
+      amsps train --row AMSPS --dataset flickr8k --data-root DIR --backbone PATH
       amsps train --dataset flickr8k --help
       torchrun --no-python --nproc_per_node 2 amsps train --loss ahrl
 
     With torchrun there is no notebook, and --batch-size is that of all processes together."""
     _begin()
     given = {k:v for k,v in values.items() if v is not None}
-    config = configuration.parse_config(configuration.preset(given))
+    config = configuration.parse_config(_settings(given))
     check_run(config, given)
     if int(os.environ.get('WORLD_SIZE', 1))>1:
         _train_together(config)
