@@ -186,7 +186,7 @@ class Loss(Protocol):
     "Interface of a loss"
     mode:str # One of `MODES`
     needs:frozenset # Names of the `extras` of the active mode: any of relatedness, hidden, offline, mined
-    plateau:float|None # Loss where all similarities are equal
+    plateau:float|None # Loss where all similarities are equal: training that stays there has collapsed; or None
 
     def __call__(self,
         sims:Tensor, # (B, B) images x captions, matched pairs on the diagonal
@@ -321,8 +321,8 @@ def hierarchical_penalty(
     offline:Tensor, # (B,) similarity of the hardest drawn candidate
     beta:float=1.5, # Weight where both are equally hard [AOQ]
     alpha:float=0.3, # Scale, cosine units [AOQ]
-    low:float=0., # Lower bound of the weight [ours]
-    high:float=2., # Upper bound of the weight [ours]
+    low:float=0., # Lower bound w_min [ours]; AHRL passes its `penalty_min`
+    high:float=2., # Upper bound w_max [ours]; AHRL passes its `penalty_max`
     flow:bool=False, # Let the gradient through [AOQ's code]
 )->Tensor: # (B,)
     "Weight of each anchor's online term"
@@ -352,7 +352,8 @@ class AHRL(nn.Module):
     penalty:bool = True # Weight the online term
     penalty_beta:float = 1.5 # beta, >= 0 [AOQ]
     penalty_alpha:float = 0.3 # alpha, > 0, cosine units [AOQ]
-    penalty_range:tuple[float,float] = (0., 2.) # w_min, w_max [ours]
+    penalty_min:float = 0. # w_min, lower bound of the weight [ours]
+    penalty_max:float = 2. # w_max, upper bound of the weight, >= w_min [ours]
     penalty_gradient:bool = False # Let the gradient through the penalty [AOQ's code]
     filter_hidden:bool = True # Hidden positives of the batch are no negatives
     hidden_confidence:float = 0.3 # Confidence above which they are hidden positives, between 0 and 1
@@ -383,8 +384,9 @@ def _check_numbers(self):
     check_interval('(0, inf)', temperature=self.temperature, penalty_alpha=self.penalty_alpha,
                    graded_temperature=self.graded_temperature)
     check_interval('(0, 1)', hidden_confidence=self.hidden_confidence)
-    if len(self.penalty_range)!=2 or not self.penalty_range[0]<=self.penalty_range[1]:
-        raise InputError(f"`penalty_range` must be two numbers, the smaller one first; got {self.penalty_range}")
+    if not self.penalty_min<=self.penalty_max:
+        raise InputError("`penalty_min` must be a number that is not larger than `penalty_max`; "
+                         f"got {self.penalty_min} and {self.penalty_max}")
 
 # %% ../nbs/method/09_losses.ipynb #f63dc6ff
 @patch_to(AHRL)
@@ -416,7 +418,7 @@ PRESETS = dict(
     hardest_triplet=_TRIPLET,
     selhn=_TRIPLET | dict(selection='safe'),
     sam=_TRIPLET | dict(adaptive_margin=.5),
-    aoq=_TRIPLET | dict(offline_weight=1., cross_weight=1., penalty=True),
+    aoq=_TRIPLET | dict(offline_weight=1., cross_weight=1., penalty=True, penalty_beta=1.5, penalty_alpha=.3),
     fne=_TRIPLET | dict(filter_hidden=True, hidden_confidence=.5))
 
 # %% ../nbs/method/09_losses.ipynb #61d3d7b8
@@ -559,7 +561,7 @@ def penalty_weight(self,
     online = torch.stack([batch.amax(1), batch.amax(0)])
     hardest = drawn.where(mask, -2.).amax(-1)
     w = hierarchical_penalty(online, hardest, beta=self.penalty_beta, alpha=self.penalty_alpha,
-                             low=self.penalty_range[0], high=self.penalty_range[1], flow=self.penalty_gradient)
+                             low=self.penalty_min, high=self.penalty_max, flow=self.penalty_gradient)
     return w.where((online>-2) & mask.any(-1), 1.)
 
 # %% ../nbs/method/09_losses.ipynb #a9d94aea
@@ -681,6 +683,7 @@ class LossEntry(NamedTuple):
     factory:Callable[...,Loss] # Makes the loss
     label:str # In tables
     parameters:tuple[str,...] # Run parameters that the factory takes
+    needs:tuple[str,...] # Inputs that its active mode may need
 
 LOSSES:dict[str,LossEntry] = {}
 
@@ -690,11 +693,12 @@ def register_loss(
     label:str, # In tables
     factory:Callable[...,Loss], # A class, or a function that returns a loss
     parameters:tuple[str,...]=(), # Names of run parameters that the factory takes
+    needs:tuple[str,...]=(), # Inputs that its active mode may need: relatedness, hidden, offline, mined
 ):
-    "Add a loss to `LOSSES`. In a module, write `name` and `label` as literals: they are read from the source too."
+    "Add a loss to `LOSSES`. In a module, write all but `factory` as literals: they are read from the source too."
     if name in LOSSES:
         raise InputError(f"a loss {name!r} is registered already; choose another name, or `del LOSSES[{name!r}]` first")
-    LOSSES[name] = LossEntry(factory, label, tuple(parameters))
+    LOSSES[name] = LossEntry(factory, label, tuple(parameters), tuple(needs))
 
 # %% ../nbs/method/09_losses.ipynb #764b412e
 def make_loss(
@@ -710,11 +714,11 @@ register_loss('sum_triplet', 'Sum triplet', partial(AHRL.preset, 'sum_triplet'),
 register_loss('mean_triplet', 'Mean triplet', partial(AHRL.preset, 'mean_triplet'), parameters=('margin',))
 register_loss('hardest_triplet', 'Hardest triplet', partial(AHRL.preset, 'hardest_triplet'), parameters=('margin',))
 register_loss('selhn', 'SelHN', partial(AHRL.preset, 'selhn'), parameters=('margin',))
-register_loss('sam', 'SAM', partial(AHRL.preset, 'sam'), parameters=('margin',))
-register_loss('aoq', 'AOQ', partial(AHRL.preset, 'aoq'), parameters=('margin',))
-register_loss('fne', 'FNE', partial(AHRL.preset, 'fne'), parameters=('margin', 'hidden_confidence'))
+register_loss('sam', 'SAM', partial(AHRL.preset, 'sam'), parameters=('margin',), needs=('relatedness',))
+register_loss('aoq', 'AOQ', partial(AHRL.preset, 'aoq'), parameters=('margin',), needs=('offline',))
+register_loss('fne', 'FNE', partial(AHRL.preset, 'fne'), parameters=('margin', 'hidden_confidence'), needs=('hidden',))
 register_loss('infonce', 'InfoNCE', InfoNCELoss, parameters=('temperature',))
-register_loss('ahrl', 'AHRL', AHRL, parameters=(
+register_loss('ahrl', 'AHRL', AHRL, needs=('relatedness', 'hidden', 'offline', 'mined'), parameters=(
     'margin', 'selection', 'temperature', 'adaptive_margin', 'offline_weight', 'cross_weight', 'offline_margin',
-    'penalty', 'penalty_beta', 'penalty_alpha', 'filter_hidden', 'hidden_confidence', 'mining_weight', 'mining_margin',
-    'graded_weight', 'graded_temperature'))
+    'penalty', 'penalty_beta', 'penalty_alpha', 'penalty_min', 'penalty_max', 'filter_hidden', 'hidden_confidence',
+    'mining_weight', 'mining_margin', 'graded_weight', 'graded_temperature'))

@@ -767,7 +767,8 @@ def _check_evidence(evidence):
     if n>=MIN_SIBLINGS: return evidence
     reason = "hidden positives are judged by how the captions of one image agree"
     found = f"only {n} captions share an image with another"
-    fix = "give images several captions, or set `evidence` to None and mine candidates only"
+    fix = ("give images several captions; or mine candidates only: `evidence` None, a loss without `adaptive_margin`, "
+           "`filter_hidden` and `mining_weight`, and `refresh(..., needs=loss.needs)`")
     raise InputError(f"{reason}, and {found}; {fix}")
 
 # %% ../nbs/method/12_mining.ipynb #7142ca25

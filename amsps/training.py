@@ -180,7 +180,7 @@ def on_log(self, args, state, control, logs=None, **kwargs):
     steps,self.steps = self.steps,0
     if not self.on_plateau(logs, steps): return
     value = logs['i2t']+logs['t2i']
-    found = f"margin plateau: through epoch {round(state.epoch)} the loss stood at {value:.3f}, twice the margin"
+    found = f"margin plateau: through epoch {round(state.epoch)} the loss stood at {value:.3f}"
     advice = "more `warmup_epochs`, a smaller `learning_rate`, less `dropout` or `word_dropout`, or a smooth selection"
     raise TrainingCollapse(f"{found}, where all similarities are equal; try {advice}")
 

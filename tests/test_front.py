@@ -24,10 +24,20 @@ def test_commands_of_the_readme_are_those_of_the_tables(monkeypatch):
 
 
 def test_configuration_knows_the_registered_losses():
-    "Names and labels are read from the source, without importing torch"
-    from amsps.companion.config import loss_labels
+    "Names, labels, parameters and needs are read from the source, without importing torch"
+    from amsps.companion.config import known_losses
     from amsps.losses import LOSSES
-    assert loss_labels()=={name:entry.label for name,entry in LOSSES.items()}
+    assert known_losses()=={name:(e.label, e.parameters, e.needs) for name,e in LOSSES.items()}
+
+
+@pytest.mark.parametrize('off', [(), ('adaptive_margin',), ('offline_weight', 'cross_weight', 'penalty'),
+                                 ('filter_hidden', 'mining_weight')])
+def test_configuration_knows_what_a_loss_needs(off):
+    from amsps.companion.build import build_loss
+    from amsps.companion.config import RunConfig, loss_labels, loss_needs
+    for name in loss_labels():
+        config = RunConfig(loss=name, **{k:type(RunConfig.model_fields[k].default)(0) for k in off})
+        assert loss_needs(config)==build_loss(config).needs, name
 
 
 @pytest.mark.parametrize('kind', ['scenes', 'photographs'])

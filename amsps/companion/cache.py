@@ -16,7 +16,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 from pydantic import ValidationError
-from .config import LOCATIONS, RunConfig, label_of
+from .config import LOCATIONS, RunConfig, label_of, loss_needs
 from .paths import package_folder
 from ..errors import InputError
 
@@ -132,14 +132,12 @@ def _never(c): return False
 # %% ../../nbs/companion/23_cache.ipynb #c1775380
 def _mines(c):
     "Whether the loss uses candidates or hidden positives"
-    parts = c.offline_weight or c.cross_weight or c.penalty or c.filter_hidden or c.mining_weight
-    return c.loss in ('aoq','fne') or c.loss=='ahrl' and bool(parts)
+    return bool(loss_needs(c)-{'relatedness'})
 
 # %% ../../nbs/companion/23_cache.ipynb #91c1ff98
 def _has_miner(c):
     "Whether the loss uses candidates, hidden positives or relatedness"
-    related = c.loss=='sam' or c.loss=='ahrl' and bool(c.adaptive_margin or c.graded_weight)
-    return related or _mines(c)
+    return bool(loss_needs(c))
 
 # %% ../../nbs/companion/23_cache.ipynb #b7d18b44
 USED_WHEN = {
