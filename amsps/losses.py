@@ -6,8 +6,8 @@
 __all__ = ['SELECTIONS', 'MODES', 'PRESETS', 'LOSSES', 'negative_mask', 'check_shape', 'check_batch', 'margin_gaps',
            'soft_maximum', 'safe_selection', 'select_gaps', 'plain_violations', 'smooth_violations', 'both_violations',
            'Loss', 'check_interval', 'check_choice', 'plateau_of', 'TripletLoss', 'InfoNCELoss', 'semantic_margin',
-           'Offline', 'Mined', 'hierarchical_penalty', 'graded_gap', 'AHRL', 'check_extras', 'check_candidates',
-           'Terms', 'LossEntry', 'register_loss', 'make_loss']
+           'Offline', 'Mined', 'Quintuplet', 'Queue', 'hierarchical_penalty', 'graded_gap', 'AHRL', 'check_extras',
+           'check_candidates', 'Terms', 'LossEntry', 'register_loss', 'make_loss']
 
 # %% ../nbs/method/09_losses.ipynb #6393b189
 from collections.abc import Callable
@@ -315,6 +315,26 @@ class Mined(NamedTuple):
     text_confidence:Tensor # 0 where there is none
     image_confidence:Tensor
 
+# %% ../nbs/method/09_losses.ipynb #586b4122
+class Quintuplet(NamedTuple):
+    "Similarities of drawn candidates and of their annotated partners, (B,) each, and masks of those that exist [AOQ]"
+    text:Tensor # s(v_i, t_off)
+    image:Tensor # s(v_off, t_i)
+    cross:Tensor # s(v_off, t_off)
+    swapped:Tensor # s(image of t_off, a caption of v_off)
+    text_mask:Tensor # (B,) bool
+    image_mask:Tensor
+    cross_mask:Tensor # False also where the pair belongs together
+    swapped_mask:Tensor
+
+class Queue(NamedTuple):
+    "Similarities of a batch to Q pairs of the training set that are outside it [FNE]"
+    texts:Tensor # (B, Q), image i to the queued captions
+    images:Tensor # (B, Q), caption i to the queued images
+    text_known:Tensor # (B, Q) bool, image i and the queued caption match
+    image_known:Tensor # (B, Q) bool
+    uniform:Tensor # (2, B) in 0..1, random numbers of the image anchors and of the caption anchors
+
 # %% ../nbs/method/09_losses.ipynb #825f041a
 def hierarchical_penalty(
     online:Tensor, # (B,) similarity of the hardest negative of the batch
@@ -417,9 +437,9 @@ PRESETS = dict(
     mean_triplet=_TRIPLET | dict(selection='mean'),
     hardest_triplet=_TRIPLET,
     selhn=_TRIPLET | dict(selection='safe'),
-    sam=_TRIPLET | dict(adaptive_margin=.5),
-    aoq=_TRIPLET | dict(offline_weight=1., cross_weight=1., penalty=True, penalty_beta=1.5, penalty_alpha=.3),
-    fne=_TRIPLET | dict(filter_hidden=True, hidden_confidence=.5))
+    sam_like=_TRIPLET | dict(adaptive_margin=.5),
+    aoq_like=_TRIPLET | dict(offline_weight=1., cross_weight=1., penalty=True, penalty_beta=1.5, penalty_alpha=.3),
+    fne_like=_TRIPLET | dict(filter_hidden=True, hidden_confidence=.5))
 
 # %% ../nbs/method/09_losses.ipynb #61d3d7b8
 @patch_to(AHRL, cls_method=True)
@@ -714,9 +734,10 @@ register_loss('sum_triplet', 'Sum triplet', partial(AHRL.preset, 'sum_triplet'),
 register_loss('mean_triplet', 'Mean triplet', partial(AHRL.preset, 'mean_triplet'), parameters=('margin',))
 register_loss('hardest_triplet', 'Hardest triplet', partial(AHRL.preset, 'hardest_triplet'), parameters=('margin',))
 register_loss('selhn', 'SelHN', partial(AHRL.preset, 'selhn'), parameters=('margin',))
-register_loss('sam', 'SAM', partial(AHRL.preset, 'sam'), parameters=('margin',), needs=('relatedness',))
-register_loss('aoq', 'AOQ', partial(AHRL.preset, 'aoq'), parameters=('margin',), needs=('offline',))
-register_loss('fne', 'FNE', partial(AHRL.preset, 'fne'), parameters=('margin', 'hidden_confidence'), needs=('hidden',))
+register_loss('sam_like', 'SAM-like', partial(AHRL.preset, 'sam_like'), parameters=('margin',), needs=('relatedness',))
+register_loss('aoq_like', 'AOQ-like', partial(AHRL.preset, 'aoq_like'), parameters=('margin',), needs=('offline',))
+register_loss('fne_like', 'FNE-like', partial(AHRL.preset, 'fne_like'), needs=('hidden',),
+              parameters=('margin', 'hidden_confidence'))
 register_loss('infonce', 'InfoNCE', InfoNCELoss, parameters=('temperature',))
 register_loss('ahrl', 'AHRL', AHRL, needs=('relatedness', 'hidden', 'offline', 'mined'), parameters=(
     'margin', 'selection', 'temperature', 'adaptive_margin', 'offline_weight', 'cross_weight', 'offline_margin',

@@ -28,11 +28,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from .errors import InputError
 from .patching import patch_to
 from .data import PairCollator, PairDataset, on_device
-from .losses import check_choice
+from .losses import Queue, check_choice
 from .metrics import recall_metrics, relevance_metrics, retrieval_ranks
-from .mining import MatchModel, Miner, candidate_masks, drawn_confidence, drawn_positions, fit_match_model
-from .mining import known_pairs, mined_similarities, offline_similarities, row_products, text_groups
-from .mining import unannotated_scores
+from .mining import (
+    OWN_ARGUMENTS, MatchModel, Miner, candidate_masks, drawn_confidence, drawn_positions, fit_match_model, known_pairs,
+    mined_similarities, offline_similarities, pair_positions, quintuplet_masks, quintuplet_similarities, row_products,
+    text_groups, unannotated_scores)
 from .model import AmspsModel, AmspsOutput, level_objective
 from .distributed import encode_all, gather_rows, join_processes, nonempty_shard, rank_and_world, shard
 from .distributed import wait_for_all
@@ -124,7 +125,9 @@ class LearningModes(TrainerCallback):
         if epoch<self.warmup_epochs: return 'warmup'
         return 'hard' if epoch<self.active_from else 'active'
 
-    def on_epoch_begin(self, args, state, control, **kwargs): self.loss.mode = self.mode(round(state.epoch))
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.loss.mode = self.mode(round(state.epoch))
+        if hasattr(self.loss, 'begin_epoch'): self.loss.begin_epoch() # a loss with a state, such as FNE
 
 # %% ../nbs/method/13_training.ipynb #f37497eb
 class TrainingCollapse(InputError):
@@ -272,7 +275,7 @@ def describe(self)->dict: # Plain values
 @patch_to(MiningCallback)
 def on_epoch_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
     epoch = round(state.epoch)
-    if epoch<self.active_from or self.needs<={'relatedness'}: return
+    if epoch<self.active_from or self.needs<=OWN_ARGUMENTS: return
     finished,since = divmod(epoch-self.active_from, self.refresh)
     due = since==0
     passes = finished if due else finished+1
@@ -288,7 +291,7 @@ def _load(self, passes, memory, device):
 @patch_to(MiningCallback)
 def _embed(self, model, tokenizer):
     "Fused embeddings of the training set on the model's device; with `memory` those of the instance level too"
-    if not self.miner.memory:
+    if not self.miner.keeps(self.needs):
         images,texts = embed(model, tokenizer, self.train_set)
         return images.to(model.device),texts.to(model.device),None
     d = model.config.embed_size
@@ -373,6 +376,8 @@ def extras(self,
     "What the active mode adds to a batch"
     device = output.image_embeds.device
     pairs = on_device(self.miner.batch_pairs(needs, image, caption), device)
+    if needs & {'quintuplet','queue'}:
+        return self._published(model, tokenizer, image, caption, output=output, needs=needs, step=step, autocast=autocast)
     if not needs & {'offline','mined'}: return {k:pairs for k in output.levels()}
     draw = self.miner.draw_for(image, caption, step)
     part = nonempty_shard(len(image))
@@ -389,12 +394,55 @@ def _of_draw(self, image, caption, draw, device):
     confidence = drawn_confidence(self.miner.mined, image, caption, draw)
     return masks,[on_device(x, device) for x in confidence]
 
+# %% ../nbs/method/13_training.ipynb #618173b4
+@patch_to(MiningCallback)
+def _published(self, model, tokenizer, image, caption, output, needs, step, autocast):
+    "Arguments `quintuplet` or `queue` of each level"
+    levels = output.levels()
+    device = output.image_embeds.device
+    if 'quintuplet' in needs:
+        draw = self.miner.draw_quintuplets_for(image, caption, step)
+        part = nonempty_shard(len(image))
+        texts,images = (x[part] for x in pair_positions(draw))
+        with autocast: of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
+        masks = [on_device(x, device) for x in quintuplet_masks(self.miner.mined, draw)]
+        product = _gathered_products(len(image))
+        return {k:dict(quintuplet=quintuplet_similarities(v, t, of_texts[k], of_images[k], masks, product))
+                for k,(v,t) in levels.items()}
+    return self._queued(model, tokenizer, image, caption, levels=levels, step=step)
+
+# %% ../nbs/method/13_training.ipynb #b0b3da7c
+@patch_to(MiningCallback)
+@torch.no_grad()
+def _queue_levels(self, model, tokenizer, queued):
+    "Embeddings of queued images and captions from the last pass, by level"
+    images,texts = (torch.from_numpy(x) for x in queued)
+    of_texts,of_images = self._remembered(model, tokenizer, texts, images)
+    return _levels(*of_images),_levels(*of_texts)
+
+@patch_to(MiningCallback)
+def _queued(self, model, tokenizer, image, caption, levels, step):
+    "Argument `queue` of each level"
+    queued,known,uniform = self.miner.draw_queue_for(image, caption, step)
+    images,texts = self._queue_levels(model, tokenizer, queued)
+    n = len(image)
+    own = shard(n)
+    def rows(x): return gather_rows(x[:own.stop-own.start], n)
+    out = {}
+    for k,(v,t) in levels.items():
+        rest = [on_device(x, v.device) for x in (*known, uniform)]
+        out[k] = dict(queue=Queue(rows(v@texts[k].float().T), rows(t@images[k].float().T), *rest))
+    return out
+
 # %% ../nbs/method/13_training.ipynb #0046ec47
+def _gathered_products(n):
+    "Row products of this process's shard, gathered for the n pairs of all"
+    own = shard(n)
+    return lambda a, b: gather_rows(row_products(a, b)[:own.stop-own.start], n)
+
 def _drawn_terms(needs, v, t, texts, images, masks, confidence):
     "Arguments `offline` and `mined` of a level, those that are needed"
-    n = len(confidence[0])
-    own = shard(n)
-    def product(a, b): return gather_rows(row_products(a, b)[:own.stop-own.start], n)
+    product = _gathered_products(len(confidence[0]))
     out = {}
     if 'offline' in needs: out['offline'] = offline_similarities(v, t, texts, images, masks, product)
     if 'mined' in needs: out['mined'] = mined_similarities(v, t, texts, images, confidence, product)

@@ -14,6 +14,7 @@ from .datasets import RunData
 from ..consensus import ConceptGraph, build_graph, read_vectors, table_vectors
 from ..data import PairDataset, build_tokenizer
 from ..losses import LOSSES, Loss
+from ..rivals import PUBLISHED
 from ..mining import CoverageEvidence, Evidence, Miner, SentenceEvidence
 from ..model import AmspsConfig, AmspsModel
 from ..text import TextStates, load_text_backbone
@@ -123,7 +124,7 @@ def build_miner(
 )->MiningCallback|None:
     "Mining callback of a run; None for a loss that needs the batch only"
     if not needs: return None
-    kind = 'none' if config.loss=='fne' else config.evidence # FNE's confidence comes from the model alone
+    kind = 'none' if config.loss in (*PUBLISHED,'fne_like') else config.evidence # FNE trusts the model alone
     evidence = build_evidence(kind, train_set, data.sentences)
     names = ('candidates', 'hidden_confidence', 'seed', 'search', 'memory')
     settings = {k:getattr(config, k) for k in names}|dict(relevance=data.split_relevance(train_set))

@@ -117,7 +117,6 @@ def _module(name):
                 continue
             code[t] = code.get(t, '')+ast.unparse(bare)+'\n'
             mentions.setdefault(t, set()).update(n.id for n in ast.walk(bare) if isinstance(n, ast.Name))
-    mentions.get('LOSSES', set()).update(t for t in code if t.startswith('LOSSES['))
     return code,mentions,imports
 
 # %% ../../nbs/companion/23_cache.ipynb #4479009c
@@ -132,7 +131,7 @@ def _never(c): return False
 # %% ../../nbs/companion/23_cache.ipynb #c1775380
 def _mines(c):
     "Whether the loss uses candidates or hidden positives"
-    return bool(loss_needs(c)-{'relatedness'})
+    return bool(loss_needs(c)-{'relatedness','cider'})
 
 # %% ../../nbs/companion/23_cache.ipynb #91c1ff98
 def _has_miner(c):
@@ -168,7 +167,11 @@ USED_WHEN = {
     'consensus.GraphLevel': lambda c: _has_concepts(c) and c.consensus=='graph',
     'consensus.LikelihoodLevel': lambda c: _has_concepts(c) and c.consensus=='likelihood',
     # loss
-    'losses.PRESETS': lambda c: c.loss not in ('ahrl','infonce'),
+    'losses.PRESETS': lambda c: c.loss not in ('ahrl','infonce','sam','aoq','fne'),
+    'mining.CiderD': lambda c: 'cider' in loss_needs(c),
+    'mining.BatchCider': lambda c: 'cider' in loss_needs(c),
+    'mining.quintuplet_masks': lambda c: 'quintuplet' in loss_needs(c),
+    'mining.draw_queue': lambda c: 'queue' in loss_needs(c),
     # mining
     'mining.Miner': _has_miner,
     'training.MiningCallback': _has_miner,
@@ -210,8 +213,7 @@ def code_behind(
             continue
         used[key] = digest(code[name])[:8]
         todo += [imports[n] if n in imports else (module, n) for n in mentions[name] if n in imports or n in code]
-        if '' in code:
-            todo.append((module, ''))
+        todo += [(module, t) for t in code if t=='' or t.startswith('LOSSES[')] # statements that run on import
     return dict(sorted(used.items()))
 
 # %% ../../nbs/companion/23_cache.ipynb #afc8b354
@@ -235,7 +237,7 @@ def used_code(
     "The definitions that a run uses"
     def counts(name):
         if name.startswith(_UNCOUNTED): return False
-        if name.startswith('losses.LOSSES['): return name==f'losses.LOSSES[{config.loss}]'
+        if '.LOSSES[' in name: return name.endswith(f'.LOSSES[{config.loss}]')
         return name not in USED_WHEN or USED_WHEN[name](config)
     return code_behind('\n'.join(cells), counts)
 

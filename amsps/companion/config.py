@@ -26,7 +26,7 @@ class RegisteredLoss(NamedTuple):
     "A loss as its registration describes it"
     label:str # In tables
     parameters:tuple[str,...]=() # Run parameters that it takes
-    needs:tuple[str,...]=() # Inputs that its active mode may need: relatedness, hidden, offline, mined
+    needs:tuple[str,...]=() # Inputs that its active mode may need, such as relatedness
 
 def registered_losses(
     source:str, # Python
@@ -45,7 +45,8 @@ def _registered(call):
 @cache
 def known_losses()->dict[str,RegisteredLoss]: # By name
     "All losses that a run can be trained with"
-    return registered_losses((package_folder()/'losses.py').read_text())
+    modules = [package_folder()/name for name in ('losses.py','rivals.py')]
+    return {k:v for m in modules for k,v in registered_losses(m.read_text(encoding='utf-8')).items()}
 
 def loss_labels()->dict[str,str]: # Name -> label in tables
     return {name:known.label for name,known in known_losses().items()}
@@ -262,11 +263,11 @@ _SWITCHES = dict(relatedness=('adaptive_margin','graded_weight'), hidden=('filte
 
 def loss_needs(
     config, # `RunConfig`
-)->frozenset[str]: # Of relatedness, hidden, offline, mined
+)->frozenset[str]: # Names such as relatedness, hidden, offline, mined
     "Inputs that the active mode of a run's loss requires, as `needs` of the loss itself"
     known = known_losses()[config.loss]
     def is_on(need):
-        switches = [s for s in _SWITCHES[need] if s in known.parameters]
+        switches = [s for s in _SWITCHES.get(need, ()) if s in known.parameters]
         return not switches or any(getattr(config, s) for s in switches)
     return frozenset(need for need in known.needs if is_on(need))
 
