@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['KINDS', 'RATIO', 'AUXILIARIES', 'PIECES', 'BASE', 'SPELLINGS', 'count_kinds', 'pick_concepts', 'caption_concepts',
            'ConceptGraph', 'build_graph', 'concept_adjacency', 'read_vectors', 'table_vectors', 'token_concepts',
-           'find_concepts', 'ConceptLevel', 'concept_attention', 'add_named_concepts', 'weighted_sum',
+           'find_concepts', 'ConceptLevel', 'LearntAttention', 'add_named_concepts', 'dot_attention', 'weighted_sum',
            'concept_divergence', 'GraphLevel', 'image_information', 'caption_information', 'weighted_concatenation',
            'concept_likelihood', 'LikelihoodLevel']
 
 # %% ../nbs/method/07_consensus.ipynb #5fbfc92a
 import string
+from functools import partial
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -327,25 +328,52 @@ class ConceptLevel(nn.Module):
         "Concepts that captions name"
         return find_concepts(input_ids, attention_mask, *self.tables(), q=self.n_concepts)
 
-# %% ../nbs/method/07_consensus.ipynb #ac87d921
-def concept_attention(
-    instance:Tensor, # (B, D) unit length
-    concepts:Tensor, # (q, D) unit length
-    scale:float, # lambda
-)->Tensor: # (B, q) concept scores, rows sum to 1
-    "Attention of instances over concepts [CVSE]"
-    return (scale*instance@concepts.T).softmax(1)
+# %% ../nbs/method/07_consensus.ipynb #6353f635
+class _BatchNorm(nn.BatchNorm1d):
+    "Batch normalisation that also takes a batch of one, with the running statistics"
+    def forward(self, x):
+        train = self.training and len(x)>1
+        if train: self.num_batches_tracked.add_(1)
+        moments = (self.running_mean, self.running_var)
+        return F.batch_norm(x, *moments, weight=self.weight, bias=self.bias, training=train, momentum=self.momentum)
 
-# %% ../nbs/method/07_consensus.ipynb #e1ce299a
+class LearntAttention(nn.Module):
+    "Concept scores of one modality, by learnt projections [CVSE]"
+    def __init__(self,
+        embed_size:int, # D
+        scale:float=10., # lambda
+    ):
+        super().__init__()
+        self.scale = scale
+        self.of_concepts = nn.Sequential(nn.Linear(embed_size, embed_size), _BatchNorm(embed_size), nn.Tanh())
+        self.of_instance = nn.Sequential(nn.Linear(embed_size, embed_size), _BatchNorm(embed_size), nn.Tanh())
+        self.score = nn.Linear(embed_size, 1)
+
+    def forward(self,
+        instance:Tensor, # (B, D) unit length
+        concepts:Tensor, # (q, D), as the graph convolution gives them
+    )->Tensor: # (B, q), rows sum to 1
+        weighted = self.of_instance(instance)*self.score.weight
+        return (self.scale*(weighted@self.of_concepts(concepts).T+self.score.bias)).softmax(1)
+
+# %% ../nbs/method/07_consensus.ipynb #21d3c4b6
 def add_named_concepts(
-    scores:Tensor, # (B, q) from `concept_attention`
+    scores:Tensor, # (B, q), rows sum to 1
     named:Tensor, # (B, q) 0/1, from `ConceptLevel.named`
     ratio:float, # Weight of the named concepts, 0..1
+    scale:float=10., # lambda
 )->Tensor: # (B, q), rows sum to 1
     "Mix the concepts that captions name into their scores [CVSE]"
-    n = named.sum(1, keepdim=True)
-    ratio = ratio*(n>0)
-    return ((1-ratio)*scores+ratio*named/n.clamp(min=1)).to(scores.dtype)
+    return ((1-ratio)*scores+ratio*(scale*named).softmax(1)).to(scores.dtype)
+
+# %% ../nbs/method/07_consensus.ipynb #ac87d921
+def dot_attention(
+    instance:Tensor, # (B, D) unit length
+    concepts:Tensor, # (q, D) of any length
+    scale:float=10., # lambda
+)->Tensor: # (B, q) concept scores, rows sum to 1
+    "Attention of instances over concepts, without parameters [ours]"
+    return (scale*instance@F.normalize(concepts, dim=1).T).softmax(1)
 
 # %% ../nbs/method/07_consensus.ipynb #698fb341
 def weighted_sum(
@@ -380,6 +408,7 @@ class GraphLevel(ConceptLevel):
         scale:float=10., # lambda
         label_ratio:float=.35, # Weight of a caption's own concepts, 0..1
         learn_words:bool=False, # Train the word vectors
+        attention:str='learnt', # learnt [CVSE] or dot [ours]
     ):
         super().__init__(n_concepts, n_tokens)
         self.scale = scale
@@ -388,20 +417,25 @@ class GraphLevel(ConceptLevel):
         self.words = nn.Parameter(torch.randn(n_concepts, word_size)*.4, requires_grad=learn_words)
         self.gcn1 = nn.Linear(word_size, embed_size//2, bias=False)
         self.gcn2 = nn.Linear(embed_size//2, embed_size, bias=False)
+        learnt = attention=='learnt'
+        self.of_images = LearntAttention(embed_size, scale) if learnt else partial(dot_attention, scale=scale)
+        self.of_captions = LearntAttention(embed_size, scale) if learnt else partial(dot_attention, scale=scale)
 
-    def concepts(self)->Tensor: # (q, D) unit length
+    def concepts(self)->Tensor: # (q, D)
         "Concept embeddings"
         h = F.leaky_relu(self.adjacency@self.gcn1(self.words), .2)
-        return F.normalize(self.adjacency@self.gcn2(h), dim=1)
+        return self.adjacency@self.gcn2(h)
 
     def forward(self,
         instance:Tensor, # (B, D) unit length
         named:Tensor|None=None, # (B, q) from `named`, for captions
     )->tuple[Tensor,Tensor]: # (B, D) consensus embeddings, unit length; (B, q) concept scores, rows sum to 1
         z = self.concepts()
-        p = concept_attention(instance, z, self.scale)
-        if named is not None: p = add_named_concepts(p, named, self.label_ratio)
-        return F.normalize(p@z, dim=1),p
+        if named is None:
+            p = self.of_images(instance, z)
+        else:
+            p = add_named_concepts(self.of_captions(instance, z), named, self.label_ratio, self.scale)
+        return F.normalize(p@F.normalize(z, dim=1), dim=1),p
 
 # %% ../nbs/method/07_consensus.ipynb #35c10a01
 @patch_to(GraphLevel)

@@ -926,7 +926,7 @@ def unit_embeddings(
 
 # %% ../nbs/method/12_mining.ipynb #8e68adbe
 MIN_SIBLINGS = 20 # Captions that share an image with another caption
-MINED_ARGUMENTS = frozenset(('hidden', 'offline', 'mined', 'quintuplet', 'queue')) # Arguments of a loss that come from a pass
+MINED_ARGUMENTS = frozenset(('hidden', 'offline', 'mined', 'quintuplet', 'queue')) # Arguments that come from a pass
 OWN_ARGUMENTS = frozenset(('relatedness', 'cider')) # Arguments that need no pass
 
 def _check_evidence(evidence):

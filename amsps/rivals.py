@@ -111,6 +111,24 @@ class SAM(_Published):
         check_interval('(0, inf)', tau=self.tau)
         check_choice(SAMPLINGS, sampling=self.sampling)
 
+    def forward(self,
+        sims:Tensor, # (B, B) cosine similarities, images x captions, matched pairs on the diagonal
+        image:Tensor, # (B,) int64, image of each pair
+        known:Tensor|None=None, # (B, B) bool, further pairs that match
+        cider=None, # `BatchCider`: places of images and captions in the batch -> CIDEr-D
+    )->dict[str,Tensor]: # Scalars `loss`, `i2t`, `t2i`, and the terms `online`, `soft`
+        "Loss of a batch. Raises `InputError` for a wrong shape and a missing input."
+        check_batch(sims, image, known)
+        if self.mode!='active': return self._plain(sims, image, known)
+        self._require(cider=cider)
+        own,negatives = sims.diagonal(),negative_mask(image, known)
+        online = torch.stack(both_violations(sims, negatives, self.margin, (own, own), how='hardest'))
+        directions = (sims, negatives),(sims.T, negatives.T)
+        soft = torch.stack([self._soft_term(s, n, cider) for s,n in directions])
+        both = (online+self.weight*soft).mean(1)
+        log = {name:x.detach().mean(1).sum() for name,x in dict(online=online, soft=soft).items()}
+        return dict(loss=both.sum(), i2t=both[0], t2i=both[1], **log)
+
 # %% ../nbs/method/14_rivals.ipynb #123cff4b
 @patch_to(SAM)
 def _chosen(self,
@@ -142,26 +160,6 @@ def _soft_term(self,
     margin = ((own-other)/self.tau).clamp(max=1)
     return (margin+sims[anchor,chosen]-sims.diagonal()).relu().where(chosen!=anchor, 0.)
 
-# %% ../nbs/method/14_rivals.ipynb #dc0e6bbd
-@patch_to(SAM)
-def forward(self,
-    sims:Tensor, # (B, B) cosine similarities, images x captions, matched pairs on the diagonal
-    image:Tensor, # (B,) int64, image of each pair
-    known:Tensor|None=None, # (B, B) bool, further pairs that match
-    cider=None, # `BatchCider`: places of images and captions in the batch -> CIDEr-D
-)->dict[str,Tensor]: # Scalars `loss`, `i2t`, `t2i`, and the terms `online`, `soft`
-    "Loss of a batch. Raises `InputError` for a wrong shape and a missing input."
-    check_batch(sims, image, known)
-    if self.mode!='active': return self._plain(sims, image, known)
-    self._require(cider=cider)
-    own,negatives = sims.diagonal(),negative_mask(image, known)
-    online = torch.stack(both_violations(sims, negatives, self.margin, (own, own), how='hardest'))
-    directions = (sims, negatives),(sims.T, negatives.T)
-    soft = torch.stack([self._soft_term(s, n, cider) for s,n in directions])
-    both = (online+self.weight*soft).mean(1)
-    log = {name:x.detach().mean(1).sum() for name,x in dict(online=online, soft=soft).items()}
-    return dict(loss=both.sum(), i2t=both[0], t2i=both[1], **log)
-
 # %% ../nbs/method/14_rivals.ipynb #bbd3b487
 @dataclass(eq=False)
 class FNE(_Published):
@@ -183,15 +181,38 @@ class FNE(_Published):
         "Forget the fits; called at the beginning of each epoch"
         self._fits = {'positive':_Gaussian(), 'negative':_Gaussian()}
 
+    def forward(self,
+        sims:Tensor, # (B, B) cosine similarities, images x captions, matched pairs on the diagonal
+        image:Tensor, # (B,) int64, image of each pair
+        known:Tensor|None=None, # (B, B) bool, further pairs that match
+        queue:Queue|None=None, # Similarities to pairs outside the batch
+    )->dict[str,Tensor]: # Scalars `loss`, `i2t`, `t2i`, and `pairs`: how many the fits have
+        "Loss of a batch. Raises `InputError` for a wrong shape and a missing input."
+        check_batch(sims, image, known)
+        if self.mode!='active': return self._plain(sims, image, known)
+        self._require(queue=queue)
+        self._check_queue(len(sims), queue)
+        own,negatives = sims.diagonal(),negative_mask(image, known)
+        self._observe(sims.detach(), negatives)
+        q = queue
+        of_images = torch.cat([sims, q.texts], 1),torch.cat([negatives, ~q.text_known], 1)
+        of_captions = torch.cat([sims.T, q.images], 1),torch.cat([negatives.T, ~q.image_known], 1)
+        i2t = self._sampled(*of_images, positive=own, uniform=q.uniform[0]).mean()
+        t2i = self._sampled(*of_captions, positive=own, uniform=q.uniform[1]).mean()
+        return dict(loss=i2t+t2i, i2t=i2t, t2i=t2i, pairs=self._fits['positive'].count)
+
 # %% ../nbs/method/14_rivals.ipynb #752a38bc
 class _Gaussian:
     "Running mean and variance; nothing waits for the device"
     def __init__(self):
-        self.sum = self.squares = self.count = torch.tensor(0.)
+        self.sum = torch.tensor(0.)
+        self.squares = torch.tensor(0.)
+        self.count = torch.tensor(0.)
 
     def add(self, values, counted): # (n,), (n,) bool
         counted = counted.to(values.dtype)
-        self.count,self.sum = self.count.to(values)+counted.sum(),self.sum.to(values)+(values*counted).sum()
+        self.count = self.count.to(values)+counted.sum()
+        self.sum = self.sum.to(values)+(values*counted).sum()
         self.squares = self.squares.to(values)+((values-self.mean)**2*counted).sum()
 
     @property
@@ -256,8 +277,8 @@ def sample_rows(
 @patch_to(FNE)
 def _sampled(self,
     sims:Tensor, # (B, n), with gradient
-    positive:Tensor, # (B,)
     negatives:Tensor, # (B, n) bool
+    positive:Tensor, # (B,)
     uniform:Tensor, # (B,) in 0..1
 )->Tensor: # (B,)
     "Violations of the sampled negatives, 0 for an anchor without any"
@@ -267,27 +288,7 @@ def _sampled(self,
     violation = (self.margin+sims.gather(1, place[:,None])[:,0]-positive).relu()
     return violation.where(negatives.any(1), 0.)
 
-# %% ../nbs/method/14_rivals.ipynb #1383df72
-@patch_to(FNE)
-def forward(self,
-    sims:Tensor, # (B, B) cosine similarities, images x captions, matched pairs on the diagonal
-    image:Tensor, # (B,) int64, image of each pair
-    known:Tensor|None=None, # (B, B) bool, further pairs that match
-    queue:Queue|None=None, # Similarities to pairs outside the batch
-)->dict[str,Tensor]: # Scalars `loss`, `i2t`, `t2i`, and `pairs`: how many the fits have
-    "Loss of a batch. Raises `InputError` for a wrong shape and a missing input."
-    check_batch(sims, image, known)
-    if self.mode!='active': return self._plain(sims, image, known)
-    self._require(queue=queue)
-    self._check_queue(len(sims), queue)
-    own,negatives = sims.diagonal(),negative_mask(image, known)
-    self._observe(sims.detach(), negatives)
-    directions = (sims, negatives, queue.texts, queue.text_known),(sims.T, negatives.T, queue.images, queue.image_known)
-    both = []
-    for u,(s,n,more,matching) in zip(queue.uniform, directions):
-        both.append(self._sampled(torch.cat([s, more], 1), own, torch.cat([n, ~matching], 1), u).mean())
-    return dict(loss=both[0]+both[1], i2t=both[0], t2i=both[1], pairs=self._fits['positive'].count)
-
+# %% ../nbs/method/14_rivals.ipynb #a335a167
 @patch_to(FNE)
 def _check_queue(self, size, queue):
     shape = (size, queue.texts.shape[-1])

@@ -377,7 +377,8 @@ def extras(self,
     device = output.image_embeds.device
     pairs = on_device(self.miner.batch_pairs(needs, image, caption), device)
     if needs & {'quintuplet','queue'}:
-        return self._published(model, tokenizer, image, caption, output=output, needs=needs, step=step, autocast=autocast)
+        given = dict(output=output, needs=needs, step=step, autocast=autocast)
+        return self._published(model, tokenizer, image, caption, **given)
     if not needs & {'offline','mined'}: return {k:pairs for k in output.levels()}
     draw = self.miner.draw_for(image, caption, step)
     part = nonempty_shard(len(image))
