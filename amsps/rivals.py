@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .errors import InputError
 from .losses import (
     Queue, Quintuplet, TripletLoss, both_violations, check_batch, check_choice, check_interval, check_shape,
-    hierarchical_penalty, negative_mask, plateau_of, register_loss)
+    full_precision, hierarchical_penalty, negative_mask, plateau_of, register_loss)
 from .patching import patch_to
 
 # %% ../nbs/method/14_rivals.ipynb #dbeade55
@@ -83,7 +83,8 @@ def forward(self,
     check_batch(sims, image, known)
     if self.mode!='active': return self._plain(sims, image, known)
     self._require(quintuplet=quintuplet)
-    q,own,negatives = quintuplet,sims.diagonal(),negative_mask(image, known)
+    sims,q = full_precision(sims),full_precision(quintuplet)
+    own,negatives = sims.diagonal(),negative_mask(image, known)
     for name,x in zip(q._fields, q): check_shape(f'quintuplet.{name}', x, own.shape)
     online = torch.stack(both_violations(sims, negatives, self.margin, (own, own), how='hardest'))
     w = self._weight(sims, negatives, q)
@@ -121,6 +122,7 @@ class SAM(_Published):
         check_batch(sims, image, known)
         if self.mode!='active': return self._plain(sims, image, known)
         self._require(cider=cider)
+        sims = full_precision(sims)
         own,negatives = sims.diagonal(),negative_mask(image, known)
         online = torch.stack(both_violations(sims, negatives, self.margin, (own, own), how='hardest'))
         directions = (sims, negatives),(sims.T, negatives.T)
@@ -192,9 +194,9 @@ class FNE(_Published):
         if self.mode!='active': return self._plain(sims, image, known)
         self._require(queue=queue)
         self._check_queue(len(sims), queue)
+        sims,q = full_precision(sims),full_precision(queue)
         own,negatives = sims.diagonal(),negative_mask(image, known)
         self._observe(sims.detach(), negatives)
-        q = queue
         of_images = torch.cat([sims, q.texts], 1),torch.cat([negatives, ~q.text_known], 1)
         of_captions = torch.cat([sims.T, q.images], 1),torch.cat([negatives.T, ~q.image_known], 1)
         i2t = self._sampled(*of_images, positive=own, uniform=q.uniform[0]).mean()
@@ -288,7 +290,7 @@ def _sampled(self,
     violation = (self.margin+sims.gather(1, place[:,None])[:,0]-positive).relu()
     return violation.where(negatives.any(1), 0.)
 
-# %% ../nbs/method/14_rivals.ipynb #a335a167
+# %% ../nbs/method/14_rivals.ipynb #32926746
 @patch_to(FNE)
 def _check_queue(self, size, queue):
     shape = (size, queue.texts.shape[-1])

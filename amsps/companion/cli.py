@@ -316,9 +316,17 @@ def _train_alone(config, given):
     folder = plan[0].folder
     record = read_record(folder)
     _note_label(given.get('label'), record, folder)
+    _note_mining(record)
     typer.echo(f"run:    {folder}\ntest:   {_metric_line(record['metrics']['test'])}")
 
 # %% ../../nbs/companion/39_cli.ipynb #95bac4d2
+def _note_mining(record):
+    "Say that no pass could mine hidden positives"
+    passes = [p for p in record.get('mining') or [] if 'separation' in p]
+    if passes and not any(p['prior'] for p in passes):
+        from amsps.mining import NO_EVIDENCE
+        typer.echo(f"note: {NO_EVIDENCE.format(passes[-1]['separation'])}", err=True)
+
 def _note_label(label, record, folder):
     "A run keeps the label that it was trained with"
     own = configuration.label_of(record['config'])
