@@ -26,6 +26,7 @@ def test_commands_of_the_readme_are_those_of_the_tables(monkeypatch):
 def test_configuration_knows_the_registered_losses():
     "Names, labels, parameters and needs are read from the source, without importing torch"
     from amsps.companion.config import known_losses
+    import amsps.rivals # noqa: F401 registers its losses
     from amsps.losses import LOSSES
     assert known_losses()=={name:(e.label, e.parameters, e.needs) for name,e in LOSSES.items()}
 

@@ -59,8 +59,9 @@ def clone(tmp_path):
     return folder
 
 def reproduce(clone, *args):
-    "As `make reproduce` does, with the clone's own package"
-    env = {k:v for k,v in os.environ.items() if k!='AMSPS_HOME'}|dict(PYTHONPATH=str(clone))
+    "As `make reproduce` does, with the clone's own package, on a processor whose numbers differ in their last bits"
+    env = {k:v for k,v in os.environ.items() if k!='AMSPS_HOME'}
+    env |= dict(PYTHONPATH=str(clone), ATEN_CPU_CAPABILITY='default')
     command = [sys.executable, '-P', '-c', 'from amsps.companion.cli import main; main()', 'reproduce', *args]
     return subprocess.run(command, cwd=clone, env=env, capture_output=True, text=True, timeout=600)
 
