@@ -615,6 +615,7 @@ def method_cells(
     "The passages of the library's notebooks that define the method by a formula"
     paths = [asset(f'nbs/method/{name}.ipynb') for name in notebooks]
     cells = [c for p in paths if p.exists() for c in _cells(p, 'markdown')]
+    cells = [re.sub(r'\[([^]]+)\]\([^)]*\.ipynb[^)]*\)', r'\1', c) for c in cells] # the report has no page for links
     return [re.sub(r'^#+ ', '### ', c, flags=re.M) for c in cells if '$$' in c and c.startswith('#')]
 
 # %% ../../nbs/companion/34_report.ipynb #04320407
