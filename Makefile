@@ -5,7 +5,8 @@ READY := .venv/.ready
 
 FIRST := tests/test_unplugged.py tests/test_grid.py# the longest begin first
 REST := $(filter-out $(FIRST), $(wildcard tests/test_*.py))
-PYTEST := $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+ONE := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE# two workers on two cores: more threads only wait for each other
+PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 OTHERS := $(filter-out scenes flickr8k, $(notdir $(patsubst %/,%,$(dir $(wildcard data/results/*/*.json)))))
 FLICKR8K ?=
 
@@ -21,7 +22,7 @@ check: $(READY) ## the gates: clean notebooks, library and README in step, shape
 
 test: $(READY) ## gates, notebooks, records and tests
 	$(BIN)/python .ci/check.py
-	$(BIN)/nbdev_test --n_workers 2
+	$(ONE) $(BIN)/nbdev_test --n_workers 2
 	$(BIN)/amsps verify
 	$(PYTEST) $(FIRST) $(REST)
 
