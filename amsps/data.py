@@ -133,9 +133,9 @@ def _decode(content, path):
         return content.decode(encoding)
     except UnicodeDecodeError as e:
         line = content[:e.start].count(b'\n')+1
-        raise InputError(f"{path}, line {line}: byte 0x{content[e.start]:02x} is not {encoding.upper()[:6].strip('-')}; "
-                         "save the file as UTF-8 (in Excel: CSV UTF-8), or convert it, "
-                         "e.g. `iconv -f WINDOWS-1252 -t UTF-8`") from None
+        name = 'UTF-8' if encoding=='utf-8-sig' else encoding.upper()
+        raise InputError(f"{path}, line {line}: byte 0x{content[e.start]:02x} is not {name}; save the file as "
+                         "UTF-8 (in Excel: CSV UTF-8), or convert it, e.g. `iconv -f WINDOWS-1252 -t UTF-8`") from None
 
 # %% ../nbs/method/03_data.ipynb #1db95afc
 def read_text(
@@ -150,8 +150,8 @@ def read_text(
     before,nul,_ = text.partition('\0')
     if nul:
         line = before.count('\n')+1
-        raise InputError(f"{path}, line {line}: a NUL byte; the file is damaged, or is UTF-16 without a byte order mark: "
-                         "save it as UTF-8")
+        raise InputError(f"{path}, line {line}: a NUL byte; the file is damaged, or is UTF-16 without a byte order "
+                         "mark: save it as UTF-8")
     return text
 
 # %% ../nbs/method/03_data.ipynb #47c980aa
@@ -190,16 +190,18 @@ def _quoted_rows(path, lines, separator):
 # %% ../nbs/method/03_data.ipynb #2f214c9c
 _PICTURE_NAME = r'\.(jpe?g|png|gif|bmp|tiff?|webp|avif|jp2)$'
 
+def _looks_like_row(cells, names):
+    is_picture = any(re.search(_PICTURE_NAME, x, re.IGNORECASE) for x in cells)
+    return is_picture or cells[0] in names
+
 def _check_not_run_on(path, rows, separator):
-    names = {row[0].strip() for _,row in rows if row}
-    for line,row in rows:
-        for field in (x for x in row if '\n' in x):
-            for part in field.split('\n')[1:]:
-                cells = [x.strip(' "') for x in part.split(separator)]
-                is_row = any(re.search(_PICTURE_NAME, x, re.IGNORECASE) for x in cells) or cells[0] in names-{''}
-                if len(cells)>=len(rows[0][1])-1>0 and is_row:
-                    raise InputError(f"{path}, line {line}: a quoted text runs on over the next rows, {field[:50]!r}; "
-                                     "close its quotes, or double the quotes in it")
+    names = {row[0].strip() for _,row in rows}-{''}
+    fields = len(rows[0][1]) if rows else 0
+    for line,text in ((line, x) for line,row in rows for x in row if '\n' in x):
+        parts = [part.split(separator) for part in text.split('\n')[1:]]
+        if any(len(p)>=fields-1>0 and _looks_like_row([x.strip(' "') for x in p], names) for p in parts):
+            raise InputError(f"{path}, line {line}: a quoted text runs on over the next rows, {text[:50]!r}; "
+                             "close its quotes, or double the quotes in it")
 
 # %% ../nbs/method/03_data.ipynb #fadd0c35
 def read_rows(
@@ -207,16 +209,19 @@ def read_rows(
 )->list[tuple[int,list[str]]]: # (line number from 1, fields without surrounding blanks); empty lines are left out
     "The rows of a table, its header included; raises `InputError` where quotes are not closed"
     separator,lines = _separator(read_lines(path))
-    try:
-        rows = _quoted_rows(path, lines, separator)
-        rows = [(k, row) for k,row in rows if any(x.strip() for x in row)]
-        _check_not_run_on(path, rows, separator)
-        if separator in '|\t' and any(len(row)>len(rows[0][1]) for _,row in rows):
-            raise InputError('quotes hide separators')
-    except InputError:
-        if separator not in '|\t': raise
-        rows = [(k, line.split(separator)) for k,line in enumerate(lines, 1) if line.strip()]
+    rows = _table_rows(path, lines, separator)
     return [(k, [x.strip() for x in row]) for k,row in rows]
+
+def _table_rows(path, lines, separator):
+    try:
+        rows = [(k, row) for k,row in _quoted_rows(path, lines, separator) if any(x.strip() for x in row)]
+        _check_not_run_on(path, rows, separator)
+    except InputError:
+        if separator not in '|\t':
+            raise
+    else:
+        if separator not in '|\t' or all(len(row)<=len(rows[0][1]) for _,row in rows): return rows
+    return [(k, line.split(separator)) for k,line in enumerate(lines, 1) if line.strip()]
 
 # %% ../nbs/method/03_data.ipynb #49f76602
 def _grey_range(im, x):
@@ -234,7 +239,8 @@ def _grey(im):
     shown = np.nan_to_num((x-low)/(high-low), nan=0, posinf=1, neginf=0)
     grey = Image.fromarray((255*shown).round().astype(np.uint8))
     clear = im.info.get('transparency')
-    return Image.merge('LA', (grey, Image.fromarray(np.where(x==clear, 0, 255).astype(np.uint8)))) if isinstance(clear, int) else grey
+    if not isinstance(clear, int): return grey
+    return Image.merge('LA', (grey, Image.fromarray(np.where(x==clear, 0, 255).astype(np.uint8))))
 
 # %% ../nbs/method/03_data.ipynb #185e351c
 def _on_white(im):
