@@ -176,7 +176,7 @@ def _text_notes(self):
     "What the user should know about the captions as texts"
     if self.bytes: yield f"{self.bytes:,} captions are written as bytes (b'...'); their text is read"
     if is_unspaced(' '.join(self.captions[::max(1, len(self.captions)//100)])):
-        yield ("the captions are in a script without blanks between words, of which the Bi-GRU makes one word a sentence: "
+        yield ("the captions are in a script without blanks between words, where a sentence is one word for the Bi-GRU: "
                "name a transformers text encoder of that language (`text_backbone`)")
 
 # %% ../../nbs/companion/22_formats.ipynb #19533142
@@ -1085,7 +1085,8 @@ def _hub_captions(row, names, where):
 def _hub_names(rows):
     "Names of columns and of their fields, such as `sentences.raw`"
     fields = rows.flatten().column_names if any(isinstance(f, dict) for f in rows.features.values()) else []
-    lists = [f'{n}.{k}' for n,f in rows.features.items() if isinstance(getattr(f, 'feature', None), dict) for k in f.feature]
+    of_list = {n:getattr(f, 'feature', None) for n,f in rows.features.items()}
+    lists = [f'{n}.{k}' for n,f in of_list.items() if isinstance(f, dict) for k in f]
     return [*rows.column_names, *(n for n in [*fields, *lists] if n not in rows.column_names)]
 
 def _hub_columns(rows, columns, root):
@@ -1352,8 +1353,8 @@ def _word_lines(a):
              f'{unknown/total:.1%} of all words are unknown']
     different,seen = len(set(map(tuple, words))),len({tuple(w if w in known else '' for w in ws) for ws in words})
     if seen<different:
-        lines.append(f'note         {different:,} different captions become {seen:,}, because some differ in unknown words '
-                     'only: lower `min_count`, or name a `text_backbone`')
+        lines.append(f'note         {different:,} different captions become {seen:,}, because some differ in unknown '
+                     'words only: lower `min_count`, or name a `text_backbone`')
     cut = sum(len(ws)>126 for ws in words)
     return lines+[f'note         {cut:,} captions have more than 126 words; the rest is cut off']*(cut>0)
 
