@@ -227,17 +227,21 @@ def _table_rows(path, lines, separator):
 def _grey_range(im, x):
     "Smallest and largest value that a deep grey picture may have"
     if im.mode!='F' and (im.mode.startswith('I;16') or im.format in ('PPM', 'PNG')): return 0,65535
-    x = x[np.isfinite(x)]
-    if not len(x): return 0,1
+    finite = np.isfinite(x)
+    if not finite.any(): return 0,1
+    low,high = x.min(where=finite, initial=x[finite][0]),x.max(where=finite, initial=x[finite][0])
     usual = ((0,1), (0,255)) if im.mode=='F' else ((0,255), (0,65535))
-    return next((r for r in usual if r[0]<=x.min() and x.max()<=r[1]), (x.min(), x.max()))
+    return next((r for r in usual if r[0]<=low and high<=r[1]), (float(low), float(high)))
 
 def _grey(im):
     "A picture of mode I, I;16 or F as L, or as LA where one value means transparent"
-    x = np.asarray(im).astype(np.float64)
+    x = np.asarray(im)
     low,high = _grey_range(im, x)
-    shown = np.nan_to_num((x-low)/(high-low), nan=0, posinf=1, neginf=0)
-    grey = Image.fromarray((255*shown).round().astype(np.uint8))
+    shown = np.empty(x.shape, np.uint8)
+    for i in range(0, len(x), 64): # rows at a time: bounds the memory
+        share = np.nan_to_num((x[i:i+64].astype(np.float64)-low)/(high-low), nan=0, posinf=1, neginf=0)
+        shown[i:i+64] = (255*share).round()
+    grey = Image.fromarray(shown)
     clear = im.info.get('transparency')
     if not isinstance(clear, int): return grey
     return Image.merge('LA', (grey, Image.fromarray(np.where(x==clear, 0, 255).astype(np.uint8))))

@@ -176,8 +176,8 @@ def _text_notes(self):
     "What the user should know about the captions as texts"
     if self.bytes: yield f"{self.bytes:,} captions are written as bytes (b'...'); their text is read"
     if is_unspaced(' '.join(self.captions[::max(1, len(self.captions)//100)])):
-        yield ("the captions are in a script without blanks between words, where a sentence is one word for the Bi-GRU: "
-               "name a transformers text encoder of that language (`text_backbone`)")
+        yield ("the captions are in a script without blanks between words, where a sentence is one word for the "
+               "Bi-GRU: name a transformers text encoder of that language (`text_backbone`)")
 
 # %% ../../nbs/companion/22_formats.ipynb #19533142
 SPLIT_NAMES = dict(train='train', restval='train', val='dev', valid='dev', validation='dev', dev='dev', test='test')
@@ -476,7 +476,8 @@ def _cell_texts(text, where):
     except (ValueError, RecursionError):
         value = _printed_texts(text)
     if isinstance(value, list): return _texts(value, where)
-    if text[0]=='(' or not re.search(r'''['"}]\s*\]$''', text): return [text] # such as ("Stop" sign)
+    begins_as_list = r'''\[\s*[bu]?('.*?'|".*?"|\{.*?\})\s*(,|\]$)|.*['"}]\s*\]$'''
+    if text[0]=='(' or not re.match(begins_as_list, text, re.DOTALL): return [text] # such as ["Stop" sign]
     raise InputError(f"{where}: {text[:60]!r} begins as a list of captions and cannot be read as one; "
                      "write a line for each caption, or a JSON list")
 
@@ -1046,7 +1047,10 @@ def _load_from_disk(root):
         raise InputError(f"{root} is a Hugging Face dataset; reading it needs the library `datasets`: "
                          'pip install "amsps[datasets]"') from None
     try:
-        return datasets.load_from_disk(str(root))
+        data = datasets.load_from_disk(str(root))
+        for part in _parts(data).values():
+            part.data.validate(full=True) # Arrow reads damaged columns beyond their memory
+        return data
     except Exception as e: # damaged files raise errors of many kinds
         raise _incomplete(root, e) from None
 
