@@ -94,7 +94,8 @@ def _picture_files(home):
     exif[0x0112] = 6
     modes = dict(png=('1','L','LA','P','RGB','RGBA','I;16'), jpg=('L','RGB','CMYK'), gif=('L','P','RGBA'),
                  tiff=('1','L','LA','P','RGB','RGBA','CMYK','I','F','I;16'), webp=('RGB','RGBA'),
-                 bmp=('1','L','P','RGB'), ppm=('L','RGB'), tga=('L','RGBA'), ico=('RGBA',), jp2=('L','RGB','RGBA'), pcx=('L','RGB'), sgi=('L','RGB'), im=('L','RGB'),
+                 bmp=('1','L','P','RGB'), ppm=('L','RGB'), tga=('L','RGBA'), ico=('RGBA',),
+                 jp2=('L','RGB','RGBA'), pcx=('L','RGB'), sgi=('L','RGB'), im=('L','RGB'),
                  dds=('RGBA',), avif=('RGB',), icns=('RGBA',), qoi=('RGBA',))
     for suffix,known in modes.items():
         for mode in known:
