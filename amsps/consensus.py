@@ -197,8 +197,11 @@ def _read_npz(path, wanted): # Word -> vector
             vectors = np.asarray(z['glove'], dtype=np.float32)
     except OSError as e:
         raise InputError(f"cannot read {path}: {e.strerror or e}; check the path") from None
-    except (KeyError, ValueError) as e:
-        raise InputError(f"{path}: expected arrays `words` and `glove` without pickles ({e})") from None
+    except Exception as e: # damaged archives raise errors of many kinds
+        raise InputError(f"{path}: expected arrays `words` and `glove` without pickles "
+                         f"({str(e) or type(e).__name__})") from None
+    if not isinstance(table, list) or not all(isinstance(w, str) for w in table):
+        raise InputError(f"{path}: `words` must be a list of texts")
     if vectors.ndim!=2 or len(table)!=len(vectors) or not np.isfinite(vectors).all():
         raise InputError(f"{path}: `glove` must be (words, size), finite, one row for each of `words` ({len(table)}); "
                          f"found {vectors.shape}")

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
-from .data import Regions, as_float, disk_room, load_features, load_image
+from .data import Regions, as_float, disk_room, is_plain_picture, load_features, load_image
 from .errors import InputError
 
 # %% ../nbs/method/05_vision.ipynb #03eb91af
@@ -178,14 +178,17 @@ def picture_features(
     return extractor.features(extractor.pixels([load_image(path)])).astype(np.float32)
 
 # %% ../nbs/method/05_vision.ipynb #1114a537
-def _digest_files(paths):
-    h = hashlib.sha256()
+def _digest_pictures(paths):
+    "Digest of image files, and whether all of them are shown as their stored pixels are"
+    h,plain = hashlib.sha256(),True
     for p in paths:
         try:
-            h.update(hashlib.sha256(Path(p).read_bytes()).digest())
+            content = Path(p).read_bytes()
         except OSError as e:
             raise InputError(f"cannot read image {p}: {e.strerror}") from None
-    return h.hexdigest()
+        h.update(hashlib.sha256(content).digest())
+        plain = plain and is_plain_picture(content)
+    return h.hexdigest(),plain
 
 # %% ../nbs/method/05_vision.ipynb #9d6a79d2
 def digest_weights(
@@ -215,12 +218,12 @@ def _resume_point(part):
         try:
             np.lib.format.read_magic(f)
             shape,_,_ = np.lib.format.read_array_header_1_0(f)
-        except ValueError:
+            start = f.tell()
+            size = 2*shape[1]*shape[2] # bytes of an image
+            done = max(0, f.seek(0, 2)-start)//size
+        except Exception: # a damaged header raises errors of many kinds
             f.truncate(0)
             return 0
-        start = f.tell()
-        size = 2*shape[1]*shape[2] # bytes of an image
-        done = max(0, f.seek(0, 2)-start)//size
         f.truncate(start+done*size)
     return done
 
@@ -288,7 +291,9 @@ def extract_features(
 def _cache_key(extractor, paths):
     "Everything that decides the features"
     backbone = _digest_backbone(extractor.processor, extractor.model)
-    key = dict(images=_digest_files(paths), backbone=backbone, grid=extractor.grid, version=1)
+    images,plain = _digest_pictures(paths)
+    key = dict(images=images, backbone=backbone, grid=extractor.grid, version=1)
+    if not plain: key['pictures'] = 'upright, 8 bits, on white'
     return key | dict(image_size=extractor.image_size) if extractor.image_size else key
 
 # %% ../nbs/method/05_vision.ipynb #7e67b1ad

@@ -59,6 +59,13 @@ def kaggle_flickr30k(s, root):
     write_lines(root/'results.csv', ['image_name| comment_number| comment', *rows])
 
 
+def flickr30k(s, root):
+    s.write_pictures(root/'flickr30k-images')
+    write_lines(root/'results_20130124.token', [f'{name}#{k}\t{c} .' for name,k,c in s.pairs()])
+    for split,name in dict(train='train', dev='val', test='test').items():
+        write_lines(root/f'{name}.txt', [s.names[i].removesuffix('.jpg') for i in s.of(split)])
+
+
 def karpathy(s, root, name='flickr30k', images=True):
     if images:
         s.write_pictures(root/'images')
@@ -147,6 +154,7 @@ def huggingface(s, root):
 
 LAYOUTS = dict(
     flickr8k=flickr8k,
+    flickr30k=flickr30k,
     kaggle_flickr8k=kaggle_flickr8k,
     kaggle_flickr30k=kaggle_flickr30k,
     karpathy=karpathy,

@@ -5,10 +5,12 @@ import os
 import resource
 import shutil
 import tempfile
+import zlib
 from functools import cache
 from pathlib import Path
 import numpy as np
 import pytest
+from PIL import Image
 from layouts import LAYOUTS, write
 
 
@@ -115,7 +117,7 @@ def no_image(root):
 
 def utf16(root):
     file = root/'Flickr8k.token.txt'
-    file.write_text(file.read_text(), encoding='utf-16')
+    file.write_text(file.read_text(), encoding='utf-16-le')
 
 
 def pickled(root):
@@ -155,6 +157,17 @@ def bottom_up_table(root):
 def empty_lists(root):
     for split in ('train', 'dev', 'test'):
         (root/f'{split}.txt').touch()
+
+
+def bomb(root):
+    "A small PNG that says it is 60,000 x 60,000"
+    head = b'IHDR'+(60_000).to_bytes(4, 'big')*2+bytes([8, 0, 0, 0, 0])
+    chunk = (13).to_bytes(4, 'big')+head+zlib.crc32(head).to_bytes(4, 'big')
+    (root/'images/1003.jpg').write_bytes(b'\x89PNG\r\n\x1a\n'+chunk+b'\0\0\0\x09IDAT'+bytes(99))
+
+
+def strip(root):
+    Image.new('RGB', (300, 1)).save(root/'images/1003.jpg')
 
 
 def two_tables(root):
@@ -202,7 +215,9 @@ FLICKR8K = {
     'flickr8k symlink loop': (loop, '1003.jpg is a broken or circular link'),
     'flickr8k latin-1': (
         edit('Flickr8k.token.txt', b' .\n', b' caf\xe9 .\n'), 'line 1: byte 0xe9 is not UTF-8', 'iconv'),
-    'flickr8k utf-16': (utf16, 'line 1: byte 0xff is not UTF-8'),
+    'flickr8k utf-16 without a mark': (utf16, 'Flickr8k.token.txt, line 1: a NUL byte', 'save it as UTF-8'),
+    'flickr8k bad judgements': (
+        fill('ExpertAnnotations.txt', '1000.jpg\t1000.jpg#0\t1\t2\t5\n'), 'ExpertAnnotations.txt, line 1: expected'),
     'flickr8k empty caption': (
         edit('Flickr8k.token.txt', b'#1\t', b'#1\t .\n1000.jpg#7\t'), "caption '1000.jpg#1' is empty"),
     'flickr8k caption twice': (
@@ -222,6 +237,11 @@ KARPATHY_JSON = {
     'karpathy image twice': (
         change_json(KARPATHY, lambda data: data['images'].append(data['images'][0])),
         "image id '1000.jpg' occurs twice"),
+    'karpathy nested': (fill(KARPATHY, '['*100_000), 'dataset_flickr30k.json, line 1: JSON that cannot be read'),
+    'karpathy long number': (fill(KARPATHY, '{"images": %s}' % ('9'*5000)), 'JSON that cannot be read'),
+    'karpathy half a character': (
+        change_json(KARPATHY, lambda data: data['images'][2]['sentences'][0].update(raw='a \ud83d dog')),
+        "caption '1002.jpg#4' holds half a character"),
     'karpathy two files': (copy(KARPATHY, 'dataset_coco.json'), 'must hold one dataset*.json', 'found 2'),
 }
 
@@ -233,6 +253,10 @@ COCO = {
         change_json(VAL2014, lambda data: [a.pop('caption') for a in data['annotations']]),
         "KeyError('caption')", 'is this a file of COCO captions?'),
     'coco stray caption': (change_json(VAL2014, lambda data: data['images'].pop()), 'have no entry in `images`'),
+    'coco mixed ids': (
+        change_json(VAL2014, lambda data: data['images'][0].update(id='7')), 'found int and str'),
+    'coco id twice': (
+        change_json(VAL2014, lambda data: data['images'].append(data['images'][0])), 'repeat the id of another'),
     'coco no captions': (change_json(VAL2014, lambda data: data['annotations'].clear()), 'has no captions'),
     'coco wrong folder': (rename('val2014', 'val2017'), 'does not exist (3 of 12'),
     'coco two years': (
@@ -245,6 +269,10 @@ PRECOMP = {
     'precomp empty file': (cut('train_ims.npy', 0), 'train_ims.npy is not a complete .npy array'),
     'precomp pickled': (pickled, 'without pickles'),
     'precomp archive': (archive, 'is an archive of arrays'),
+    'precomp big-endian': (
+        change_array('dev_ims.npy', lambda x: x.astype('>f4')), 'dev_ims.npy', 'byte order', "x.astype('float32')"),
+    'precomp open bracket': (edit('dev_ims.npy', b'(1, 36, 16), ', b'((((((((((((('), 'dev_ims.npy is not a complete'),
+    'precomp huge shape': (edit('dev_ims.npy', b'(1, 36, 16)', b'(%s,)' % (b'9'*9)), 'dev_ims.npy is not a complete'),
     'precomp float64': (
         change_array('dev_ims.npy', lambda x: x.astype('float64')), 'found float64', "astype('float16')"),
     'precomp four axes': (change_array('dev_ims.npy', lambda x: x[None]), 'must have shape (images, regions, size)'),
@@ -304,13 +332,13 @@ TABLES = {
     'kaggle_flickr30k fields': (edit('results.csv', b'| 0| ', b'| '), 'results.csv, line 2: expected 3 fields'),
     'own_csv stray quotes': (
         change_lines('captions.csv', lambda k, l: l.replace(',', ',"', 1) if k==3 else l+'"' if k==6 else l),
-        'line 4: a quoted text runs on over the next lines'),
+        'line 4: a quoted text runs on over the next rows'),
     'own_csv stray quote': (
         change_lines('captions.csv', lambda k, l: l.replace(',', ',"', 1) if k==3 else l), 'line 4:', 'quotes'),
     'own_csv odd header': (edit('captions.csv', b'image,caption', b'"image"x,caption'), 'line 1: ', 'in quotes'),
     'own_csv empty lists': (empty_lists, 'is in a split list'),
     'own_csv long name': (
-        edit('captions.csv', b'1000.jpg', b'x'*300+b'.jpg'), 'line 2: the name of the image is too long for a file'),
+        edit('captions.csv', b'1000.jpg', b'x'*300+b'.jpg'), 'line 2:', 'is too long for a file'),
     'own_csv a bottom-up file': (bottom_up_table, 'bottom-up features and no captions', 'dataset_*.json'),
     'own_csv no header': (edit('captions.csv', b'image,caption\n', b''), 'line 1: expected a column called image or'),
     'own_csv only a header': (fill('captions.csv', 'image,caption\n'), 'has no captions'),
@@ -319,14 +347,22 @@ TABLES = {
     'own_csv absolute': (
         edit('captions.csv', b'1000.jpg', b'C:\\photos\\1000.jpg'), 'line 2:', 'is an absolute path'),
     'own_csv no name': (edit('captions.csv', b'1000.jpg', b' '), 'line 2: the name of the image is empty'),
+    'own_csv list of no texts': (
+        edit('captions.csv', b'1000.jpg,', b'''1000.jpg,"['a dog', nan]"\n1000.jpg,'''),
+        'line 2:', 'write a line for each'),
+    'own_csv cp1252': (
+        edit('captions.csv', b'1000.jpg,', b'1000.jpg,caf\xe9 '),
+        'line 2: byte 0xe9 is not UTF-8', 'in Excel: CSV UTF-8'),
+    'own_csv bomb': (bomb, '1003.jpg cannot be decoded', 'exceeds limit'),
+    'own_csv line of pixels': (strip, '1003.jpg cannot be decoded (300 x 1 pixels'),
     'own_csv two tables': (two_tables, 'several tables (a.csv, b.tsv)'),
     'own_csv renamed image': (rename('images/1005.jpg', 'images/1005.JPG'), '1005.jpg does not exist'),
     'own_jsonl torn': (cut('captions.jsonl', 200), 'line', 'not JSON'),
     'own_jsonl no caption': (edit('captions.jsonl', b'"captions"', b'"tags"'), 'line 1: expected {"image"'),
     'own_jsonl null': (
-        fill('captions.jsonl', '{"image": "1000.jpg", "caption": null}\n'), 'line 1: expected {"image"'),
+        fill('captions.jsonl', '{"image": "1000.jpg", "caption": null}\n'), 'line 1: captions must be texts'),
     'own_jsonl unknown split': (
-        edit('captions.jsonl', b'"train"', b'"training"'), "line 1: unknown split 'training'"),
+        edit('captions.jsonl', b'"train"', b'"holdout"'), "line 1: unknown split 'holdout'"),
     'own_jsonl split is a list': (
         edit('captions.jsonl', b'"train"', b'["train"]'), "line 1: unknown split ['train']"),
     'own_jsonl two splits': (in_both_splits, "'1000.jpg' is in test here and in train before"),
@@ -334,7 +370,7 @@ TABLES = {
 
 HUGGINGFACE = {
     'huggingface torn': (torn_arrow, 'is not a complete Hugging Face dataset'),
-    'huggingface pictures': (no_pictures, 'row 0 of the dataset: the picture cannot be decoded'),
+    'huggingface pictures': (no_pictures, 'row 0 of the dataset cannot be decoded'),
     'huggingface picture in two splits': (
         lambda root: shutil.copytree(root/'train', root/'test', dirs_exist_ok=True),
         "the picture is in split 'test' here and in 'train' before"),

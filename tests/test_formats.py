@@ -1,8 +1,10 @@
 "Every layout of the field is read, checked, trained on and searched as a user would; features stay on disk."
+import csv
 import json
 import subprocess
 import sys
 import numpy as np
+import pandas as pd
 import pytest
 from amsps.companion.formats import read_dataset
 from layouts import LAYOUTS, write
@@ -37,6 +39,27 @@ def test_reads(source, layout, tmp_path):
     else:
         scale = 255 if 'uint8' in layout else 1
         np.testing.assert_allclose(a.regions[:].astype(float)/scale, source.regions[order], atol=2e-3)
+
+
+WRITERS = dict(
+    pandas=dict(), excel=dict(encoding='utf-8-sig', sep=';', lineterminator='\r\n'),
+    excel_unicode=dict(encoding='utf-16', sep='\t', lineterminator='\r\n'), all_quoted=dict(quoting=csv.QUOTE_ALL))
+
+
+@pytest.mark.parametrize('writer', WRITERS)
+def test_tables_as_written(source, writer, tmp_path):
+    "Line feeds, quotes and separators in captions, lists in cells, decomposed names: as pandas reads them back"
+    root = write('own_csv', source, tmp_path/'data')
+    (root/'images'/source.names[0]).rename(root/'images/cafe\u0301.jpg')
+    names = ['caf\xe9.jpg', *source.names[1:]]
+    captions = [[f'{c}, "new";\n{c}|\tend' for c in cs] for cs in source.captions]
+    for cells in (captions, [json.dumps(cs) for cs in captions], [[c.encode() for c in cs] for cs in captions]):
+        table = pd.DataFrame(dict(image=names, split=source.splits, caption=cells))
+        table.to_csv(root/'captions.csv', index=False, **WRITERS[writer])
+        assert read_dataset(root).captions==[c for cs in captions for c in cs]
+    apart = pd.DataFrame(dict(image=names, caption_0=[c[0] for c in captions], caption_1=[c[1] for c in captions]))
+    apart.to_csv(root/'captions.csv', index=False, **WRITERS[writer])
+    assert read_dataset(root).captions==[c for cs in captions for c in cs]
 
 
 REPORTS = [

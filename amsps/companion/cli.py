@@ -8,10 +8,11 @@ __all__ = ['app', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset', 'Table
            'Output', 'Cache', 'Executed', 'ReportTable', 'ReportFigure', 'RecordsFolder', 'ReportOutput',
            'PicturesRoot', 'AnyPalette', 'TablesOutput', 'Verified', 'Tolerance', 'Again', 'Encoder', 'Vectors',
            'RunFolder', 'SameBackbone', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
-           'Split', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'Cells', 'Pixels',
-           'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'main',
-           'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare',
-           'verify', 'evaluate', 'search', 'list_', 'show', 'diff', 'removable', 'gc', 'check', 'prepare', 'extract']
+           'Split', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn',
+           'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize',
+           'GroupedCommand', 'main', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
+           'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'list_', 'show', 'diff', 'removable', 'gc',
+           'check', 'prepare', 'extract']
 
 # %% ../../nbs/companion/39_cli.ipynb #b105626d
 import errno
@@ -145,7 +146,7 @@ def _metric_line(m):
     return f"{line}  mAP@R {m['i2t_map_at_r']:.1f}/{m['t2i_map_at_r']:.1f}"
 
 # %% ../../nbs/companion/39_cli.ipynb #97dbdfd9
-_NOT_SCENES = ('data_root', 'layout', 'backbone', 'grid', 'image_size') # Of photographs only
+_NOT_SCENES = ('data_root', 'layout', 'image_column', 'caption_column', 'backbone', 'grid', 'image_size') # Photographs
 
 def _option(name): # As a person types it
     return '--'+name.replace('_', '-')
@@ -628,7 +629,12 @@ def _grades(path, config):
     from amsps.companion.paths import cache_root
     if config.dataset=='scenes':
         return read_relevance(path, load_data(config).annotations)
-    return read_relevance(path, read_dataset(config.data_root, config.layout, cache_root(config.cache_dir)))
+    cache = cache_root(config.cache_dir)
+    return read_relevance(path, read_dataset(config.data_root, config.layout, cache, _columns(config)))
+
+def _columns(config):
+    from amsps.companion.formats import Columns
+    return Columns(config.image_column, config.caption_column)
 
 # %% ../../nbs/companion/39_cli.ipynb #32a0c0eb
 _GRADES = "CSV or TSV of image, caption (their ids) and grade. Adds mAP@R, R-Precision and nDCG by these grades."
@@ -852,6 +858,9 @@ data_app = _app("Look at a dataset on disk, or prepare it for training.")
 app.add_typer(data_app, name='data')
 Layout = Annotated[str, _opt("File layout, if the folder holds several. auto: the first that is found.")]
 DatasetFolder = Annotated[Path, typer.Argument(help="Folder of the dataset.", metavar='DIR', show_default=False)]
+_OF_TABLE = "of a table or a Hugging Face dataset. Without it: found by its name."
+ImageColumn = Annotated[str, _opt_plain(f"Column with the images, {_OF_TABLE}")]
+CaptionColumn = Annotated[str, _opt_plain(f"Column with the captions (several with commas), {_OF_TABLE}")]
 
 def _standard_sets():
     from amsps.companion.paths import existing_asset
@@ -859,12 +868,16 @@ def _standard_sets():
 
 # %% ../../nbs/companion/39_cli.ipynb #c3123645
 @data_app.command(cls=GroupedCommand)
-def check(root:DatasetFolder, layout:Layout='auto'):
+def check(
+    root:DatasetFolder, layout:Layout='auto', image_column:ImageColumn='', caption_column:CaptionColumn='',
+):
     """Say what a folder holds, or what is wrong with it.
 
-    Layout, splits, counts, features and fingerprint. Reads everything and decodes every picture. Changes nothing."""
-    from amsps.companion.formats import check_dataset
-    for line in check_dataset(root, layout, _standard_sets()):
+    Layout, splits, counts, words, features and fingerprint. Reads everything and decodes every picture. Changes
+    nothing."""
+    from amsps.companion.datasets import check_folder
+    from amsps.companion.formats import Columns
+    for line in check_folder(root, layout, _standard_sets(), Columns(image_column, caption_column)):
         typer.echo(line)
 
 # %% ../../nbs/companion/39_cli.ipynb #e7963c06
@@ -878,8 +891,9 @@ Photographs = Annotated[str, _opt("own, flickr8k, flickr30k or mscoco.")]
 # %% ../../nbs/companion/39_cli.ipynb #e433340d
 @data_app.command(cls=GroupedCommand)
 def prepare(
-    root:DatasetFolder, backbone:VisionModel='', layout:Layout='auto', dataset:Photographs='own', grid:Cells=None,
-    image_size:Pixels=None, cache_dir:Cache='',
+    root:DatasetFolder, backbone:VisionModel='', layout:Layout='auto', image_column:ImageColumn='',
+    caption_column:CaptionColumn='', dataset:Photographs='own', grid:Cells=None, image_size:Pixels=None,
+    cache_dir:Cache='',
 ):
     """Check a dataset and put its features into the cache.
 
@@ -893,18 +907,18 @@ def prepare(
     if dataset=='scenes':
         names = 'own, flickr8k, flickr30k or mscoco'
         raise InputError(f"the scenes need no preparation; name the dataset that lies in the folder: {names}")
+    named = dict(image_column=image_column, caption_column=caption_column)
     places = dict(data_root=str(root), layout=layout, backbone=backbone)
-    chosen = places|dict(grid=grid, image_size=image_size, cache_dir=cache_dir)
+    chosen = places|named|dict(grid=grid, image_size=image_size, cache_dir=cache_dir)
     _prepare(dataset, {k:v for k,v in chosen.items() if v})
 
 # %% ../../nbs/companion/39_cli.ipynb #6c8934a8
 def _prepare(dataset, chosen):
-    from amsps.companion.datasets import load_data
-    from amsps.companion.formats import check_dataset
+    from amsps.companion.datasets import check_folder, load_data
     config = configuration.parse_config(dict(dataset=dataset)|chosen)
     check_effect(config, chosen)
     _check_features(config)
-    for line in check_dataset(config.data_root, config.layout, _standard_sets()):
+    for line in check_folder(config.data_root, config.layout, _standard_sets(), _columns(config)):
         typer.echo(line)
     x = load_data(config).features
     typer.echo(f"prepared     {x.shape[0]:,} images, {x.shape[1]} regions of {x.shape[2]}, {x.dtype}")
@@ -915,7 +929,7 @@ def _check_features(config):
     "Raise `InputError` before minutes of reading, if there will be no features"
     from amsps.companion.formats import read_dataset
     from amsps.companion.paths import cache_root
-    notes = read_dataset(config.data_root, config.layout, cache_root(config.cache_dir))
+    notes = read_dataset(config.data_root, config.layout, cache_root(config.cache_dir), _columns(config))
     root = config.data_root
     if config.backbone and notes.image_paths is None:
         raise InputError(f"{root} has no image files for the `backbone` to look at; "
@@ -942,7 +956,7 @@ def _train_command(dataset, chosen):
     return 'amsps train '+' '.join(f'{_option(k)} {shlex.quote(str(v))}' for k,v in options.items())
 
 # %% ../../nbs/companion/39_cli.ipynb #b83aaf9e
-_IMAGES = "Folder of images. All of them are taken, sorted by name."
+_IMAGES = "Folder of images. All of them are taken, sorted by name; other files are named and left out."
 ImageFolder = Annotated[Path, typer.Argument(help=_IMAGES, metavar='DIR', show_default=False)]
 Extractor = Annotated[str, _opt_plain(f"Vision {_MODEL}.")]
 BatchSize = Annotated[int, _opt("Images in a forward pass.", min=1)]
@@ -965,16 +979,26 @@ def extract(
     from amsps.vision import extract_features
     folder = cache_root(cache_dir)/'features'
     sizes = dict(grid=grid or 3, image_size=image_size or 0, batch_size=batch_size)
-    x = extract_features(_image_files(images), backbone, folder, **sizes)
+    paths,others = _image_files(images)
+    if others: typer.echo(f"left out     {len(others):,} that are no pictures by their names: {_some(others)}")
+    x = extract_features(paths, backbone, folder, **sizes)
     typer.echo(f'{x.shape[0]:,} images, {x.shape[1]} regions of {x.shape[2]}, {x.dtype}: {x.filename}')
 
 # %% ../../nbs/companion/39_cli.ipynb #b259b9f6
 def _image_files(folder):
+    "Pictures of a folder, and names of what else lies in it"
     from PIL import Image
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of images")
     known = Image.registered_extensions()
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in known)
+    found = sorted(folder.iterdir())
+    paths = [p for p in found if known.get(p.suffix.lower()) in Image.OPEN and p.name[0]!='.' and not p.is_dir()]
+    others = [p.name+'/'*p.is_dir() for p in found if p not in set(paths)]
     if not paths:
-        raise InputError(f"there are no images in {folder}; expected files such as .jpg or .png")
-    return paths
+        raise InputError(f"there are no images in {folder} (it holds {_some(others) or 'nothing'}); "
+                         "expected files such as .jpg or .png")
+    return paths,others
+
+def _some(names):
+    shown = ', '.join(names[:5])+', ...'*(len(names)>5)
+    return shown.encode(errors='backslashreplace').decode() # names on disk may be no text

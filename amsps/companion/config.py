@@ -74,6 +74,11 @@ class DataConfig(_Group):
         description="Folder of the dataset, in any layout that `amsps data check` lists. Not for scenes.")
     layout: str = Field('auto',
         description="File layout of the folder. Needed only where the folder holds several. Not for scenes.")
+    image_column: str = Field('',
+        description="Column with the images, of a table or a Hugging Face dataset. Empty: by its name. Not for scenes.")
+    caption_column: str = Field('',
+        description="Column with the captions; several with commas, `sentences.raw` for a field. Empty: by its name. "
+                    "Not for scenes.")
     backbone: str = Field('',
         description="Vision model of transformers for grid features, folder or hub name. "
                     "Empty: the region features that the folder holds. Not for scenes.")
@@ -346,7 +351,8 @@ def vectors_need_a_graph(config):
                 "to 'graph'")
 
 # %% ../../nbs/companion/21_config.ipynb #752af478
-LOCATIONS = ('data_root', 'layout', 'backbone', 'cache_dir', 'text_backbone', 'concept_vectors') # Paths and hub names
+LOCATIONS = ('data_root', 'layout', 'image_column', 'caption_column', 'backbone', 'cache_dir', 'text_backbone',
+             'concept_vectors') # Paths and names of what is read
 
 # %% ../../nbs/companion/21_config.ipynb #764115be
 _VALUES = (bool, int, float, str, list, dict) # Types that papermill can inject

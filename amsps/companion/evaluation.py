@@ -259,11 +259,16 @@ def _coco_protocol(e):
         return folds,{}
     return folds,eccv_metrics(e.images, e.texts, image_ids, caption_ids)
 
+# %% ../../nbs/companion/26_evaluation.ipynb #6e77a0ec
+def _evaluated(data):
+    "Names of the splits to evaluate, test at the end"
+    return ['dev','test'] if 'dev' in data.annotations.splits else ['test']
+
 # %% ../../nbs/companion/26_evaluation.ipynb #474ce6b0
 def _grades_of(data, relevance, accept):
     "(n, m) grades of dev and test, where a pair is relevant"
     grades = {}
-    for name in ('dev','test'):
+    for name in _evaluated(data):
         split = data.split(name)
         own = csr_array(csr_array(relevance[split.rows])[:,split.columns])
         if (own.data>=accept).any():
@@ -294,7 +299,7 @@ def evaluate_run(
     "Metrics on dev and test, and what figures are drawn from; rSum on dev is what selection saw"
     grades = {} if relevance is None else _grades_of(data, relevance, accept)
     metrics,graded = {},{}
-    for name in ('dev','test'):
+    for name in _evaluated(data):
         e = embed_split(model, tokenizer, data, name)
         metrics[name] = _split_metrics(e, data)
         if name in grades:

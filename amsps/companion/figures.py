@@ -26,7 +26,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
 from .config import PALETTES, check_palette
 from .evaluation import read_sample
-from .formats import read_dataset
+from .formats import Columns, read_dataset
 from .grid import read_grid, row_colours
 from .tables import by_label, row_of, write_provenance
 from ..data import load_image
@@ -541,7 +541,8 @@ def example_lookup(
     if not data_root:
         raise InputError(f"the pictures and captions of {config['dataset']} are needed; name its folder with "
                          "`data_root`")
-    notes = read_dataset(data_root, config.get('layout', 'auto'))
+    columns = Columns(config.get('image_column', ''), config.get('caption_column', ''))
+    notes = read_dataset(data_root, config.get('layout', 'auto'), columns=columns)
     if notes.image_paths is None:
         raise InputError(f"{data_root} has no image files to show; leave out `data_root` and the figure of retrieved "
                          "examples")

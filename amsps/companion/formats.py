@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['IMAGE_FOLDERS', 'SPLIT_NAMES', 'IMAGE_COLUMNS', 'CAPTION_COLUMNS', 'TABLES', 'LAYOUTS', 'find_path', 'image_folder',
-           'draw_splits', 'read_flickr8k', 'read_karpathy', 'find_table', 'read_table', 'read_coco', 'read_precomp',
-           'convert_bottom_up', 'read_bottom_up', 'read_huggingface', 'Layout', 'find_layout', 'read_dataset',
-           'check_pictures', 'check_dataset']
+           'draw_splits', 'read_flickr8k', 'read_flickr30k', 'read_karpathy', 'find_table', 'Columns', 'read_table',
+           'read_coco', 'read_precomp', 'convert_bottom_up', 'read_bottom_up', 'read_huggingface', 'Layout',
+           'find_layout', 'read_dataset', 'check_pictures', 'check_dataset']
 
 # %% ../../nbs/companion/22_formats.ipynb #9dbc30c8
+import ast
 import base64
 import binascii
 import hashlib
@@ -16,18 +17,21 @@ import io
 import json
 import os
 import re
+import tokenize
+import unicodedata
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
-from PIL import Image
 from tqdm.auto import tqdm
 from ..data import SPLITS, Annotations, Regions, check_features, disk_room, load_image, open_features
 from ..data import read_lines, read_rows, read_text
 from ..errors import InputError
 from ..patching import patch_to
+from ..words import is_unspaced, words_of
 
 # %% ../../nbs/companion/22_formats.ipynb #176859ab
 def find_path(
@@ -41,16 +45,18 @@ def find_path(
     raise InputError(f"no {what} in {root}; expected {' or '.join(names)}")
 
 # %% ../../nbs/companion/22_formats.ipynb #602d0463
-def _relative(name, where):
-    "An image name as a relative path with forward slashes"
-    path = PurePosixPath(str(name).strip().replace('\\', '/'))
+def _relative(name, where, root=None):
+    "An image name as a relative path with forward slashes, in NFC; a path into `root` is made relative to it"
+    path = PurePosixPath(unicodedata.normalize('NFC', str(name)).strip().replace('\\', '/'))
+    home = None if root is None else PurePosixPath(unicodedata.normalize('NFC', Path(root).absolute().as_posix()))
+    if home in path.parents: path = path.relative_to(home)
     if path.is_absolute() or re.match(r'[A-Za-z]:', str(path)) or '..' in path.parts:
         raise InputError(f"{where}: image {str(name)!r} is an absolute path or leaves the folder; "
                          "name images relative to the image folder")
     if not path.parts:
         raise InputError(f"{where}: the name of the image is empty; name a file relative to the image folder")
-    if max(len(part.encode()) for part in path.parts)>255:
-        raise InputError(f"{where}: the name of the image is too long for a file; "
+    if re.search('[\0\ud800-\udfff]', str(path)) or max(len(part.encode()) for part in path.parts)>255:
+        raise InputError(f"{where}: {str(name)[:60]!r} is too long for a file, or holds characters that no name has; "
                          "name a file relative to the image folder")
     return str(path)
 
@@ -63,24 +69,63 @@ def image_folder(
 )->Path: # Folder that image names are relative to
     "The first of `IMAGE_FOLDERS`, or `root` itself, that has the image"
     found = [root/f for f in IMAGE_FOLDERS if (root/f).is_dir()]
-    return next((f for f in [*found, root] if (f/first).is_file()), (found or [root])[0])
+    return next((f for f in [*found, root] if _on_disk(f/first).is_file()), (found or [root])[0])
+
+# %% ../../nbs/companion/22_formats.ipynb #3aacf2be
+def _names_in(folder, key):
+    "Name in another form -> name, of the files of a folder"
+    try:
+        return {key(n):n for n in os.listdir(folder)}
+    except OSError:
+        return {}
+
+def _nfc(name): return unicodedata.normalize('NFC', name)
+
+def _on_disk(path):
+    "The path whose names may be in another Unicode form; the same path where there is none"
+    if path.exists() or path.is_symlink() or path.parent==path: return path
+    parent = _on_disk(path.parent)
+    return parent/_names_in(parent, _nfc).get(_nfc(path.name), path.name)
+
+# %% ../../nbs/companion/22_formats.ipynb #2402feaf
+def _matching(root, pattern):
+    "Visible files that match a pattern, sorted"
+    return sorted(p for p in root.glob(pattern) if not p.name.startswith(('.', '~$')))
 
 # %% ../../nbs/companion/22_formats.ipynb #6bf74878
 def _check_files(paths):
     "Raise if an image file is missing"
     missing = [p for p in paths if not p.is_file()]
     if not missing: return
-    why = 'is a broken or circular link' if missing[0].is_symlink() else 'does not exist'
-    raise InputError(f"image file {missing[0]} {why} ({len(missing)} of {len(paths)} listed images are missing); "
+    first = missing[0]
+    why = 'is a broken or circular link' if first.is_symlink() else 'does not exist'
+    alike = _names_in(first.parent, str.lower).get(first.name.lower())
+    hint = f"; the folder has {alike}, and capitals count" if alike and not first.is_symlink() else ''
+    raise InputError(f"image file {first} {why} ({len(missing)} of {len(paths)} listed images are missing){hint}; "
                      "complete the folder or the list")
 
 # %% ../../nbs/companion/22_formats.ipynb #9a0d8e7e
+def _parse_json(text, where, advice):
+    "The value of a JSON text"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        raise InputError(f"{where(e.lineno)}: not JSON ({e.msg}); {advice}") from None
+    except (ValueError, RecursionError) as e: # numbers of thousands of digits, lists in lists in lists
+        raise InputError(f"{where(1)}: JSON that cannot be read ({e}); {advice}") from None
+
 def _read_json(path):
     "The content of a JSON file"
+    return _parse_json(read_text(path), lambda line: f'{path}, line {line}', "is the download complete?")
+
+# %% ../../nbs/companion/22_formats.ipynb #93d8f07f
+def _from_bytes(text):
+    "The text of a literal b'...', or None"
+    if not re.fullmatch(r"b('.*'|\".*\")", text, re.DOTALL): return None
     try:
-        return json.loads(read_text(path))
-    except json.JSONDecodeError as e:
-        raise InputError(f"{path}, line {e.lineno}: not JSON ({e.msg}); is the download complete?") from None
+        return ast.literal_eval(text).decode()
+    except (ValueError, SyntaxError, AttributeError, MemoryError, RecursionError):
+        return None
 
 # %% ../../nbs/companion/22_formats.ipynb #afbee57d
 class _Collector:
@@ -94,6 +139,7 @@ class _Collector:
         self.owners = [] # position of each caption's image
         self.position = {} # of an image's name
         self.count = [] # captions of each image
+        self.bytes = 0 # captions that are written as b'...'
 
 # %% ../../nbs/companion/22_formats.ipynb #11e2bb06
 @patch_to(_Collector)
@@ -111,25 +157,37 @@ def add_caption(self, owner, caption, number=None):
     self.count[image] += 1
     self.ids.append(f'{owner}#{number}')
     self.owners.append(image)
-    self.captions.append(caption.strip())
+    text = _from_bytes(caption.strip())
+    self.bytes += text is not None
+    self.captions.append((caption if text is None else text).strip())
 
 # %% ../../nbs/companion/22_formats.ipynb #18532c00
 @patch_to(_Collector)
-def annotations(self, **more):
+def annotations(self, notes=(), **more):
     "Annotations with the fields `more`; every image file must exist"
-    _check_files(self.paths)
+    paths = [p if p.is_file() else _on_disk(p) for p in self.paths]
+    _check_files(paths)
     owners = np.array(self.owners, dtype=np.int64)
     return Annotations(self.names, self.splits, self.captions, caption_ids=self.ids, caption_image=owners,
-                       image_paths=self.paths or None, **more)
+                       image_paths=paths or None, notes=(*notes, *self._text_notes()), **more)
+
+@patch_to(_Collector)
+def _text_notes(self):
+    "What the user should know about the captions as texts"
+    if self.bytes: yield f"{self.bytes:,} captions are written as bytes (b'...'); their text is read"
+    if is_unspaced(' '.join(self.captions[::max(1, len(self.captions)//100)])):
+        yield ("the captions are in a script without blanks between words, where a sentence is one word for the "
+               "Bi-GRU: name a transformers text encoder of that language (`text_backbone`)")
 
 # %% ../../nbs/companion/22_formats.ipynb #19533142
 SPLIT_NAMES = dict(train='train', restval='train', val='dev', valid='dev', validation='dev', dev='dev', test='test')
 
 def _split(name, where):
     "One of `SPLITS` for a split's name in a file"
-    if not isinstance(name, str) or name not in SPLIT_NAMES:
+    known = SPLIT_NAMES.get(name.strip().lower()) if isinstance(name, str) else None
+    if known is None:
         raise InputError(f"{where}: unknown split {name!r}; expected one of {', '.join(SPLIT_NAMES)}")
-    return SPLIT_NAMES[name]
+    return known
 
 # %% ../../nbs/companion/22_formats.ipynb #fc327c91
 _LISTS = dict(
@@ -144,7 +202,7 @@ def _read_split_lists(root):
     split_of = {}
     for split,names in _LISTS.items():
         file = find_path(root, *names, what=f'list of the {split} split')
-        for name in filter(None, (line.strip() for line in read_lines(file))):
+        for name in filter(None, (_nfc(line.strip()) for line in read_lines(file))):
             if name in split_of:
                 raise InputError(f"{file}: image {name!r} is listed twice (also in {split_of[name]}); "
                                  "each image belongs to one split")
@@ -178,7 +236,7 @@ def _token_rows(file):
         m = re.fullmatch(r'([^\t#]+)#(\w+)\t(.*)', line)
         if m is None:
             raise InputError(f"{file}, line {i}: expected IMAGE#N<TAB>caption, found {line[:60]!r}")
-        yield m[1],m[2],m[3]
+        yield _nfc(m[1]),m[2],m[3]
 
 # %% ../../nbs/companion/22_formats.ipynb #93dfd36e
 def _token_splits(folder):
@@ -215,6 +273,51 @@ def read_flickr8k(
 def _is_flickr8k(root):
     return any((root/f).exists() for f in _TOKEN_FILES)
 
+# %% ../../nbs/companion/22_formats.ipynb #52bd098a
+_TOKEN_FILES_30K = ('results_20130124.token', 'flickr30k/results_20130124.token', 'results.token')
+
+def read_flickr30k(
+    root:Path, # Folder with `results_20130124.token` and `flickr30k-images/`
+)->Annotations:
+    "Flickr30K in its official layout"
+    root = Path(root)
+    file = find_path(root, *_TOKEN_FILES_30K, what='caption file')
+    rows = [(_relative(image, file), number, caption) for image,number,caption in _token_rows(file)]
+    if not rows:
+        raise InputError(f"{file} has no captions; is the download complete?")
+    split_of,notes = _splits_beside(file, list(dict.fromkeys(image for image,_,_ in rows)))
+    folder = image_folder(root, rows[0][0])
+    found,kept = _Collector(),[row for row in rows if split_of[row[0]]]
+    for name in dict.fromkeys(image for image,_,_ in kept):
+        found.add_image(name, split_of[name], folder/name)
+    for image,number,caption in kept:
+        found.add_caption(image, caption, number)
+    skipped = len(rows)-len(kept)
+    return found.annotations(skipped={_NO_SPLIT:skipped} if skipped else {}, notes=notes)
+
+def _is_flickr30k(root):
+    return any((root/f).exists() for f in _TOKEN_FILES_30K)
+
+# %% ../../nbs/companion/22_formats.ipynb #77726e38
+def _list_splits(file, names, lists):
+    "Image -> split or None, from lists that hold names with or without their ending"
+    split_of = {n:lists.get(n, lists.get(PurePosixPath(n).stem)) for n in names}
+    known = {*names, *(PurePosixPath(n).stem for n in names)}
+    lost = [n for n in lists if n not in known]
+    if lost:
+        raise InputError(f"image {lost[0]!r} is in a split list but has no caption in {file} "
+                         f"({len(lost)} such images); complete the table or the lists")
+    if not any(split_of.values()):
+        raise InputError(f"no image of {file} is in a split list; "
+                         "complete the lists, or remove them to draw the splits")
+    return split_of
+
+def _splits_beside(file, names):
+    "Image -> split, or None for an image that is in no split; notes"
+    lists = _read_split_lists(file.parent)
+    if lists is not None: return _list_splits(file, names, lists),()
+    return dict(zip(names, draw_splits(names))),(_DRAWN,)
+
 # %% ../../nbs/companion/22_formats.ipynb #72ab7f73
 class _KarpathyImage(NamedTuple):
     "An entry of `images`"
@@ -236,7 +339,7 @@ def _karpathy_image(entry):
 
 # %% ../../nbs/companion/22_formats.ipynb #6d1d49bc
 def _karpathy_files(root):
-    return sorted(root.glob('dataset*.json'))
+    return _matching(root, 'dataset*.json')
 
 def _karpathy_list(file):
     "The list `images` of the file"
@@ -284,8 +387,8 @@ def read_karpathy(
     return _from_karpathy(Path(root), with_images=True)[0]
 
 # %% ../../nbs/companion/22_formats.ipynb #e5b8f720
-IMAGE_COLUMNS = ('image', 'image_name', 'image_path', 'file_name', 'filename', 'file', 'img')
-CAPTION_COLUMNS = ('caption', 'captions', 'comment', 'text', 'sentence', 'raw')
+IMAGE_COLUMNS = ('image', 'image_name', 'image_path', 'file_name', 'filename', 'filepath', 'file_path', 'file', 'img')
+CAPTION_COLUMNS = ('caption', 'captions', 'comment', 'text', 'sentence', 'sentences', 'raw', 'title')
 TABLES = ('captions.txt', 'results.csv', 'captions.csv', 'captions.tsv', 'captions.jsonl')
 
 # %% ../../nbs/companion/22_formats.ipynb #5bcd3908
@@ -295,7 +398,7 @@ def find_table(
     "The table of captions: one of `TABLES`, or the only .csv, .tsv or .jsonl"
     for n in TABLES:
         if (root/n).is_file(): return root/n
-    found = sorted(p for e in ('csv', 'tsv', 'jsonl') for p in root.glob(f'*.{e}'))
+    found = sorted(p for e in ('csv', 'tsv', 'jsonl') for p in _matching(root, f'*.{e}'))
     if len(found)>1:
         names = ', '.join(p.name for p in found[:4])
         raise InputError(f"{root} holds several tables ({names}); "
@@ -310,20 +413,83 @@ class _Row(NamedTuple):
     caption: str
     split: str|None
 
+# %% ../../nbs/companion/22_formats.ipynb #c8d22d96
+class Columns(NamedTuple):
+    "Columns of a table or of a Hugging Face dataset, as the user names them"
+    image:str = '' # Empty: the first of `IMAGE_COLUMNS`
+    caption:str = '' # One or more, with commas; `sentences.raw` is a field. Empty: found by `CAPTION_COLUMNS`
+
 # %% ../../nbs/companion/22_formats.ipynb #95b8c4bf
-def _column(names, known, where):
-    "Position of the first of `known` in `names`"
+def _column(names, known, where, chosen=''):
+    "Position in `names` of the chosen column, or of the first of `known`"
+    if chosen: return _chosen_column(names, chosen, where)
     found = [names.index(n) for n in known if n in names]
     if not found:
         raise InputError(f"{where}: expected a column called {' or '.join(known)}; "
-                         f"found {', '.join(map(repr, names)) or 'nothing'}")
+                         f"found {', '.join(map(repr, names)) or 'nothing'}; rename a column, "
+                         "or name it with `image_column` or `caption_column`")
     return found[0]
+
+def _chosen_column(names, chosen, where):
+    if chosen.strip().lower() not in names:
+        raise InputError(f"{where}: there is no column {chosen!r}; found {', '.join(map(repr, names)) or 'nothing'}")
+    return names.index(chosen.strip().lower())
+
+# %% ../../nbs/companion/22_formats.ipynb #34e6f5a3
+def _caption_columns(names, chosen, where):
+    "Positions in `names` of the columns of captions"
+    if chosen: return [_chosen_column(names, n, where) for n in chosen.split(',')]
+    numbered = [k for k,n in enumerate(names) if re.fullmatch(r'(caption|comment|text|sentence)s?[ _-]?\d+', n)]
+    if numbered and not any(n in names for n in CAPTION_COLUMNS): return numbered
+    return [_column(names, CAPTION_COLUMNS, where)]
+
+def _column_notes(names, positions, chosen):
+    "A note on columns that may hold captions, too"
+    others = [n for k,n in enumerate(names) if n in CAPTION_COLUMNS and k not in positions]
+    if chosen or not others: return ()
+    return (f"captions are those of the column {names[positions[0]]!r}; {', '.join(map(repr, others))} may have some, "
+            "too: choose with `caption_column`",)
 
 # %% ../../nbs/companion/22_formats.ipynb #4b50e02f
 def _repaired(fields, n):
     "The line of Flickr30K that lacks a separator: `image| 4   caption` for `image| 4| caption`"
     m = re.fullmatch(r'(\d+)\s+(.+)', fields[-1])
     return [*fields[:-1], m[1], m[2]] if 2<n==len(fields)+1 and m else fields
+
+# %% ../../nbs/companion/22_formats.ipynb #fcdf8f88
+def _printed_texts(text):
+    "The texts of a list as Python or NumPy print it, or None"
+    try:
+        tokens = list(tokenize.generate_tokens(io.StringIO(text).readline))
+        texts = [ast.literal_eval(t.string) for t in tokens if t.type==tokenize.STRING]
+        rest = {t.string for t in tokens if t.type!=tokenize.STRING}
+    except (ValueError, SyntaxError, tokenize.TokenError, MemoryError, RecursionError):
+        return None
+    texts = [t.decode(errors='replace') if isinstance(t, bytes) else t for t in texts]
+    return texts if texts and not any(x.strip() for x in rest-set('[](),')) else None
+
+def _cell_texts(text, where):
+    "The captions of a cell: several where it holds a list"
+    if not re.fullmatch(r'''[\[(]\s*[bu]?['"{].*[\])]''', text, re.DOTALL): return [text]
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = _printed_texts(text)
+    if isinstance(value, list): return _texts(value, where)
+    begins_as_list = r'''\[\s*[bu]?('.*?'|".*?"|\{.*?\})\s*(,|\]$)|.*['"}]\s*\]$'''
+    if text[0]=='(' or not re.match(begins_as_list, text, re.DOTALL): return [text] # such as ["Stop" sign]
+    raise InputError(f"{where}: {text[:60]!r} begins as a list of captions and cannot be read as one; "
+                     "write a line for each caption, or a JSON list")
+
+# %% ../../nbs/companion/22_formats.ipynb #59fee8f1
+def _texts(value, where):
+    "The captions of a value: a text, a list, or an object with a field of `CAPTION_COLUMNS`"
+    if isinstance(value, str): return _cell_texts(value, where)
+    if isinstance(value, dict): value = next((value[n] for n in CAPTION_COLUMNS if n in value), None)
+    if isinstance(value, str): return [value]
+    if not isinstance(value, list) or not all(isinstance(v, (str, dict)) for v in value):
+        raise InputError(f"{where}: captions must be texts; found {repr(value)[:70]}")
+    return [t for v in value for t in ([v] if isinstance(v, str) else _texts(v, where))]
 
 # %% ../../nbs/companion/22_formats.ipynb #2d6c000f
 def _refuse_features(file):
@@ -338,51 +504,65 @@ def _refuse_features(file):
                          "put Karpathy's dataset_*.json into the folder")
 
 # %% ../../nbs/companion/22_formats.ipynb #4ace2047
-def _table_rows(file):
-    "Rows of a table, and how many of them were repaired"
+class _Table(NamedTuple):
+    "Rows of a table, and what the user should know"
+    rows: list[_Row]
+    notes: tuple[str,...] = ()
+
+def _table_rows(file, columns=Columns()):
+    "Rows of a table with separators"
     _refuse_features(file)
-    (_,header),*body = read_rows(file) or [(1, [])]
+    (top,header),*body = read_rows(file) or [(1, [])]
     names = [n.lower() for n in header]
-    image = _column(names, IMAGE_COLUMNS, f'{file}, line 1')
-    caption = _column(names, CAPTION_COLUMNS, f'{file}, line 1')
+    image = _column(names, IMAGE_COLUMNS, f'{file}, line {top}', chosen=columns.image)
+    captions = _caption_columns(names, columns.caption, f'{file}, line {top}')
     split = names.index('split') if 'split' in names else None
     rows,repaired = [],0
     for line,fields in body:
-        row = _repaired(fields, len(names))
-        repaired += row is not fields
-        if len(row)!=len(names):
-            raise InputError(f"{file}, line {line}: expected {len(names)} fields ({', '.join(names)}), "
-                             f"found {len(row)}: {' '.join(row)[:70]!r}; put a caption that holds a comma in quotes")
+        row = _checked_row(_repaired(fields, len(names)), names, f'{file}, line {line}')
+        repaired += len(row)!=len(fields)
         own = None if split is None else row[split]
-        rows.append(_Row(line, row[image], caption=row[caption], split=own))
-    return rows,repaired
+        texts = [t for k in captions for t in _cell_texts(row[k], f'{file}, line {line}') if t or len(captions)==1]
+        rows += [_Row(line, row[image], caption=t, split=own) for t in texts]
+    notes = _column_notes(names, captions, columns.caption)
+    if repaired: notes += (f"repaired {repaired} line{'s'*(repaired>1)} without its last separator",)
+    return _Table(rows, notes)
+
+def _checked_row(row, names, where):
+    if len(row)!=len(names):
+        raise InputError(f"{where}: expected {len(names)} fields ({', '.join(names)}), "
+                         f"found {len(row)}: {' '.join(row)[:70]!r}; put a caption that holds a comma in quotes")
+    return row
 
 # %% ../../nbs/companion/22_formats.ipynb #9518e62c
-def _json_line(text, where):
+def _json_line(text, where, columns=Columns()):
     "Image, captions and split of a line"
-    try:
-        x = json.loads(text)
-    except json.JSONDecodeError as e:
-        raise InputError(f"{where}: not JSON ({e.msg}); expected one object per line") from None
+    x = _parse_json(text, lambda line: where, "expected one object per line")
     if not isinstance(x, dict): x = {}
-    image = next((x[n] for n in IMAGE_COLUMNS if n in x), None)
-    captions = next((x[n] for n in CAPTION_COLUMNS if n in x), None)
-    if isinstance(captions, str): captions = [captions]
-    texts = isinstance(captions, list) and captions and all(isinstance(c, str) for c in captions)
-    if not isinstance(image, str) or not texts:
+    x = {k.lower():v for k,v in x.items()}
+    known = [columns.image.strip().lower()] if columns.image else IMAGE_COLUMNS
+    image = next((x[n] for n in known if n in x), None)
+    if not isinstance(image, str) or not any(n in x for n in _json_captions(x, columns)):
         raise InputError(f'{where}: expected {{"image": "...", "caption": "..."}} or "captions": ["...", ...]; '
-                         f'found {text[:70]!r}')
+                         f'found {text[:70]!r}; other names are named with `image_column` and `caption_column`')
+    captions = [t for n in _json_captions(x, columns) if n in x for t in _texts(x[n], where)]
     return image,captions,x.get('split')
 
+def _json_captions(x, columns):
+    "Names of the fields with captions"
+    if columns.caption: return [n.strip().lower() for n in columns.caption.split(',')]
+    first = [n for n in CAPTION_COLUMNS if n in x][:1]
+    return first or [n for n in x if re.fullmatch(r'(caption|comment|text|sentence)s?[ _-]?\d+', n)]
+
 # %% ../../nbs/companion/22_formats.ipynb #ba90597f
-def _json_rows(file):
+def _json_rows(file, columns=Columns()):
     "Rows of a file of JSON lines"
     rows = []
     for k,line in enumerate(read_lines(file), 1):
         if not line.strip(): continue
-        image,captions,split = _json_line(line, f'{file}, line {k}')
+        image,captions,split = _json_line(line, f'{file}, line {k}', columns)
         rows += [_Row(k, image, caption=c.strip(), split=split) for c in captions]
-    return rows
+    return _Table(rows)
 
 # %% ../../nbs/companion/22_formats.ipynb #26e1184b
 def _column_splits(file, rows):
@@ -395,48 +575,35 @@ def _column_splits(file, rows):
                              f"{split_of[row.image]} before; each image belongs to one split")
     return split_of
 
-# %% ../../nbs/companion/22_formats.ipynb #77726e38
-def _list_splits(file, names, lists):
-    "Image -> split or None, from lists that hold names with or without their ending"
-    split_of = {n:lists.get(n, lists.get(PurePosixPath(n).stem)) for n in names}
-    known = {*names, *(PurePosixPath(n).stem for n in names)}
-    lost = [n for n in lists if n not in known]
-    if lost:
-        raise InputError(f"image {lost[0]!r} is in a split list but has no caption in {file} "
-                         f"({len(lost)} such images); complete the table or the lists")
-    if not any(split_of.values()):
-        raise InputError(f"no image of {file} is in a split list; "
-                         "complete the lists, or remove them to draw the splits")
-    return split_of
-
 # %% ../../nbs/companion/22_formats.ipynb #cdf85335
 def _table_splits(file, rows):
     "Image -> split, or None for an image that is in no split; notes"
     names = list(dict.fromkeys(row.image for row in rows))
     if any(row.split for row in rows): return _column_splits(file, rows),()
-    lists = _read_split_lists(file.parent)
-    if lists is not None: return _list_splits(file, names, lists),()
-    return dict(zip(names, draw_splits(names))),(_DRAWN,)
+    return _splits_beside(file, names)
 
 # %% ../../nbs/companion/22_formats.ipynb #0e47e868
-def _read_rows(root):
-    "The table of a folder, its rows with checked image names, and how many were repaired"
+def _read_rows(root, columns):
+    "The table of a folder, its rows with checked image names, and notes"
     file = find_table(root)
     if file is None:
         raise InputError(f"no table of captions in {root}; expected {', '.join(TABLES)}")
-    rows,repaired = (_json_rows(file), 0) if file.suffix=='.jsonl' else _table_rows(file)
+    rows,notes = (_json_rows if file.suffix=='.jsonl' else _table_rows)(file, columns)
     if not rows:
         raise InputError(f"{file} has no captions; expected a line for each image and caption")
-    return file,[row._replace(image=_relative(row.image, f'{file}, line {row.line}')) for row in rows],repaired
+    others = [n for n in TABLES if (root/n).is_file() and n!=file.name]
+    if others: notes += (f"{file.name} is read; {', '.join(others)} in the same folder is not",)
+    return file,[row._replace(image=_relative(row.image, f'{file}, line {row.line}', root)) for row in rows],notes
 
 # %% ../../nbs/companion/22_formats.ipynb #2df8a357
 def read_table(
     root:Path, # Folder with the table, and the images in it or below
+    columns:Columns=Columns(), # Of the table
 )->Annotations:
     "A table of images and captions"
     root = Path(root)
-    file,rows,repaired = _read_rows(root)
-    split_of,notes = _table_splits(file, rows)
+    file,rows,notes = _read_rows(root, columns)
+    split_of,drawn = _table_splits(file, rows)
     kept = [row for row in rows if split_of[row.image]]
     folder = image_folder(root, kept[0].image)
     found = _Collector()
@@ -445,13 +612,12 @@ def read_table(
     for row in kept:
         found.add_caption(row.image, row.caption)
     skipped = len(rows)-len(kept)
-    if repaired: notes += (f"repaired {repaired} line{'s'*(repaired>1)} without its last separator",)
-    return found.annotations(skipped={_NO_SPLIT:skipped} if skipped else {}, notes=notes)
+    return found.annotations(skipped={_NO_SPLIT:skipped} if skipped else {}, notes=drawn+notes)
 
 # %% ../../nbs/companion/22_formats.ipynb #75623864
 def _coco_files(root):
     "Caption files of train and val"
-    found = [*root.glob('annotations/captions_*.json'), *root.glob('captions_*.json')]
+    found = [*_matching(root/'annotations', 'captions_*.json'), *_matching(root, 'captions_*.json')]
     return sorted(f for f in found if re.match(r'captions_(train|val)\d*\.json$', f.name))
 
 def _coco_folder(root, part, first):
@@ -471,6 +637,7 @@ def _coco_entries(file):
     except (KeyError, TypeError, AttributeError) as e:
         raise InputError(f"{file}: expected `images` with id and file_name, and `annotations` with id, image_id "
                          f"and caption ({e!r}); is this a file of COCO captions?") from None
+    _check_coco_ids(file, [*images, *texts], len(data['images'])-len(images))
     lost = texts.keys()-images.keys()
     if lost:
         raise InputError(f"{file}: the captions of image {min(lost)} have no entry in `images` "
@@ -478,6 +645,16 @@ def _coco_entries(file):
     if not texts:
         raise InputError(f"{file} has no captions; is the download complete?")
     return images,texts
+
+# %% ../../nbs/companion/22_formats.ipynb #8b2e2b3d
+def _check_coco_ids(file, ids, repeated):
+    "Image ids are all whole numbers or all texts, and each has one entry"
+    kinds = sorted({type(i).__name__ for i in ids})
+    if kinds not in ([], ['int'], ['str']):
+        raise InputError(f"{file}: image ids must be whole numbers everywhere, or texts everywhere; "
+                         f"found {' and '.join(kinds)}")
+    if repeated:
+        raise InputError(f"{file}: {repeated} entries of `images` repeat the id of another; remove them")
 
 # %% ../../nbs/companion/22_formats.ipynb #a2b9bb6c
 def _add_coco(found, root, file):
@@ -614,7 +791,7 @@ def _precomp_folder(root):
     return root/'precomp' if (root/'precomp').is_dir() else root
 
 def _is_precomp(root):
-    return any(_precomp_folder(root).glob('*_caps.txt'))
+    return bool(_matching(_precomp_folder(root), '*_caps.txt'))
 
 # %% ../../nbs/companion/22_formats.ipynb #dbbb9ed7
 def _read_part(folder, stem):
@@ -709,7 +886,7 @@ class _BottomUpRow(NamedTuple):
     features: bytes # base64 of float32
 
 def _bottom_up_files(root):
-    return sorted(root.glob('*.tsv'))
+    return _matching(root, '*.tsv')
 
 # %% ../../nbs/companion/22_formats.ipynb #d143c887
 def _bottom_up_rows(file):
@@ -735,7 +912,7 @@ def _decode(row):
     except (binascii.Error, ValueError) as e:
         raise InputError(f"{row.where}: the features are not base64 of float32 ({e}); "
                          "download the file again") from None
-    if not row.boxes or len(x)%row.boxes or not len(x):
+    if row.boxes<1 or len(x)%row.boxes or not len(x):
         raise InputError(f"{row.where}: {len(x)} numbers cannot be divided into {row.boxes} boxes; "
                          "download the file again")
     if not np.isfinite(x).all():
@@ -745,11 +922,11 @@ def _decode(row):
 # %% ../../nbs/companion/22_formats.ipynb #aaf11669
 def _positions(keys):
     "Image number -> position in the annotations"
-    numbers = [re.search(r'\d+$', k) for k in keys]
+    numbers = [re.search(r'[0-9]+$', k) for k in keys]
     if None in numbers:
         raise InputError(f"image {keys[numbers.index(None)]!r} of the annotations has no number at its end, as image "
                          "ids of bottom-up features have; use features that name these images")
-    position = {str(int(m[0])):i for i,m in enumerate(numbers)}
+    position = {m[0].lstrip('0') or '0':i for i,m in enumerate(numbers)}
     if len(position)<len(keys):
         raise InputError(f"{len(keys)} images of the annotations have {len(position)} different numbers at their end; "
                          "bottom-up features identify images by number and cannot tell them apart: "
@@ -870,61 +1047,85 @@ def _load_from_disk(root):
         raise InputError(f"{root} is a Hugging Face dataset; reading it needs the library `datasets`: "
                          'pip install "amsps[datasets]"') from None
     try:
-        return datasets.load_from_disk(str(root))
-    except (OSError, ValueError, TypeError, KeyError) as e:
-        raise InputError(f"{root} is not a complete Hugging Face dataset ({str(e).splitlines()[0]}); "
-                         "save it again with `save_to_disk`") from None
+        data = datasets.load_from_disk(str(root))
+        for part in _parts(data).values():
+            part.data.validate(full=True) # Arrow reads damaged columns beyond their memory
+        return data
+    except Exception as e: # damaged files raise errors of many kinds
+        raise _incomplete(root, e) from None
+
+def _incomplete(root, e):
+    why = ' '.join(str(e).split())[:200] or type(e).__name__
+    return InputError(f"{root} is not a complete Hugging Face dataset ({why}); save it again with `save_to_disk`")
 
 # %% ../../nbs/companion/22_formats.ipynb #24dfb614
 def _hub_picture(value, where):
     "`bytes` and `path` of a cell of the image column"
-    picture = value if isinstance(value, dict) else dict(path=value, bytes=None)
+    if isinstance(value, str): value = dict(path=value)
+    if isinstance(value, bytes): value = dict(bytes=value)
+    if not isinstance(value, dict): value = {}
+    picture = dict(bytes=value.get('bytes'), path=value.get('path'))
+    if not isinstance(picture['bytes'], bytes|None) or not isinstance(picture['path'], str|None):
+        picture = dict(bytes=None, path=None)
     if not picture['bytes'] and not picture['path']:
         raise InputError(f"{where}: the row has neither an image nor a file name; remove it")
     return picture
 
 # %% ../../nbs/companion/22_formats.ipynb #f7983863
-def _hub_captions(value, where):
-    "Texts of a cell of the caption column"
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
-        raise InputError(f"{where}: captions must be texts; found {texts!r}")
-    return texts
+def _field(row, name):
+    "The value of a column, or of a field of it"
+    if name in row: return row[name]
+    column,_,rest = name.partition('.')
+    value = row[column]
+    return [_field(v, rest) for v in value] if isinstance(value, list) else _field(value, rest)
+
+def _hub_captions(row, names, where):
+    "Texts of the caption columns of a row"
+    values = [_field(row, n) for n in names]
+    if len(values)>1: values = [v for v in values if v not in (None, '')]
+    return [t for v in values for t in _texts(v, where)]
 
 # %% ../../nbs/companion/22_formats.ipynb #8ba94f33
-def _hub_column(rows, known, root):
-    "Name of the first column of `known`, in any case"
-    lower = [n.lower() for n in rows.column_names]
-    position = _column(lower, known, root)
-    return rows.column_names[position]
+def _hub_names(rows):
+    "Names of columns and of their fields, such as `sentences.raw`"
+    fields = rows.flatten().column_names if any(isinstance(f, dict) for f in rows.features.values()) else []
+    of_list = {n:getattr(f, 'feature', None) for n,f in rows.features.items()}
+    lists = [f'{n}.{k}' for n,f in of_list.items() if isinstance(f, dict) for k in f]
+    return [*rows.column_names, *(n for n in [*fields, *lists] if n not in rows.column_names)]
+
+def _hub_columns(rows, columns, root):
+    "Name of the image column, names of the caption columns, notes"
+    names = _hub_names(rows)
+    lower = [n.lower() for n in names]
+    image = names[_column(lower, IMAGE_COLUMNS, root, chosen=columns.image)]
+    captions = _caption_columns(lower, columns.caption, root)
+    return image,[names[k] for k in captions],_column_notes(lower, captions, columns.caption)
 
 # %% ../../nbs/companion/22_formats.ipynb #09bb3c10
-def _hub_rows(data, root):
+def _hub_rows(data, root, columns):
     "Every row of a dataset, images undecoded"
     import datasets
     for part,rows in _parts(data).items():
-        image = _hub_column(rows, IMAGE_COLUMNS, root)
-        caption = _hub_column(rows, CAPTION_COLUMNS, root)
-        if isinstance(rows.features[image], datasets.Image):
+        image,captions,_ = _hub_columns(rows, columns, root)
+        if isinstance(rows.features.get(image), datasets.Image):
             rows = rows.cast_column(image, datasets.Image(decode=False))
-        for k,row in enumerate(rows):
+        split_names = getattr(rows.features.get('split'), 'names', None) # of a ClassLabel
+        for k,row in enumerate(_plain_rows(rows, root)):
             where = f"{root}, row {k} of {part or 'the dataset'}"
-            yield _HubRow(
-                where=where, part=part, split=row.get('split') or part,
-                picture=_hub_picture(row[image], where), captions=_hub_captions(row[caption], where))
+            split = row.get('split')
+            if split_names and isinstance(split, int): split = split_names[split]
+            yield _HubRow(where=where, part=part, split=part if split in (None, '') else split,
+                picture=_hub_picture(_field(row, image), where), captions=_hub_captions(row, captions, where))
 
-# %% ../../nbs/companion/22_formats.ipynb #0726c63d
-def _check_decodes(stored, where):
-    "Raise unless the bytes are an image"
+def _plain_rows(rows, root):
     try:
-        Image.open(io.BytesIO(stored)).convert('RGB')
-    except (OSError, SyntaxError, ValueError) as e:
-        raise InputError(f"{where}: the picture cannot be decoded ({e}); remove the row") from None
+        yield from rows
+    except Exception as e: # damaged files raise errors of many kinds
+        raise _incomplete(root, e) from None
 
 # %% ../../nbs/companion/22_formats.ipynb #5521f369
 def _store_picture(file, picture):
     "The file of a picture; written where the picture is stored in the dataset"
-    if not picture['bytes']: return Path(picture['path'])
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(file.name+'.part')
@@ -934,17 +1135,20 @@ def _store_picture(file, picture):
     return file
 
 # %% ../../nbs/companion/22_formats.ipynb #c26383f4
-def _add_hub_image(found, row, folder):
+def _add_hub_image(found, row, folder, root):
     "Add the image of a row; its name"
-    stem = Path(row.picture['path'] or 'image').name
+    stem = re.sub('[\0/]', '_', Path(row.picture['path'] or 'image').name)[-100:]
     name = f"{row.part or 'image'}/{len(found.names):06d}-{stem}"
-    if folder is not None:
-        path = _store_picture(folder/name, row.picture)
-    else:
-        path = None
-        if row.picture['bytes']: _check_decodes(row.picture['bytes'], row.where)
-    found.add_image(name, row.split, path)
+    found.add_image(name, row.split, _hub_file(row, folder, name, root))
     return name
+
+def _hub_file(row, folder, name, root):
+    "The file of a picture; None where it is stored in the dataset and there is no folder for it"
+    stored,path = row.picture['bytes'],row.picture['path']
+    if not stored:
+        return root/path if (root/path).is_file() else Path(path) # relative to the dataset, or as it stands
+    if folder is not None: return _store_picture(folder/name, row.picture)
+    load_image(stored, row.where) # checked, because it is not written
 
 # %% ../../nbs/companion/22_formats.ipynb #6237e7d5
 def _picture_key(picture):
@@ -952,13 +1156,13 @@ def _picture_key(picture):
     return hashlib.sha256(picture['bytes']).digest() if picture['bytes'] else picture['path']
 
 # %% ../../nbs/companion/22_formats.ipynb #a7c37c17
-def _add_hub_rows(found, rows, folder):
+def _add_hub_rows(found, rows, folder, root):
     "Add all rows; rows with the same picture are one image"
     seen = {} # picture -> name, split
     for row in rows:
         key = _picture_key(row.picture)
         if key not in seen:
-            seen[key] = _add_hub_image(found, row, folder),row.split
+            seen[key] = _add_hub_image(found, row, folder, root),row.split
         name,split = seen[key]
         if split!=row.split:
             raise InputError(f"{row.where}: the picture is in split {row.split!r} here and in {split!r} before "
@@ -979,17 +1183,23 @@ def _picture_folder(cache, data):
 def read_huggingface(
     root:Path, # Folder written by `save_to_disk`
     cache:Path|None=None, # Folder for pictures stored in the dataset; None reads the annotations only
+    columns:Columns=Columns(), # Of the dataset
 )->Annotations:
     "A dataset of the library `datasets`, saved to disk"
+    root = Path(root)
     data = _load_from_disk(root)
     folder = None if cache is None else _picture_folder(cache, data)
     found = _Collector()
-    _add_hub_rows(found, _hub_rows(data, root), folder)
+    _add_hub_rows(found, _hub_rows(data, root, columns), folder, root=root)
+    if len(found.paths)!=len(found.names):
+        _check_files(found.paths)
+        found.paths = [] # those stored in the dataset have no file without a cache
     if not found.names:
         raise InputError(f"{root} has no rows; save it again with `save_to_disk`")
     drawn = not any(found.splits)
     found.splits = draw_splits(found.names) if drawn else [_split(s, root) for s in found.splits]
-    return found.annotations(notes=(_DRAWN,) if drawn else ())
+    notes = [n for rows in _parts(data).values() for n in _hub_columns(rows, columns, root)[2]]
+    return found.annotations(notes=((_DRAWN,) if drawn else ())+tuple(dict.fromkeys(notes)))
 
 # %% ../../nbs/companion/22_formats.ipynb #70a9b1d1
 @dataclass(frozen=True)
@@ -997,23 +1207,27 @@ class Layout:
     "A file layout"
     files: str         # The files of the folder, for messages
     found: Callable    # root -> bool, whether the folder has this layout
-    read: Callable     # (root, cache) -> Annotations
+    read: Callable     # (root, cache) -> Annotations; with `columns` a third argument, `Columns`
+    columns: bool=False # Whether it has columns that can be named
 
 # %% ../../nbs/companion/22_formats.ipynb #dcf65909
 LAYOUTS = dict(
     flickr8k=Layout('Flickr8k.token.txt, Flickr_8k.*Images.txt, Flicker8k_Dataset/', _is_flickr8k,
         read=lambda root, cache: read_flickr8k(root)),
+    flickr30k=Layout('results_20130124.token, flickr30k-images/, perhaps train.txt, val.txt, test.txt', _is_flickr30k,
+        read=lambda root, cache: read_flickr30k(root)),
     precomp=Layout('{train,dev,test}_caps.txt with _ims.npy, or in precomp/ with id_mapping.json and images '
         '(SCAN, VSE++, VSE-infinity)', _is_precomp, read=lambda root, cache: read_precomp(root)),
     bottom_up=Layout("Karpathy's dataset*.json and bottom-up features *.tsv", _is_bottom_up, read=read_bottom_up),
     huggingface=Layout('dataset_dict.json or state.json of a Hugging Face dataset', _is_huggingface,
-        read=read_huggingface),
+        read=read_huggingface, columns=True),
     karpathy=Layout("Karpathy's dataset*.json and an image folder", lambda root: bool(_karpathy_files(root)),
         read=lambda root, cache: read_karpathy(root)),
     coco=Layout('annotations/captions_*.json and image folders (MSCOCO)', lambda root: bool(_coco_files(root)),
         read=lambda root, cache: read_coco(root)),
     table=Layout('captions.csv, .tsv or .jsonl (or results.csv, captions.txt of Kaggle) and an image folder: '
-        'your own photographs', lambda root: find_table(root) is not None, read=lambda root, cache: read_table(root)))
+        'your own photographs', lambda root: find_table(root) is not None, columns=True,
+        read=lambda root, cache, columns: read_table(root, columns)))
 
 # %% ../../nbs/companion/22_formats.ipynb #aa706947
 def _list_folder(root):
@@ -1046,11 +1260,16 @@ def read_dataset(
     root:Path, # Folder of the data
     layout:str='auto', # A name of `LAYOUTS`, or auto: the first that is found
     cache:Path|None=None, # Folder for converted features and stored pictures; None reads what needs no conversion
+    columns:Columns=Columns(), # Of the images and the captions, for layouts that have some
 )->Annotations:
     "Annotations of a folder in any layout"
     name = find_layout(root, layout)
+    known = LAYOUTS[name]
+    if any(columns) and not known.columns:
+        raise InputError(f"{root} is in the layout {name}, whose files have no columns to name; "
+                         "leave out `image_column` and `caption_column`")
     try:
-        return LAYOUTS[name].read(Path(root), cache)
+        return known.read(Path(root), cache, columns) if known.columns else known.read(Path(root), cache)
     except PermissionError as e:
         raise InputError(f"{e.filename} cannot be read ({e.strerror}); change its permissions") from None
 
@@ -1076,12 +1295,12 @@ def _standard(counts, known):
 # %% ../../nbs/companion/22_formats.ipynb #d6f7e46b
 def check_pictures(
     paths:list[Path], # Image files
-):
+)->list[bytes]: # Digest of each file
     "Raise an `InputError` that names the images that cannot be decoded"
-    bad = []
+    bad,digests = [],[]
     for path in tqdm(paths, desc='decoding pictures', unit='image', leave=False):
         try:
-            load_image(path)
+            digests.append(_decoded(path))
         except InputError as e:
             bad.append(path)
             error = e
@@ -1091,6 +1310,57 @@ def check_pictures(
         names = ', '.join(map(str, bad[:5]))+', ...'*(len(bad)>5)
         raise InputError(f"{len(bad)} of {len(paths)} pictures cannot be decoded: {names}; "
                          "replace the files or take the images out of their splits")
+    return digests
+
+def _decoded(path):
+    "Digest of an image file that can be decoded"
+    load_image(path)
+    with open(path, 'rb') as f:
+        return hashlib.file_digest(f, 'sha256').digest()
+
+# %% ../../nbs/companion/22_formats.ipynb #0bf099c8
+def _repeated_lines(a, keys):
+    "A note on images with equal keys, in two splits or in one"
+    groups = defaultdict(list)
+    for i,key in enumerate(keys):
+        groups[key].append(i)
+    equal = [g for g in groups.values() if len(g)>1]
+    across = [g for g in equal if len({a.splits[i] for i in g})>1]
+    within = [g for g in equal if g not in across]
+    return [f'note         {_repeated(a, groups, where)}' for groups,where in
+            ((across, 'in more than one split'), (within, 'more than once in a split')) if groups]
+
+def _repeated(a, groups, where):
+    first = ' and '.join(f'{a.image_ids[i]} ({a.splits[i]})' for i in groups[0][:3])
+    verb = 'picture is' if len(groups)==1 else 'pictures are'
+    return f"{len(groups):,} {verb} {where}, equal byte for byte: {first}{', ...'*(len(groups)>1)}"
+
+# %% ../../nbs/companion/22_formats.ipynb #9878b239
+def _feature_keys(a):
+    "What is equal for images with equal region features"
+    x = a.regions
+    first = [hashlib.sha256(x.files[f][r, 0].tobytes()).digest() for f,r in zip(x.file, x.row)]
+    often = Counter(first)
+    return [(k, x[np.array([i])].tobytes()) if often[k]>1 else i for i,k in enumerate(first)]
+
+# %% ../../nbs/companion/22_formats.ipynb #b8bfe8fe
+_MIN_COUNT = 4 # The default of a run
+
+def _word_lines(a):
+    "How many words of the captions the Bi-GRU knows, and how many captions become equal"
+    words = [words_of(c) for c in a.captions]
+    counts = Counter(w for ws,i in zip(words, a.caption_image) if a.splits[i]=='train' for w in ws)
+    known = {w for w,n in counts.items() if n>=_MIN_COUNT}
+    total = sum(map(len, words))
+    unknown = sum(w not in known for ws in words for w in ws)
+    lines = [f'words        {len(known):,} known to the Bi-GRU (in train {_MIN_COUNT} times or more, `min_count`); '
+             f'{unknown/total:.1%} of all words are unknown']
+    different,seen = len(set(map(tuple, words))),len({tuple(w if w in known else '' for w in ws) for ws in words})
+    if seen<different:
+        lines.append(f'note         {different:,} different captions become {seen:,}, because some differ in unknown '
+                     'words only: lower `min_count`, or name a `text_backbone`')
+    cut = sum(len(ws)>126 for ws in words)
+    return lines+[f'note         {cut:,} captions have more than 126 words; the rest is cut off']*(cut>0)
 
 # %% ../../nbs/companion/22_formats.ipynb #28118138
 def _counts(a):
@@ -1116,7 +1386,8 @@ def _feature_lines(a, root, layout):
     if a.regions is not None:
         for x in a.regions.files:
             check_features(x, str(x.filename))
-        return [f"features     {' x '.join(map(str, a.regions.shape))} {a.regions.dtype}, all finite"]
+        shape = ' x '.join(map(str, a.regions.shape))
+        return [f"features     {shape} {a.regions.dtype}, all finite", *_repeated_lines(a, _feature_keys(a))]
     if layout!='bottom_up': return []
     keys,files = _from_karpathy(root, with_images=False)[1],_bottom_up_files(root)
     for _,x in _bottom_up_features(files, keys): # decode everything, keep nothing
@@ -1129,14 +1400,15 @@ def _feature_lines(a, root, layout):
 def _picture_lines(a):
     "Number of pictures, all of which are decoded"
     if a.image_paths is None: return []
-    check_pictures(a.image_paths)
-    return [f'pictures     {len(a.image_paths):,}, all can be decoded']
+    digests = check_pictures(a.image_paths)
+    return [f'pictures     {len(a.image_paths):,}, all can be decoded', *_repeated_lines(a, digests)]
 
 # %% ../../nbs/companion/22_formats.ipynb #927ca80b
 def check_dataset(
     root:Path, # Folder of the data
     layout:str='auto', # See `read_dataset`
     known:dict|None=None, # Standard datasets, from `data/datasets.json`
+    columns:Columns=Columns(), # See `read_dataset`
 )->list[str]: # Lines of a report
     "Describe a folder after reading all of it"
     root = Path(root)
@@ -1145,8 +1417,8 @@ def check_dataset(
     except InputError as e:
         sources = ''.join(f"\n{d['title']} comes from {d['source']}" for d in (known or {}).values())
         raise InputError(f"{e}{sources}") from None
-    a = read_dataset(root, name)
-    lines = [f'layout       {name}: {LAYOUTS[name].files}', *_count_lines(a)]
+    a = read_dataset(root, name, columns=columns)
+    lines = [f'layout       {name}: {LAYOUTS[name].files}', *_count_lines(a), *_word_lines(a)]
     lines += [*_feature_lines(a, root, name), *_picture_lines(a)]
     if known: lines.append(f'standard     {_standard(_counts(a), known)}')
     return lines+[f'fingerprint  {a.fingerprint[:16]}']

@@ -6,13 +6,13 @@
 __all__ = ['search_images', 'search_captions']
 
 # %% ../../nbs/companion/36_search.ipynb #1b07d4b1
-import re
 from pathlib import Path
 import torch
 from .datasets import RunData
 from ..errors import InputError
 from ..training import embed_captions, embed_images
 from ..vision import picture_features
+from ..words import has_word
 
 # %% ../../nbs/companion/36_search.ipynb #ec8a3bdc
 def _searched(data, split):
@@ -36,7 +36,7 @@ def search_images(
     split:str='', # Where to look; empty is everywhere
 )->list[tuple[float,str]]: # Cosine similarity and image id, best first
     "The images that a text describes best"
-    if not re.search(r'\w', caption):
+    if not has_word(caption):
         raise InputError(f"the caption to search with is empty (found {caption!r}); write a text with at least one "
                          "word")
     splits = _searched(data, split)
