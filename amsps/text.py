@@ -59,7 +59,7 @@ class BiGRUEncoder(nn.Module):
 def _lengths(mask, lengths): # (B,) int64 on the host
     return mask.sum(1).cpu() if lengths is None else torch.from_numpy(lengths)
 
-# %% ../nbs/method/06_text.ipynb #257a5e48
+# %% ../nbs/method/06_text.ipynb #eeeca080
 def set_padding(
     tokenizer:PreTrainedTokenizerBase, # Changed in place
 ):
@@ -71,7 +71,7 @@ def set_padding(
     if tokenizer.pad_token is None:
         raise InputError("its tokeniser has no special token to pad with; set `pad_token` in its tokenizer_config.json")
 
-# %% ../nbs/method/06_text.ipynb #49b6dc1d
+# %% ../nbs/method/06_text.ipynb #b65be094
 def token_limit(
     tokenizer:PreTrainedTokenizerBase,
     model:nn.Module, # Its text encoder
@@ -86,12 +86,12 @@ def token_limit(
             limits.append(module.num_embeddings-max(first, getattr(module, 'offset', 0)))
     return min(limits)
 
-# %% ../nbs/method/06_text.ipynb #c7fc38c3
+# %% ../nbs/method/06_text.ipynb #252961cd
 def _first_tokens(model, n=4, padding=0):
     "(1, n+padding) the first token ids, and their mask"
-    rows = model.get_input_embeddings().weight.shape[0]
-    ids = torch.arange(n+padding)%rows
-    return dict(input_ids=ids[None], attention_mask=(torch.arange(n+padding)<n).long()[None])
+    table = model.get_input_embeddings().weight
+    k = torch.arange(n+padding, device=table.device)
+    return dict(input_ids=k[None]%len(table), attention_mask=(k<n).long()[None])
 
 def _first_output(tokenizer, model):
     "(1, 4, H) last hidden state of four tokens"
@@ -105,7 +105,7 @@ def _first_output(tokenizer, model):
         raise InputError(f"{type(model).__name__} gives states of shape {shape} for 4 tokens; expected (1, 4, {size})")
     return h
 
-# %% ../nbs/method/06_text.ipynb #41be60cf
+# %% ../nbs/method/06_text.ipynb #3a0f329d
 def _check_vocabulary(tokenizer, model):
     "Raise `InputError` for tokens without a row in the encoder's embedding, or with segments"
     rows = model.get_input_embeddings().weight.shape[0]
@@ -118,7 +118,7 @@ def _check_vocabulary(tokenizer, model):
         raise InputError(f"{type(model).__name__} needs the segments of tokens (token_type_ids {segments}), which are not "
                          "passed on here; take an encoder without them")
 
-# %% ../nbs/method/06_text.ipynb #c77cd81b
+# %% ../nbs/method/06_text.ipynb #4494dac1
 def _check_padding(tokenizer, model):
     "Raise `InputError` where padding changes the output for the tokens before it"
     alone = _first_output(tokenizer, model)
@@ -127,7 +127,7 @@ def _check_padding(tokenizer, model):
         raise InputError(f"{type(model).__name__} gives other states for a caption when padding stands behind it; take "
                          "an encoder that leaves masked tokens out")
 
-# %% ../nbs/method/06_text.ipynb #6b3116a1
+# %% ../nbs/method/06_text.ipynb #818e3fac
 def text_from_config(
     described:dict, # A text encoder's configuration, with its `model_type`
 )->PreTrainedModel:
@@ -204,7 +204,7 @@ def last_layers_only(
         setattr(holder, name, layers)
         hook.remove()
 
-# %% ../nbs/method/06_text.ipynb #3c93166b
+# %% ../nbs/method/06_text.ipynb #e214deb0
 @torch.no_grad()
 def check_last_layers(
     backbone:nn.Module, # A transformers text encoder
@@ -212,6 +212,7 @@ def check_last_layers(
 ):
     "Raise `InputError` where the last layers of a text encoder cannot run alone"
     text_layers(backbone, n)
+    if next(backbone.parameters()).is_meta: return # its weights are still to be loaded
     mode,x = backbone.training,_first_tokens(backbone)
     whole = backbone.eval()(**x, output_hidden_states=True)
     with last_layers_only(backbone, n, whole.hidden_states[-1-n]):
