@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['InputError', 'InputNote', 'note', 'out_of_memory']
 
-# %% ../nbs/method/01_errors.ipynb #2b33d2b7
+# %% ../nbs/method/01_errors.ipynb #fbb2eb84
 import warnings
 
 # %% ../nbs/method/01_errors.ipynb #0e69a2a0
 class InputError(ValueError):
     "A mistake in the user's input; the message is complete and written for the user"
 
-# %% ../nbs/method/01_errors.ipynb #a4dfa9e4
+# %% ../nbs/method/01_errors.ipynb #cb5b21c0
 class InputNote(UserWarning):
     "Something about the user's input that changes the result, and is no mistake"
 
@@ -22,11 +22,11 @@ def note(
     "Warn with an `InputNote`"
     warnings.warn(message, InputNote, stacklevel=3)
 
-# %% ../nbs/method/01_errors.ipynb #b90ba5b6
+# %% ../nbs/method/01_errors.ipynb #a55caef4
 def out_of_memory(
     e:BaseException,
 )->bool:
     "Whether an error says that memory could not be allocated"
     if isinstance(e, MemoryError): return True
-    said = ("can't allocate memory", 'out of memory', 'Cannot allocate memory')
+    said = ("can't allocate memory", 'out of memory', 'Cannot allocate memory', 'bad_alloc')
     return isinstance(e, (RuntimeError, OSError)) and any(s in str(e) for s in said)
