@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'FEATURE_TYPES', 'Annotations', 'read_text', 'read_lines', 'read_rows', 'load_image', 'disk_room',
            'build_tokenizer', 'open_features', 'check_features', 'load_features', 'Regions', 'PairDataset', 'as_float',
-           'on_device', 'token_ids', 'PairCollator']
+           'on_device', 'token_ids', 'note_cut', 'PairCollator']
 
 # %% ../nbs/method/03_data.ipynb #1c6e646c
 import csv
@@ -471,7 +471,7 @@ def _tokenised(self, tokenizer):
         self._tokens = tokenizer, tokens, np.concatenate([[0], lengths.cumsum()])
     return self._tokens[1:]
 
-# %% ../nbs/method/03_data.ipynb #2924f899
+# %% ../nbs/method/03_data.ipynb #a9e038ef
 from .errors import note
 
 # %% ../nbs/method/03_data.ipynb #82b0ec52
@@ -490,24 +490,29 @@ def token_ids(
     if not lengths.all():
         caption = captions[int(lengths.argmin())]
         raise InputError(f"the tokeniser finds no token in the caption {caption!r}; write it with words, or drop it")
-    _note_cut(tokenizer, captions, lengths)
+    full = np.flatnonzero(lengths>=tokenizer.model_max_length)
+    note_cut(tokenizer, [captions[j] for j in full], len(captions))
     return np.concatenate(tokens),lengths
 
 def _ids(tokenizer, texts, **options):
     plain = dict(return_attention_mask=False, return_token_type_ids=False, verbose=False)
     return tokenizer(texts, **plain, **options)['input_ids']
 
-# %% ../nbs/method/03_data.ipynb #9b03062c
-def _note_cut(tokenizer, captions, lengths):
+# %% ../nbs/method/03_data.ipynb #3fadedc4
+def note_cut(
+    tokenizer:PreTrainedTokenizerBase, # Any
+    captions:list[str],
+    total:int|None=None, # Number of captions to speak of; None is their own
+):
     "Say how many captions are cut at the tokeniser's limit"
     limit = tokenizer.model_max_length
-    full = [captions[j] for j in np.flatnonzero(lengths>=limit)]
-    if not full: return
-    whole = [len(x) for x in _ids(tokenizer, full)]
+    long = [c for c in captions if len(c.encode(errors='replace'))+8>=limit] # a token has a byte, or is a special one
+    if not long: return
+    whole = [len(x) for x in _ids(tokenizer, long)]
     n = sum(k>limit for k in whole)
     if n:
-        longest = full[int(np.argmax(whole))]
-        note(f"{n} of {len(captions)} captions have more than {limit} tokens and are cut there; the longest has "
+        longest = long[int(np.argmax(whole))]
+        note(f"{n} of {total or len(captions)} captions have more than {limit} tokens and are cut there; the longest has "
              f"{max(whole)}: {longest[:60]!r}")
 
 # %% ../nbs/method/03_data.ipynb #d77902fb
