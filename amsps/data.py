@@ -471,7 +471,7 @@ def _tokenised(self, tokenizer):
         self._tokens = tokenizer, tokens, np.concatenate([[0], lengths.cumsum()])
     return self._tokens[1:]
 
-# %% ../nbs/method/03_data.ipynb #a9e038ef
+# %% ../nbs/method/03_data.ipynb #82ee6be4
 from .errors import note
 
 # %% ../nbs/method/03_data.ipynb #82b0ec52
@@ -498,7 +498,7 @@ def _ids(tokenizer, texts, **options):
     plain = dict(return_attention_mask=False, return_token_type_ids=False, verbose=False)
     return tokenizer(texts, **plain, **options)['input_ids']
 
-# %% ../nbs/method/03_data.ipynb #3fadedc4
+# %% ../nbs/method/03_data.ipynb #de85d637
 def note_cut(
     tokenizer:PreTrainedTokenizerBase, # Any
     captions:list[str],
@@ -512,8 +512,8 @@ def note_cut(
     n = sum(k>limit for k in whole)
     if n:
         longest = long[int(np.argmax(whole))]
-        note(f"{n} of {total or len(captions)} captions have more than {limit} tokens and are cut there; the longest has "
-             f"{max(whole)}: {longest[:60]!r}")
+        note(f"{n} of {total or len(captions)} captions have more than {limit} tokens and are cut there; the longest "
+             f"has {max(whole)}: {longest[:60]!r}")
 
 # %% ../nbs/method/03_data.ipynb #d77902fb
 @patch_to(PairDataset)

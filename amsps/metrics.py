@@ -23,7 +23,7 @@ from .errors import InputError
 # %% ../nbs/method/11_metrics.ipynb #d57fd82a
 TIE = 1e-6 # Similarities closer than this are equal; float32 rounds at about a tenth of it
 
-# %% ../nbs/method/11_metrics.ipynb #2cdfccfb
+# %% ../nbs/method/11_metrics.ipynb #7d640c3c
 def _tensor(name, x):
     "A strided tensor without gradient"
     try:
@@ -31,7 +31,8 @@ def _tensor(name, x):
         if isinstance(x, np.ndarray) and not (x.flags.writeable and x.flags.c_contiguous): x = x.copy()
         t = torch.as_tensor(x).detach()
     except (TypeError, ValueError, RuntimeError) as e:
-        raise ValueError(f"`{name}` must be a tensor, an array or a list of numbers; got {type(x).__name__} ({e})") from None
+        found = f'{type(x).__name__} ({e})'
+        raise ValueError(f"`{name}` must be a tensor, an array or a list of numbers; got {found}") from None
     return t if t.layout==torch.strided else t.to_dense()
 
 def _numbers(name, x, ndim, what):
@@ -46,7 +47,7 @@ def _numbers(name, x, ndim, what):
         raise FloatingPointError(f"`{name}` holds NaN or infinity at item {item}; check whether the run diverged")
     return t
 
-# %% ../nbs/method/11_metrics.ipynb #e99fd0cb
+# %% ../nbs/method/11_metrics.ipynb #bd12c163
 def _embeddings(image_embeds, text_embeds, names=('image_embeds', 'text_embeds')):
     "Two matrices of finite numbers, of one type and on one device"
     v,t = (_numbers(n, x, 2, '(items, size)') for n,x in zip(names, (image_embeds, text_embeds)))
@@ -55,7 +56,7 @@ def _embeddings(image_embeds, text_embeds, names=('image_embeds', 'text_embeds')
     kind = torch.promote_types(v.dtype, t.dtype)
     return v.to(t.device, kind),t.to(kind)
 
-# %% ../nbs/method/11_metrics.ipynb #cb07b06f
+# %% ../nbs/method/11_metrics.ipynb #c54ce38c
 def _positions(name, x, size, length=None, device=None):
     "(length,) int64 positions among `size` items"
     t = _tensor(name, x)
@@ -74,11 +75,12 @@ def _ranks(name, x):
     t = _tensor(name, x).cpu()
     whole = t.ndim==1 and len(t)>0 and t.dtype!=torch.bool and not t.is_complex() and bool((t==t.floor()).all())
     if not whole or t.min()<1:
-        found = f"shape {tuple(t.shape)}, {t.dtype}"+(f", from {t.min().item()}" if t.numel() and not t.is_complex() else '')
+        lowest = f', from {t.min().item()}' if t.numel() and not t.is_complex() else ''
+        found = f'shape {tuple(t.shape)}, {t.dtype}{lowest}'
         raise ValueError(f"`{name}` must be ranks, whole numbers from 1; got {found}")
     return t.long()
 
-# %% ../nbs/method/11_metrics.ipynb #f4dcf032
+# %% ../nbs/method/11_metrics.ipynb #5daa1524
 def _relevance(x, shape):
     "(N, M) sparse array of finite grades from 0"
     if isinstance(x, Tensor): x = _tensor('relevance', x).cpu().float().numpy()
@@ -106,8 +108,8 @@ def best_ranks(
     sims = _numbers('sims', sims, 2, '(queries, items)')
     positive = _tensor('positive', positive).to(sims.device, torch.bool)
     if positive.shape!=sims.shape or not positive.any(1).all():
-        raise ValueError(f"`positive` must have the shape of `sims` {tuple(sims.shape)} and a positive in every row; got "
-                         f"{tuple(positive.shape)}")
+        raise ValueError(f"`positive` must have the shape of `sims` {tuple(sims.shape)} and a positive in every row; "
+                         f"got {tuple(positive.shape)}")
     best = sims.masked_fill(~positive, float('-inf')).amax(1, keepdim=True)
     ahead = (sims>=best-TIE) & ~positive
     return 1+ahead.sum(1)
@@ -152,7 +154,8 @@ def _owners(caption_image, image_embeds, text_embeds):
     owner = _positions('caption_image', caption_image, n, length=len(text_embeds), device=text_embeds.device)
     alone = (owner.bincount(minlength=n)==0).nonzero()
     if len(alone):
-        raise ValueError(f"every image needs a caption to have a rank; `caption_image` has none of image {int(alone[0])}")
+        raise ValueError("every image needs a caption to have a rank; `caption_image` has none of image "
+                         f"{int(alone[0])}")
     return owner
 
 # %% ../nbs/method/11_metrics.ipynb #2a4f02fb
@@ -320,7 +323,7 @@ def _block_rows(items, bytes_per_pair):
     "Queries per block so that a block's work arrays fit `BLOCK_BYTES`"
     return max(1, BLOCK_BYTES//(bytes_per_pair*len(items)))
 
-# %% ../nbs/method/11_metrics.ipynb #3bc12b00
+# %% ../nbs/method/11_metrics.ipynb #a93fb0f5
 def _mean(x):
     "NaN where there is nothing"
     return np.mean(x) if len(x) else np.nan
@@ -534,8 +537,8 @@ def judgement_metrics(
     if len(grade)<2:
         raise ValueError(f"agreement needs at least two judged pairs; got {len(grade)}")
     if not -float('inf')<lowest<=grade.min() or not np.isfinite(accept):
-        raise ValueError(f"`lowest` must be a score that no `grade` is below, and `accept` a score; got {lowest}, a grade "
-                         f"of {grade.min()}, and {accept}")
+        raise ValueError("`lowest` must be a score that no `grade` is below, and `accept` a score; got "
+                         f"{lowest}, a grade of {grade.min()}, and {accept}")
     image = _positions('image', image, len(image_embeds), length=len(grade), device=text_embeds.device)
     caption = _positions('caption', caption, len(text_embeds), length=len(grade), device=text_embeds.device)
     sims = (image_embeds[image]*text_embeds[caption]).sum(1).cpu().numpy()

@@ -59,7 +59,7 @@ class BiGRUEncoder(nn.Module):
 def _lengths(mask, lengths): # (B,) int64 on the host
     return mask.sum(1).cpu() if lengths is None else torch.from_numpy(lengths)
 
-# %% ../nbs/method/06_text.ipynb #eeeca080
+# %% ../nbs/method/06_text.ipynb #b94875ae
 def set_padding(
     tokenizer:PreTrainedTokenizerBase, # Changed in place
 ):
@@ -71,7 +71,7 @@ def set_padding(
     if tokenizer.pad_token is None:
         raise InputError("its tokeniser has no special token to pad with; set `pad_token` in its tokenizer_config.json")
 
-# %% ../nbs/method/06_text.ipynb #b65be094
+# %% ../nbs/method/06_text.ipynb #a2984fe1
 def token_limit(
     tokenizer:PreTrainedTokenizerBase,
     model:nn.Module, # Its text encoder
@@ -86,7 +86,7 @@ def token_limit(
             limits.append(module.num_embeddings-max(first, getattr(module, 'offset', 0)))
     return min(limits)
 
-# %% ../nbs/method/06_text.ipynb #252961cd
+# %% ../nbs/method/06_text.ipynb #d4a4b48f
 def _first_tokens(model, n=4, padding=0):
     "(1, n+padding) the first token ids, and their mask"
     table = model.get_input_embeddings().weight
@@ -105,7 +105,7 @@ def _first_output(tokenizer, model):
         raise InputError(f"{type(model).__name__} gives states of shape {shape} for 4 tokens; expected (1, 4, {size})")
     return h
 
-# %% ../nbs/method/06_text.ipynb #3a0f329d
+# %% ../nbs/method/06_text.ipynb #dd82fd4d
 def _check_vocabulary(tokenizer, model):
     "Raise `InputError` for tokens without a row in the encoder's embedding, or with segments"
     rows = model.get_input_embeddings().weight.shape[0]
@@ -115,10 +115,10 @@ def _check_vocabulary(tokenizer, model):
                          f"embedding has {rows} rows: take the encoder's own tokeniser, or resize the embedding")
     segments = tokenizer('a dog').get('token_type_ids', [])
     if any(segments):
-        raise InputError(f"{type(model).__name__} needs the segments of tokens (token_type_ids {segments}), which are not "
-                         "passed on here; take an encoder without them")
+        raise InputError(f"{type(model).__name__} needs the segments of tokens (token_type_ids {segments}), which are "
+                         "not passed on here; take an encoder without them")
 
-# %% ../nbs/method/06_text.ipynb #4494dac1
+# %% ../nbs/method/06_text.ipynb #109f4f0f
 def _check_padding(tokenizer, model):
     "Raise `InputError` where padding changes the output for the tokens before it"
     alone = _first_output(tokenizer, model)
@@ -127,7 +127,7 @@ def _check_padding(tokenizer, model):
         raise InputError(f"{type(model).__name__} gives other states for a caption when padding stands behind it; take "
                          "an encoder that leaves masked tokens out")
 
-# %% ../nbs/method/06_text.ipynb #818e3fac
+# %% ../nbs/method/06_text.ipynb #94eb690a
 def text_from_config(
     described:dict, # A text encoder's configuration, with its `model_type`
 )->PreTrainedModel:
@@ -204,7 +204,7 @@ def last_layers_only(
         setattr(holder, name, layers)
         hook.remove()
 
-# %% ../nbs/method/06_text.ipynb #e214deb0
+# %% ../nbs/method/06_text.ipynb #0e27ed9b
 @torch.no_grad()
 def check_last_layers(
     backbone:nn.Module, # A transformers text encoder
@@ -220,7 +220,8 @@ def check_last_layers(
     backbone.train(mode)
     if not torch.allclose(alone, whole.last_hidden_state, rtol=1e-3, atol=1e-5):
         raise InputError(f"{type(backbone).__name__} passes more than the states from layer to layer, so that its last "
-                         f"{n} cannot be trained alone; set `tune_layers` to 0, or train all of it with `freeze_text` off")
+                         f"{n} cannot be trained alone; set `tune_layers` to 0, or train all of it with `freeze_text` "
+                         "off")
 
 # %% ../nbs/method/06_text.ipynb #f7ae25a0
 class TransformersTextEncoder(nn.Module):

@@ -101,7 +101,7 @@ def quiet_transformers():
         hf_logging.set_verbosity(level)
         if bars: hf_logging.enable_progress_bar()
 
-# %% ../nbs/method/05_vision.ipynb #75dfe231
+# %% ../nbs/method/05_vision.ipynb #1e8dcac7
 def _origin(
     name:str, # Hub name or local folder
 )->dict: # Options of `from_pretrained`
@@ -120,9 +120,9 @@ def _origin(
                          f"({type(e).__name__})") from None
     return {}
 
-# %% ../nbs/method/05_vision.ipynb #8bcbaf1c
-LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError, ImportError, LookupError, TypeError,
-               AttributeError) # of `from_pretrained`, for damaged and odd folders
+# %% ../nbs/method/05_vision.ipynb #f1cdc056
+LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError, ImportError, LookupError,
+               TypeError, AttributeError) # of `from_pretrained`, for damaged and odd folders
 
 def _from_pretrained(name, tool):
     "Tool, model, and what transformers says of the fit of its weights"
@@ -133,7 +133,7 @@ def _from_pretrained(name, tool):
                                                ignore_mismatched_sizes=True, **options)
     return made,model.eval(),info
 
-# %% ../nbs/method/05_vision.ipynb #5d0cc783
+# %% ../nbs/method/05_vision.ipynb #3d2640b3
 @torch.no_grad()
 def _needs_missing(model, missing, output):
     "Whether the output depends on the missing tensors, which are zero afterwards"
@@ -144,7 +144,7 @@ def _needs_missing(model, missing, output):
     for x in lost: x.zero_()
     return needed
 
-# %% ../nbs/method/05_vision.ipynb #19b2bd7c
+# %% ../nbs/method/05_vision.ipynb #74e5882b
 def _inside(model, key):
     "Whether a tensor that the model lacks would lie in one of its parts"
     first = key.removeprefix(f'{model.base_model_prefix}.').partition('.')[0]
@@ -155,7 +155,7 @@ def _named(keys):
     shown = ', '.join(sorted(keys)[:3])
     return shown+(f' and {len(keys)-3} more' if len(keys)>3 else '')
 
-# %% ../nbs/method/05_vision.ipynb #6836b347
+# %% ../nbs/method/05_vision.ipynb #7e6d1f55
 def check_finite_weights(
     model:nn.Module,
     ignored:set=frozenset(), # Names of tensors that are not looked at
@@ -167,7 +167,7 @@ def check_finite_weights(
         raise InputError(f"its weights are NaN or infinite in {_named(bad)}; the file is damaged, or the training "
                          "that wrote it diverged")
 
-# %% ../nbs/method/05_vision.ipynb #b22c5812
+# %% ../nbs/method/05_vision.ipynb #5ee956df
 def check_fit(
     info:dict[str,set], # Of `from_pretrained` with `output_loading_info`
 ):
@@ -179,7 +179,7 @@ def check_fit(
         raise InputError(f"its weights do not fit its configuration ({found}); save both again with one "
                          "`save_pretrained`, or download the model again")
 
-# %% ../nbs/method/05_vision.ipynb #82b29583
+# %% ../nbs/method/05_vision.ipynb #89baa1d4
 def _check_weights(model, info, output):
     "Raise `InputError` for weights that do not give the encoder's output"
     replaced = {k for k,_,_ in info['mismatched_keys']}|set(info['missing_keys'])
@@ -188,7 +188,7 @@ def _check_weights(model, info, output):
     if _needs_missing(model, replaced, output): check_fit(info)
     check_fit(dict(missing_keys=set(), unexpected_keys=inside, mismatched_keys=set()))
 
-# %% ../nbs/method/05_vision.ipynb #30ea57a1
+# %% ../nbs/method/05_vision.ipynb #411f4ea4
 def encoder_part(
     model:nn.Module, # Of `AutoModel`
     tower:str, # `vision_model` or `text_model`
@@ -197,7 +197,7 @@ def encoder_part(
     part = getattr(model, tower, model)
     return part.get_encoder() if 'decoder_input_ids' in inspect.signature(part.forward).parameters else part
 
-# %% ../nbs/method/05_vision.ipynb #0f470e12
+# %% ../nbs/method/05_vision.ipynb #ca835216
 def load_pretrained(
     name_or_path:str, # Hub name or local folder
     what:str, # For messages
@@ -215,7 +215,8 @@ def load_pretrained(
             _check_weights(model, info, lambda: output(made, part))
             output(made, part)
     except LOAD_ERRORS as e:
-        if out_of_memory(e): raise
+        if out_of_memory(e):
+            raise
         reason = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip('.')
         raise InputError(f"cannot load the {what} {name!r}: {reason}. Name a folder written by `save_pretrained` "
                          f"({files}) or a model of the hub") from None
@@ -234,7 +235,7 @@ def _blank_output(processor, model):
     pixels = processor(images=[Image.new('RGB', (64, 64))], return_tensors='pt')['pixel_values']
     return _hidden(model, pixels)
 
-# %% ../nbs/method/05_vision.ipynb #77030eab
+# %% ../nbs/method/05_vision.ipynb #e1425110
 def _hidden(model, pixels):
     "Last hidden state; raises `InputError` for pictures of a size that the model cannot take"
     own = getattr(model.config, 'image_size', None)
@@ -247,7 +248,8 @@ def _hidden(model, pixels):
         raise InputError(f"{type(model).__name__} is no vision backbone: it does not turn pixels into a last hidden "
                          "state") from None
     except (ValueError, RuntimeError, IndexError) as e:
-        if out_of_memory(e): raise
+        if out_of_memory(e):
+            raise
         size = ' x '.join(map(str, pixels.shape[2:]))
         raise InputError(f"{type(model).__name__} cannot take pictures of {size} pixels ({str(e).splitlines()[0]}); "
                          f"its own size is {own}: set `image_size` (--image-size) to it, or to 0 for what its image "
@@ -305,14 +307,15 @@ class _Extractor:
                              f"choose 1..{side}")
         return pool_grid(maps, self.grid).clamp(-65504, 65504).numpy().astype('<f2') # the range of float16
 
-# %% ../nbs/method/05_vision.ipynb #14a811d2
+# %% ../nbs/method/05_vision.ipynb #81f009d1
 def _stacked(pixels): # N arrays -> (N, 3, H, W)
     "Pictures of one size; raises `InputError` where the image processor leaves them different sizes"
     sizes = sorted({tuple(p.shape[1:]) for p in pixels})
     if len(sizes)>1:
         shown = ' and '.join(' x '.join(map(str, s)) for s in sizes[:2])
-        raise InputError(f"the backbone's image processor leaves pictures different sizes ({shown}): it resizes without "
-                         "cropping; set `image_size` (--image-size), or `do_center_crop` in preprocessor_config.json")
+        raise InputError(f"the backbone's image processor leaves pictures different sizes ({shown}): it resizes "
+                         "without cropping; set `image_size` (--image-size), or `do_center_crop` in "
+                         "preprocessor_config.json")
     return torch.from_numpy(np.stack([np.asarray(p) for p in pixels]))
 
 # %% ../nbs/method/05_vision.ipynb #acc82595

@@ -71,7 +71,7 @@ def pooled_deviation(
     for x in known: _check_spread('sd', x)
     return float(np.sqrt((known**2).mean())) if len(known) else np.nan
 
-# %% ../../nbs/companion/37_agreement.ipynb #ecc4934a
+# %% ../../nbs/companion/37_agreement.ipynb #91a674b3
 def _check_spread(name, x):
     if not 0<=x<float('inf'):
         raise ValueError(f"`{name}` must be a finite number from 0; got {x}")
@@ -152,7 +152,7 @@ def compare_tables(
         rows += [(name, *x) for c in columns for x in compare_column(a, b, c)]
         notes += _notes(name, a, b)
     if not rows:
-        raise InputError(f"the tables of {made} and {committed} have no number in common; do they come from one version?")
+        raise InputError(f"the tables of {made} and {committed} have no number in common; are they of one version?")
     lacking = [n for n in compared_tables(committed) if n not in shared]
     if lacking:
         notes.append(f"tables only in {committed}: {', '.join(lacking)}")

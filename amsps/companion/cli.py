@@ -60,7 +60,7 @@ def _group_of(parameter):
     default = 'Arguments' if parameter.param_type_name=='argument' else 'Options'
     return getattr(parameter, 'rich_help_panel', None) or default
 
-# %% ../../nbs/companion/39_cli.ipynb #769c930c
+# %% ../../nbs/companion/39_cli.ipynb #52b88e5a
 def refuse_special_files(
     given:dict, # Options and arguments of a command
 ):
@@ -70,7 +70,8 @@ def refuse_special_files(
         try: found = Path(value)
         except ValueError: continue
         if os.path.lexists(found) and found.exists() and not (found.is_file() or found.is_dir()):
-            raise InputError(f"`{name}`: {found} is a pipe or a device; write what it gives into a file, and name that file")
+            raise InputError(f"`{name}`: {found} is a pipe or a device; write what it gives into a file, and name "
+                             "that file")
 
 # %% ../../nbs/companion/39_cli.ipynb #c3dc8d85
 _ABOUT = """Image-text matching with AMSPS: train, evaluate, and reproduce the tables and figures.
@@ -134,12 +135,12 @@ def _disk_trouble(e):
     advice = 'make room or change permissions; the same command resumes'
     return f"cannot write or read {e.filename or 'a file'} ({e.strerror or e}); {advice}"
 
-# %% ../../nbs/companion/39_cli.ipynb #2e8a1335
+# %% ../../nbs/companion/39_cli.ipynb #e189a0b0
 def _no_memory(e):
     "What to say if memory cannot be allocated"
     reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-    return ("there is too little memory; try a smaller --batch-size, a smaller encoder or fewer --jobs, or a machine with "
-            f"more memory. The same command resumes ({reason})")
+    return ("there is too little memory; try a smaller --batch-size, a smaller encoder or fewer --jobs, or a machine "
+            f"with more memory. The same command resumes ({reason})")
 
 # %% ../../nbs/companion/39_cli.ipynb #18e0bfef
 def _begin():

@@ -214,13 +214,14 @@ def _load_model(folder, commit):
     home = folder/'model'
     advice = f"train it again, or, if another version of amsps made it, take the commit of its record ({commit})"
     if not home.is_dir():
-        raise InputError(f"the run {folder} lacks its folder `model`; copy the whole folder of the run, or train it again")
+        raise InputError(f"the run {folder} lacks its folder `model`; copy the whole run, or train it again")
     try:
         options = dict(local_files_only=True, trust_remote_code=False)
         model = AmspsModel.from_pretrained(home, **options)
         tokenizer = AutoTokenizer.from_pretrained(home, **options)
     except LOAD_ERRORS as e:
-        if out_of_memory(e): raise
+        if out_of_memory(e):
+            raise
         reason = str(e).removeprefix(f'cannot load the model of {home}: ').strip() or type(e).__name__
         raise InputError(f"cannot load the model of {folder}: {reason.splitlines()[0]}; {advice}") from None
     return model.eval(),tokenizer
