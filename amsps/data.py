@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SPLITS', 'FEATURE_TYPES', 'Annotations', 'read_text', 'read_lines', 'read_rows', 'load_image', 'is_plain_picture',
            'disk_room', 'build_tokenizer', 'open_features', 'check_features', 'load_features', 'Regions', 'PairDataset',
-           'as_float', 'on_device', 'PairCollator']
+           'as_float', 'on_device', 'token_ids', 'note_cut', 'PairCollator']
 
 # %% ../nbs/method/03_data.ipynb #1c6e646c
 import codecs
@@ -603,17 +603,53 @@ def feature_bytes(self)->int: # Bytes, in the type of the file
 def _tokenised(self, tokenizer):
     "Token ids of all captions, and where each caption begins; computed once for a tokeniser"
     if self._tokens is None or self._tokens[0] is not tokenizer:
-        tokens,counts = [],[]
-        for i in range(0, len(self.captions), 4096):
-            ids = _token_ids(tokenizer, self.captions[i:i+4096])
-            tokens.append(np.concatenate(ids).astype(np.int32))
-            counts += map(len, ids)
-        self._tokens = tokenizer, np.concatenate(tokens), np.cumsum([0, *counts])
+        tokens,lengths = token_ids(tokenizer, self.captions)
+        self._tokens = tokenizer, tokens, np.concatenate([[0], lengths.cumsum()])
     return self._tokens[1:]
 
+# %% ../nbs/method/03_data.ipynb #82ee6be4
+from .errors import note
+
 # %% ../nbs/method/03_data.ipynb #82b0ec52
-def _token_ids(tokenizer, texts):
-    return tokenizer(texts, truncation=True, return_attention_mask=False, return_token_type_ids=False)['input_ids']
+def token_ids(
+    tokenizer:PreTrainedTokenizerBase, # Any
+    captions:list[str], # M texts
+    part:int=4096, # Captions that are tokenised together
+)->tuple[np.ndarray,np.ndarray]: # (T,) int32, caption after caption; (M,) int64 tokens of each caption
+    "Token ids of captions, cut at the tokeniser's limit; raises `InputError` for a caption without a token"
+    tokens,lengths = [],[]
+    for i in range(0, len(captions), part):
+        ids = _ids(tokenizer, captions[i:i+part], truncation=True)
+        tokens.append(np.concatenate(ids).astype(np.int32))
+        lengths += map(len, ids)
+    lengths = np.array(lengths)
+    if not lengths.all():
+        caption = captions[int(lengths.argmin())]
+        raise InputError(f"the tokeniser finds no token in the caption {caption!r}; write it with words, or drop it")
+    full = np.flatnonzero(lengths>=tokenizer.model_max_length)
+    note_cut(tokenizer, [captions[j] for j in full], len(captions))
+    return np.concatenate(tokens),lengths
+
+def _ids(tokenizer, texts, **options):
+    plain = dict(return_attention_mask=False, return_token_type_ids=False, verbose=False)
+    return tokenizer(texts, **plain, **options)['input_ids']
+
+# %% ../nbs/method/03_data.ipynb #de85d637
+def note_cut(
+    tokenizer:PreTrainedTokenizerBase, # Any
+    captions:list[str],
+    total:int|None=None, # Number of captions to speak of; None is their own
+):
+    "Say how many captions are cut at the tokeniser's limit"
+    limit = tokenizer.model_max_length
+    long = [c for c in captions if len(c.encode(errors='replace'))+8>=limit] # a token has a byte, or is a special one
+    if not long: return
+    whole = [len(x) for x in _ids(tokenizer, long)]
+    n = sum(k>limit for k in whole)
+    if n:
+        longest = long[int(np.argmax(whole))]
+        note(f"{n} of {total or len(captions)} captions have more than {limit} tokens and are cut there; the longest "
+             f"has {max(whole)}: {longest[:60]!r}")
 
 # %% ../nbs/method/03_data.ipynb #d77902fb
 @patch_to(PairDataset)

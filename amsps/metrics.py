@@ -16,22 +16,88 @@ from functools import cache
 import numpy as np
 import torch
 from scipy import stats
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, issparse
 from torch import Tensor
 from .errors import InputError
 
 # %% ../nbs/method/11_metrics.ipynb #d57fd82a
 TIE = 1e-6 # Similarities closer than this are equal; float32 rounds at about a tenth of it
 
-def _check_embeds(image_embeds, text_embeds):
-    "Raise unless both are matrices of finite numbers"
-    for name,x in (('image_embeds', image_embeds), ('text_embeds', text_embeds)):
-        if x.ndim!=2:
-            raise ValueError(f"`{name}` must have shape (items, size); got {tuple(x.shape)}")
-        finite = x.isfinite().all(1)
-        if not finite.all():
-            item = int((~finite).nonzero()[0])
-            raise FloatingPointError(f"`{name}` holds NaN or infinity at item {item}; check whether the run diverged")
+# %% ../nbs/method/11_metrics.ipynb #7d640c3c
+def _tensor(name, x):
+    "A strided tensor without gradient"
+    try:
+        if isinstance(x, (list, tuple)) and x and isinstance(x[0], Tensor): x = torch.stack(list(x))
+        if isinstance(x, np.ndarray) and not (x.flags.writeable and x.flags.c_contiguous): x = x.copy()
+        t = torch.as_tensor(x).detach()
+    except (TypeError, ValueError, RuntimeError) as e:
+        found = f'{type(x).__name__} ({e})'
+        raise ValueError(f"`{name}` must be a tensor, an array or a list of numbers; got {found}") from None
+    return t if t.layout==torch.strided else t.to_dense()
+
+def _numbers(name, x, ndim, what):
+    "Finite numbers as float32 or float64"
+    t = _tensor(name, x)
+    if t.is_complex() or t.ndim!=ndim or not t.numel():
+        raise ValueError(f"`{name}` must have shape {what}, with real numbers; got {tuple(t.shape)}, {t.dtype}")
+    if t.dtype not in (torch.float32, torch.float64): t = t.float()
+    finite = t.isfinite().reshape(len(t), -1).all(1)
+    if not finite.all():
+        item = int((~finite).nonzero()[0])
+        raise FloatingPointError(f"`{name}` holds NaN or infinity at item {item}; check whether the run diverged")
+    return t
+
+# %% ../nbs/method/11_metrics.ipynb #bd12c163
+def _embeddings(image_embeds, text_embeds, names=('image_embeds', 'text_embeds')):
+    "Two matrices of finite numbers, of one type and on one device"
+    v,t = (_numbers(n, x, 2, '(items, size)') for n,x in zip(names, (image_embeds, text_embeds)))
+    if v.shape[1]!=t.shape[1]:
+        raise ValueError(f"`{names[0]}` and `{names[1]}` must have one size; got {tuple(v.shape)} and {tuple(t.shape)}")
+    kind = torch.promote_types(v.dtype, t.dtype)
+    return v.to(t.device, kind),t.to(kind)
+
+# %% ../nbs/method/11_metrics.ipynb #c54ce38c
+def _positions(name, x, size, length=None, device=None):
+    "(length,) int64 positions among `size` items"
+    t = _tensor(name, x)
+    if t.ndim!=1 or t.dtype==torch.bool or t.is_floating_point() or t.is_complex() or not len(t):
+        raise ValueError(f"`{name}` must be a list of positions (whole numbers); got shape {tuple(t.shape)}, {t.dtype}")
+    if length is not None and len(t)!=length:
+        raise ValueError(f"`{name}` must have {length} entries; got {len(t)}")
+    t = t.to(device=device, dtype=torch.int64)
+    wrong = t[(t<0)|(t>=size)]
+    if len(wrong):
+        raise ValueError(f"`{name}` must hold positions from 0 to {size-1}; got {int(wrong[0])}")
+    return t
+
+def _ranks(name, x):
+    "(Q,) int64 ranks on the CPU"
+    t = _tensor(name, x).cpu()
+    whole = t.ndim==1 and len(t)>0 and t.dtype!=torch.bool and not t.is_complex() and bool((t==t.floor()).all())
+    if not whole or t.min()<1:
+        lowest = f', from {t.min().item()}' if t.numel() and not t.is_complex() else ''
+        found = f'shape {tuple(t.shape)}, {t.dtype}{lowest}'
+        raise ValueError(f"`{name}` must be ranks, whole numbers from 1; got {found}")
+    return t.long()
+
+# %% ../nbs/method/11_metrics.ipynb #5daa1524
+def _relevance(x, shape):
+    "(N, M) sparse array of finite grades from 0"
+    if isinstance(x, Tensor): x = _tensor('relevance', x).cpu().float().numpy()
+    if not issparse(x): x = np.asarray(x)
+    if tuple(x.shape)!=tuple(shape):
+        raise ValueError(f"`relevance` must have shape (images, captions) = {tuple(shape)}; got {x.shape}")
+    if x.dtype==np.float16: x = x.astype(np.float32)
+    sparse = csr_array(x)
+    if sparse.dtype.kind not in 'biuf' or not np.isfinite(sparse.data).all() or (sparse.data<0).any():
+        bad = [v for v in sparse.data.tolist() if not isinstance(v, (bool, int, float)) or not 0<=v<float('inf')][:1]
+        raise ValueError(f"`relevance` must hold grades from 0 upwards, and finite ones; got {sparse.dtype} {bad}")
+    return sparse
+
+def _whole(name, x, lowest=1):
+    "Raise `ValueError` unless an argument is a whole number"
+    if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or x<lowest:
+        raise ValueError(f"`{name}` must be a whole number from {lowest}; got {x!r}")
 
 # %% ../nbs/method/11_metrics.ipynb #82af7390
 def best_ranks(
@@ -39,6 +105,11 @@ def best_ranks(
     positive:Tensor, # (Q, I) bool; every row has at least one positive
 )->Tensor: # (Q,) int64, 1 is best
     "Rank of each query's best positive; ties count against it"
+    sims = _numbers('sims', sims, 2, '(queries, items)')
+    positive = _tensor('positive', positive).to(sims.device, torch.bool)
+    if positive.shape!=sims.shape or not positive.any(1).all():
+        raise ValueError(f"`positive` must have the shape of `sims` {tuple(sims.shape)} and a positive in every row; "
+                         f"got {tuple(positive.shape)}")
     best = sims.masked_fill(~positive, float('-inf')).amax(1, keepdim=True)
     ahead = (sims>=best-TIE) & ~positive
     return 1+ahead.sum(1)
@@ -53,6 +124,10 @@ def sim_blocks(
     block:int|None=None, # Queries per block, at least `MIN_ROWS`; by default as many as fit `BLOCK_BYTES`
 ): # Yields (position of the first query, (b, I) similarities)
     "Similarities block by block; their values do not depend on the block size"
+    if block is not None: _whole('block', block)
+    yield from _blocks(*_embeddings(queries, items, ('queries', 'items')), block)
+
+def _blocks(queries, items, block=None):
     block = max(block or BLOCK_BYTES//(4*len(items)), MIN_ROWS)
     for i in range(0, len(queries), block):
         rows = queries[i:i+block]
@@ -73,6 +148,16 @@ def _captions_by_image(owner, n_images):
     first = torch.searchsorted(owner[captions], torch.arange(n_images+1, device=owner.device))
     return captions,first
 
+def _owners(caption_image, image_embeds, text_embeds):
+    "(M,) image of each caption; raises `ValueError` for an image without a caption"
+    n = len(image_embeds)
+    owner = _positions('caption_image', caption_image, n, length=len(text_embeds), device=text_embeds.device)
+    alone = (owner.bincount(minlength=n)==0).nonzero()
+    if len(alone):
+        raise ValueError("every image needs a caption to have a rank; `caption_image` has none of image "
+                         f"{int(alone[0])}")
+    return owner
+
 # %% ../nbs/method/11_metrics.ipynb #2a4f02fb
 def retrieval_ranks(
     image_embeds:Tensor, # (N, D) unit length
@@ -81,8 +166,8 @@ def retrieval_ranks(
     block:int|None=None, # Queries per block, see `sim_blocks`
 )->tuple[Tensor,Tensor]: # (N,) image-to-text ranks and (M,) text-to-image ranks; int64, 1 is best
     "Rank of each query's best positive in both directions; ties count against it"
-    _check_embeds(image_embeds, text_embeds)
-    owner = torch.as_tensor(caption_image, device=text_embeds.device)
+    image_embeds,text_embeds = _embeddings(image_embeds, text_embeds)
+    owner = _owners(caption_image, image_embeds, text_embeds)
     own = _own_sims(image_embeds, text_embeds, owner)
     best = own.new_full((len(image_embeds),), float('-inf')).scatter_reduce_(0, owner, own, reduce='amax')
     captions,first = _captions_by_image(owner, len(best))
@@ -105,6 +190,8 @@ def recall_at(
     k:int,
 )->float: # Percent
     "Share of queries ranked among the first k"
+    _whole('k', k)
+    ranks = _ranks('ranks', ranks)
     return 100*(ranks<=k).double().mean().item()
 
 # %% ../nbs/method/11_metrics.ipynb #76227073
@@ -112,7 +199,7 @@ def median_rank(
     ranks:Tensor, # (Q,) 1 is best
 )->float:
     "Median of ranks"
-    return float(np.median(ranks.numpy()))
+    return float(np.median(_ranks('ranks', ranks).numpy()))
 
 # %% ../nbs/method/11_metrics.ipynb #9775c28e
 def recall_metrics(
@@ -121,7 +208,8 @@ def recall_metrics(
 )->dict[str,float]: # `i2t_r1`, `i2t_r5`, `i2t_r10` in percent, `i2t_medr`, the same for `t2i`, and `rsum` (0 to 600)
     "Recall@1/5/10 and median rank in both directions, and the sum of the six recalls"
     out = {}
-    for name,ranks in (('i2t', i2t), ('t2i', t2i)):
+    for name,given in (('i2t', i2t), ('t2i', t2i)):
+        ranks = _ranks(name, given)
         for k in RECALL_AT:
             out[f'{name}_r{k}'] = recall_at(ranks, k)
         out[f'{name}_medr'] = median_rank(ranks)
@@ -135,8 +223,10 @@ def pack_ranks(
     caption_image:Tensor, # (M,) image of each caption
 )->dict[str,str]: # `i2t`: N ranks; `t2i`: ranks of each image's captions, images separated by `;`
     "Ranks as text"
+    i2t,t2i = _ranks('i2t', i2t),_ranks('t2i', t2i)
+    owner = _positions('caption_image', caption_image, len(i2t), length=len(t2i))
     of_image = [[] for _ in i2t]
-    for rank,image in zip(t2i.tolist(), torch.as_tensor(caption_image).tolist()):
+    for rank,image in zip(t2i.tolist(), owner.tolist()):
         of_image[image].append(str(rank))
     return dict(i2t=' '.join(map(str, i2t.tolist())), t2i=';'.join(map(' '.join, of_image)))
 
@@ -159,10 +249,12 @@ def fold_metrics(
     fold:int=FOLD, # Images per fold; N must be a multiple of it
 )->dict[str,float]: # As `recall_metrics`, each the mean over folds
     "Mean recall over folds of consecutive images"
+    _whole('fold', fold)
+    image_embeds,text_embeds = _embeddings(image_embeds, text_embeds)
     n = len(image_embeds)
     if n%fold:
         raise ValueError(f"the number of images must be a multiple of the fold size {fold}; got {n}")
-    owner = torch.as_tensor(caption_image)
+    owner = _owners(caption_image, image_embeds, text_embeds)
     found = []
     for i in range(0, n, fold):
         own = (owner>=i)&(owner<i+fold)
@@ -173,14 +265,18 @@ def fold_metrics(
 # %% ../nbs/method/11_metrics.ipynb #c00aac37
 def _pessimistic_order(sims, gain):
     "(..., I) positions by falling similarity; among equals, the least gain first"
-    return np.lexsort((gain, -np.round(sims/TIE)), axis=-1)
+    level = stats.rankdata(gain, method='dense', axis=-1)-1
+    return np.lexsort((gain, (TIE*level).astype(sims.dtype)-sims), axis=-1)
 
 # %% ../nbs/method/11_metrics.ipynb #e54bc3d3
 def _pessimistic_top(sims, relevant, top=None):
     "The first `top` positions (all by default) of `_pessimistic_order`, for boolean relevance"
+    if sims.dtype!=np.float32: return _pessimistic_order(sims, relevant)[...,:top]
     n = sims.shape[-1]
     bits = (n-1).bit_length()
-    key = np.round(sims/TIE).astype(np.int64)
+    lowered = sims-np.float32(TIE)*relevant+np.float32(0) # there is no -0 then
+    key = lowered.view(np.int32).astype(np.int64)
+    key ^= (key >> 63) & 0x7fffffff
     key *= -2 # in place, because the arrays are large
     key += relevant
     key <<= bits
@@ -195,7 +291,11 @@ def precision_at_r(
     relevant:np.ndarray, # (I,) bool, at least one True
 )->tuple[float,float]: # AP@R and R-Precision, 0 to 1
     "AP@R and R-Precision of one query; ties count against it"
+    sims = _numbers('sims', sims, 1, '(items,)').cpu().numpy()
+    relevant = _relevance(np.atleast_2d(relevant), (1, len(sims))).toarray()[0]!=0
     r = relevant.sum()
+    if not r:
+        raise ValueError("`relevant` must be true of an item; it is of none")
     hits = relevant[_pessimistic_order(sims, relevant)][:r]
     precision = hits.cumsum()/np.arange(1, r+1)
     return float((precision*hits).sum()/r),float(hits.sum()/r)
@@ -217,11 +317,16 @@ def _query_scores(score, queries, items, relevance, block):
     "Scores of all queries: `score(sims, relevance)` of each block, joined"
     relevance = csr_array(relevance)
     blocks = sim_blocks(queries, items, block)
-    return np.concatenate([score(s.numpy(), relevance[i:i+len(s)].toarray()) for i,s in blocks])
+    return np.concatenate([score(s.cpu().numpy(), relevance[i:i+len(s)].toarray()) for i,s in blocks])
 
 def _block_rows(items, bytes_per_pair):
     "Queries per block so that a block's work arrays fit `BLOCK_BYTES`"
     return max(1, BLOCK_BYTES//(bytes_per_pair*len(items)))
+
+# %% ../nbs/method/11_metrics.ipynb #a93fb0f5
+def _mean(x):
+    "NaN where there is nothing"
+    return np.mean(x) if len(x) else np.nan
 
 # %% ../nbs/method/11_metrics.ipynb #4454c19f
 def _mean_at_r(name, queries, items, relevance, block):
@@ -229,7 +334,8 @@ def _mean_at_r(name, queries, items, relevance, block):
     block = block or _block_rows(items, 32)
     scores = _query_scores(_at_r, queries, items=items, relevance=relevance, block=block)
     kept = scores[~np.isnan(scores[:,0])]
-    return {f'{name}_map_at_r':float(100*kept[:,0].mean()), f'{name}_r_precision':float(100*kept[:,1].mean()),
+    precision,recall = (100*float(_mean(x)) for x in kept.T)
+    return {f'{name}_map_at_r':precision, f'{name}_r_precision':recall,
             f'{name}_no_relevant':float(len(scores)-len(kept))}
 
 # %% ../nbs/method/11_metrics.ipynb #72578307
@@ -240,10 +346,8 @@ def relevance_metrics(
     block:int|None=None, # Queries per block, see `sim_blocks`
 )->dict[str,float]: # Percent: `i2t_map_at_r`, `i2t_r_precision`; `i2t_no_relevant` (queries left out); also for `t2i`
     "mAP@R and R-Precision in both directions"
-    _check_embeds(image_embeds, text_embeds)
-    shape = (len(image_embeds), len(text_embeds))
-    if relevance.shape!=shape:
-        raise ValueError(f"`relevance` must have shape (images, captions) = {shape}; got {relevance.shape}")
+    image_embeds,text_embeds = _embeddings(image_embeds, text_embeds)
+    relevance = _relevance(relevance, (len(image_embeds), len(text_embeds)))
     i2t = _mean_at_r('i2t', image_embeds, text_embeds, relevance=relevance, block=block)
     t2i = _mean_at_r('t2i', text_embeds, image_embeds, relevance=relevance.T, block=block)
     return i2t | t2i
@@ -272,6 +376,10 @@ def graded_metrics(
     accept:float=1., # Grade from which a pair is relevant for mAP@R and R-Precision
 )->dict[str,float]: # As `relevance_metrics`, and `i2t_ndcg`, `t2i_ndcg`; percent, over queries with something relevant
     "mAP@R, R-Precision and nDCG of graded relevance"
+    if not 0<=accept<float('inf'):
+        raise ValueError(f"`accept` must be a grade from 0 upwards; got {accept}")
+    image_embeds,text_embeds = _embeddings(image_embeds, text_embeds)
+    relevance = _relevance(relevance, (len(image_embeds), len(text_embeds)))
     accepted = csr_array(relevance>=accept) if accept>0 else relevance
     out = relevance_metrics(image_embeds, text_embeds, accepted)
     out['i2t_ndcg'] = _mean_ndcg(image_embeds, text_embeds, relevance)
@@ -339,7 +447,7 @@ def _rank_items(queries, items, positive, query_ids, item_ids, top):
     order = np.empty((len(queries), min(top, len(items))), np.int32)
     for i,s in sim_blocks(queries, items, _block_rows(items, 32)):
         stop = i+len(s)
-        order[i:stop] = _pessimistic_top(s.numpy(), positive[i:stop].toarray(), top)
+        order[i:stop] = _pessimistic_top(s.cpu().numpy(), positive[i:stop].toarray(), top)
     return _Rankings(query_ids, item_ids, order)
 
 def _depth(direction):
@@ -375,7 +483,11 @@ def eccv_metrics(
     caption_ids:list[int], # M official annotation ids; ids that ECCV Caption does not have are left out
 )->dict[str,float]: # Percent: `eccv_i2t_map_at_r`, `_r_precision`, `_r1`, `cxc_i2t_r1`, `_r5`, `_r10`; also for `t2i`
     "ECCV Caption and CxC, computed by `eccv_caption`"
-    _check_embeds(image_embeds, text_embeds)
+    image_embeds,text_embeds = _embeddings(image_embeds, text_embeds)
+    for name,ids,x in (('image_ids', image_ids, image_embeds), ('caption_ids', caption_ids, text_embeds)):
+        if len(ids)!=len(x) or len(set(map(int, ids)))!=len(ids):
+            raise ValueError(f"`{name}` must have {len(x)} different ids, one for each embedding; got {len(ids)}, of "
+                             f"which {len(set(map(int, ids)))} are different")
     if not eccv_covers(image_ids, caption_ids):
         raise ValueError("these are not the 5,000 images and 25,000 captions of ECCV Caption; "
                          "read MSCOCO with Karpathy's dataset_coco.json")
@@ -393,10 +505,6 @@ def _average_precision(hits):
 def _dcg(gain):
     "Discounted cumulative gain of one query; (n,) in the order of the model"
     return (gain/np.log2(np.arange(2, len(gain)+2))).sum()
-
-def _mean(x):
-    "NaN where there is nothing"
-    return np.mean(x) if len(x) else np.nan
 
 # %% ../nbs/method/11_metrics.ipynb #cbbb1358
 def _grades_by_query(sims, grade, query):
@@ -424,14 +532,20 @@ def judgement_metrics(
     accept:float=3., # Score from which a pair is accepted
 )->dict[str,float]: # Percent, where defined: `spearman`, `kendall`, `judged_i2t_map`, `judged_i2t_ndcg`, also for `t2i`
     "Agreement of similarities with human judgements of pairs"
-    _check_embeds(image_embeds, text_embeds)
+    image_embeds,text_embeds = _embeddings(image_embeds, text_embeds)
+    grade = _numbers('grade', grade, 1, '(pairs,)').cpu().numpy()
     if len(grade)<2:
         raise ValueError(f"agreement needs at least two judged pairs; got {len(grade)}")
-    sims = (image_embeds[image]*text_embeds[caption]).sum(1).numpy()
+    if not -float('inf')<lowest<=grade.min() or not np.isfinite(accept):
+        raise ValueError("`lowest` must be a score that no `grade` is below, and `accept` a score; got "
+                         f"{lowest}, a grade of {grade.min()}, and {accept}")
+    image = _positions('image', image, len(image_embeds), length=len(grade), device=text_embeds.device)
+    caption = _positions('caption', caption, len(text_embeds), length=len(grade), device=text_embeds.device)
+    sims = (image_embeds[image]*text_embeds[caption]).sum(1).cpu().numpy()
     tied = np.round(sims/TIE)
     out = dict(spearman=stats.spearmanr(tied, grade).statistic, kendall=stats.kendalltau(tied, grade).statistic)
     for name,query in (('i2t', image), ('t2i', caption)):
-        groups = _grades_by_query(sims, grade, query)
+        groups = _grades_by_query(sims, grade, query.cpu().numpy())
         out |= _judged(name, groups, lowest=lowest, accept=accept)
     return {k:100*float(v) for k,v in out.items() if not np.isnan(v)}
 
@@ -443,12 +557,20 @@ def pair_ranks(
     caption:np.ndarray, # (P,) position of each pair's caption
 )->tuple[Tensor,Tensor]: # (P,) each; rank of the caption among all captions, of the image among all images; 1 is best
     "Ranks of given pairs; ties count against them"
-    _check_embeds(image_embeds, text_embeds)
+    image_embeds,text_embeds = _embeddings(image_embeds, text_embeds)
+    image = _positions('image', image, len(image_embeds), device=text_embeds.device)
+    caption = _positions('caption', caption, len(text_embeds), length=len(image), device=text_embeds.device)
     pair = (image_embeds[image]*text_embeds[caption]).sum(1)
-    def ranks(queries, items):
-        blocks = sim_blocks(queries, items)
-        return torch.cat([(s>=pair[i:i+len(s),None]-TIE).sum(1) for i,s in blocks])
-    return ranks(image_embeds[image], text_embeds),ranks(text_embeds[caption], image_embeds)
+    i2t = _pair_ranks(image_embeds[image], text_embeds, caption, pair)
+    return i2t,_pair_ranks(text_embeds[caption], image_embeds, image, pair)
+
+def _pair_ranks(queries, items, own, pair):
+    ranks = []
+    for i,s in sim_blocks(queries, items):
+        rows = slice(i, i+len(s))
+        s.scatter_(1, own[rows,None], float('inf')) # the item itself counts, however its similarity is rounded
+        ranks.append((s>=pair[rows,None]-TIE).sum(1))
+    return torch.cat(ranks)
 
 # %% ../nbs/method/11_metrics.ipynb #47071650
 def hidden_metrics(

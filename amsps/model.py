@@ -19,8 +19,8 @@ from transformers.utils import ModelOutput
 from .consensus import ConceptLevel, GraphLevel, LikelihoodLevel
 from .errors import InputError
 from .patching import patch_to
-from .text import BiGRUEncoder, TransformersTextEncoder
-from .vision import RegionEncoder, masked_mean
+from .text import BiGRUEncoder, TransformersTextEncoder, text_from_config
+from .vision import RegionEncoder, check_finite_weights, check_fit, masked_mean, quiet_transformers
 
 # %% ../nbs/method/08_model.ipynb #ee298926
 def masked_max(
@@ -191,7 +191,7 @@ def _text_encoder(config, backbone):
         return BiGRUEncoder(config.vocab_size, config.embed_size, word_size=config.word_size,
                             dropout=config.word_dropout)
     if backbone is None:
-        backbone = AutoModel.from_config(AutoConfig.for_model(**config.text_config))
+        backbone = text_from_config(config.text_config)
     return TransformersTextEncoder(backbone, config.embed_size, freeze=config.freeze_text, dropout=config.word_dropout,
                                    tune=config.tune_layers, mean=config.pooling=='mean')
 
@@ -305,6 +305,25 @@ def encode_text(self,
 # %% ../nbs/method/08_model.ipynb #27063b2a
 AutoConfig.register('amsps', AmspsConfig)
 AutoModel.register(AmspsConfig, AmspsModel)
+
+# %% ../nbs/method/08_model.ipynb #7a383b59
+@patch_to(AmspsModel, cls_method=True)
+def from_pretrained(cls,
+    name_or_path:str, # Folder written by `save_pretrained`, or hub name
+    *args, output_loading_info:bool=False, # Return what was missing and unexpected (nothing) too
+    **kwargs, # As for transformers' models
+):
+    "A saved model; raises `InputError` where its weights do not fit its configuration, or are not finite"
+    kwargs['ignore_mismatched_sizes'] = True # they are named below
+    with quiet_transformers():
+        load = PreTrainedModel.from_pretrained.__func__
+        model,info = load(cls, name_or_path, *args, output_loading_info=True, **kwargs)
+    try:
+        check_fit(info)
+        check_finite_weights(model)
+    except InputError as e:
+        raise InputError(f"cannot load the model of {name_or_path}: {e}") from None
+    return (model, info) if output_loading_info else model
 
 # %% ../nbs/method/08_model.ipynb #1acfc76a
 def level_objective(

@@ -33,9 +33,23 @@ def read_summary(
         table = pd.read_csv(path, index_col=0)
     except (OSError, ValueError) as e:
         raise InputError(f"cannot read the table {path} ({e}); make it again with `amsps reproduce`") from None
-    repeats = table.groupby(level=0).cumcount()
+    repeats = table.groupby(level=0, dropna=False).cumcount()
     table.index = [f'{name} ({n+1})' if n else str(name) for name,n in zip(table.index, repeats)]
+    _check_numbers(table, path)
     return table
+
+def _check_numbers(table, path):
+    "Raise `InputError` unless means, deviations and seeds are finite numbers or empty"
+    means = metric_columns(table)
+    for column in (*means, *(f'{c} sd' for c in means), 'seeds'):
+        if column not in table:
+            raise InputError(f"the table {path} has no column {column!r}; make it again with `amsps reproduce`")
+        values = pd.to_numeric(table[column], errors='coerce')
+        wrong = table[column].notna() & ~np.isfinite(values)
+        if column not in means: wrong |= values<0
+        if wrong.any():
+            raise InputError(f"{path}, row {wrong.idxmax()!r}, column {column!r}: expected a finite number, from 0 for "
+                             f"seeds and deviations; found {table[column][wrong].iloc[0]!r}")
 
 # %% ../../nbs/companion/37_agreement.ipynb #b1c531c4
 def metric_columns(
@@ -50,22 +64,29 @@ SINGLE_SEED = 0.1 # Relative tolerance where no standard deviation is known
 LEAST = 1. # Absolute tolerance there, at least
 
 def pooled_deviation(
-    sd:pd.Series, # Standard deviations of a column; NaN for a single seed
+    sd:pd.Series, # Standard deviations of a column, from 0; NaN for a single seed
 )->float: # NaN if there are none
-    "Pooled standard deviation of a column"
-    known = sd.dropna().astype(float)
+    "Pooled standard deviation of a column; raises `ValueError` for a negative or infinite one"
+    known = pd.Series(sd, dtype=float).dropna()
+    for x in known: _check_spread('sd', x)
     return float(np.sqrt((known**2).mean())) if len(known) else np.nan
+
+# %% ../../nbs/companion/37_agreement.ipynb #91a674b3
+def _check_spread(name, x):
+    if not 0<=x<float('inf'):
+        raise ValueError(f"`{name}` must be a finite number from 0; got {x}")
 
 # %% ../../nbs/companion/37_agreement.ipynb #276c0905
 def noise_tolerance(
     committed:float, # The number
     *deviations:float, # What is known of its standard deviation; NaN is unknown
 )->float:
-    "Largest difference that counts as seed noise"
-    known = [s for s in deviations if not np.isnan(s)]
+    "Largest difference that counts as seed noise; raises `ValueError` for a negative or infinite deviation"
+    known = [float(s) for s in deviations if not np.isnan(s)]
+    for s in known: _check_spread('deviations', s)
     if known:
         return DEVIATIONS*max(known)
-    return max(SINGLE_SEED*abs(committed), LEAST)
+    return max(SINGLE_SEED*abs(float(committed)), LEAST)
 
 # %% ../../nbs/companion/37_agreement.ipynb #1a103da3
 EQUAL, NOISE, DIFFERENT = 'equal', 'within seed noise', 'different'
@@ -76,7 +97,9 @@ def agreement_of(
     made:float,
     tolerance:float, # From `noise_tolerance`
 )->str: # One of `EQUAL`, `NOISE`, `DIFFERENT`
-    "How two numbers agree"
+    "How two numbers agree; raises `ValueError` for a tolerance that is no finite number from 0"
+    _check_spread('tolerance', tolerance)
+    committed,made = float(committed),float(made)
     difference = abs(committed-made) # NaN if one of them is
     if difference<=SAME*max(1, abs(committed)):
         return EQUAL
@@ -128,6 +151,11 @@ def compare_tables(
         columns = [c for c in metric_columns(a) if c in metric_columns(b)]
         rows += [(name, *x) for c in columns for x in compare_column(a, b, c)]
         notes += _notes(name, a, b)
+    if not rows:
+        raise InputError(f"the tables of {made} and {committed} have no number in common; are they of one version?")
+    lacking = [n for n in compared_tables(committed) if n not in shared]
+    if lacking:
+        notes.append(f"tables only in {committed}: {', '.join(lacking)}")
     return Agreement(pd.DataFrame(rows, columns=NUMBERS), notes)
 
 # %% ../../nbs/companion/37_agreement.ipynb #ec6a79b8

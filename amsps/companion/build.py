@@ -17,7 +17,7 @@ from ..losses import LOSSES, Loss
 from ..rivals import PUBLISHED
 from ..mining import CoverageEvidence, Evidence, Miner, SentenceEvidence
 from ..model import AmspsConfig, AmspsModel
-from ..text import TextStates, load_text_backbone
+from ..text import TextStates, describe_text, load_text_backbone
 from ..training import MiningCallback
 
 # %% ../../nbs/companion/25_build.ipynb #09835cad
@@ -59,8 +59,7 @@ _MODEL = ('embed_size', 'region_hidden', 'pooling', 'dropout', 'word_dropout', '
 def _text_options(config, tokenizer, text):
     if text is None:
         return dict(vocab_size=len(tokenizer), word_size=config.word_size)
-    described = {k:v for k,v in text.config.to_dict().items() if k!='_name_or_path'} # no path of this machine
-    return dict(vocab_size=len(tokenizer), text_config=described, freeze_text=config.freeze_text,
+    return dict(vocab_size=len(tokenizer), text_config=describe_text(text), freeze_text=config.freeze_text,
                 tune_layers=config.tune_layers)
 
 def _consensus_options(config, graph, vectors):

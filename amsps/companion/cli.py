@@ -10,9 +10,9 @@ __all__ = ['app', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset', 'Table
            'RunFolder', 'SameBackbone', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
            'Split', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn',
            'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize',
-           'GroupedCommand', 'main', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
-           'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'list_', 'show', 'diff', 'removable', 'gc',
-           'check', 'prepare', 'extract']
+           'GroupedCommand', 'refuse_special_files', 'main', 'check_effect', 'check_run', 'check_device', 'check_files',
+           'TrainCommand', 'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'list_', 'show', 'diff',
+           'removable', 'gc', 'check', 'prepare', 'extract']
 
 # %% ../../nbs/companion/39_cli.ipynb #b105626d
 import errno
@@ -22,9 +22,10 @@ import os
 import shlex
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal, get_args, get_origin
-from ..errors import InputError
+from ..errors import InputError, InputNote, out_of_memory
 try:
     import typer
     from typer.core import TyperCommand
@@ -37,7 +38,9 @@ class GroupedCommand(TyperCommand):
     "A command whose help shows options by group"
     def parse_args(self, ctx, args):
         self.given = list(args) # the help may depend on them
-        return super().parse_args(ctx, args)
+        rest = super().parse_args(ctx, args)
+        refuse_special_files(ctx.params)
+        return rest
 
     def format_options(self, ctx, formatter):
         for title,records in self.help_groups(ctx).items():
@@ -56,6 +59,19 @@ class GroupedCommand(TyperCommand):
 def _group_of(parameter):
     default = 'Arguments' if parameter.param_type_name=='argument' else 'Options'
     return getattr(parameter, 'rich_help_panel', None) or default
+
+# %% ../../nbs/companion/39_cli.ipynb #52b88e5a
+def refuse_special_files(
+    given:dict, # Options and arguments of a command
+):
+    "Raise `InputError` for a value that names a pipe, a socket or a device"
+    for name,value in given.items():
+        if name=='caption' or not isinstance(value, (str, Path)) or not str(value): continue
+        try: found = Path(value)
+        except ValueError: continue
+        if os.path.lexists(found) and found.exists() and not (found.is_file() or found.is_dir()):
+            raise InputError(f"`{name}`: {found} is a pipe or a device; write what it gives into a file, and name "
+                             "that file")
 
 # %% ../../nbs/companion/39_cli.ipynb #c3dc8d85
 _ABOUT = """Image-text matching with AMSPS: train, evaluate, and reproduce the tables and figures.
@@ -87,8 +103,8 @@ def main():
         _leave(str(e))
     except ModuleNotFoundError as e:
         _leave(_missing_module(e))
-    except OSError as e:
-        _leave(_disk_trouble(e))
+    except (MemoryError, RuntimeError, OSError) as e:
+        _leave(_no_memory(e) if out_of_memory(e) else _disk_trouble(e))
     except SystemExit as e:
         if e.code==130:
             print('amsps: interrupted; the same command resumes', file=sys.stderr)
@@ -111,11 +127,20 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS) # F
 
 def _disk_trouble(e):
     "What to say if a file cannot be written or read; any other error is raised again"
+    if not isinstance(e, OSError):
+        raise e
     numpy_says_full = 'requested and' in str(e) # NumPy's error has no number
     if not numpy_says_full and e.errno not in _DISK:
         raise e
     advice = 'make room or change permissions; the same command resumes'
     return f"cannot write or read {e.filename or 'a file'} ({e.strerror or e}); {advice}"
+
+# %% ../../nbs/companion/39_cli.ipynb #e189a0b0
+def _no_memory(e):
+    "What to say if memory cannot be allocated"
+    reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+    return ("there is too little memory; try a smaller --batch-size, a smaller encoder or fewer --jobs, or a machine "
+            f"with more memory. The same command resumes ({reason})")
 
 # %% ../../nbs/companion/39_cli.ipynb #18e0bfef
 def _begin():
@@ -125,6 +150,11 @@ def _begin():
     from transformers.utils import logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+    warnings.formatwarning = _format_note
+
+def _format_note(message, category, *where, _other=warnings.formatwarning, **line):
+    "A note of `amsps.errors` as one line; other warnings as Python formats them"
+    return f'note: {message}\n' if issubclass(category, InputNote) else _other(message, category, *where, **line)
 
 # %% ../../nbs/companion/39_cli.ipynb #90b0e24b
 def _fail(failures):

@@ -208,8 +208,8 @@ class OptimisationConfig(_Group):
 # %% ../../nbs/companion/21_config.ipynb #e96e4253
 class ProcessConfig(_Group):
     "Seed, threads and places"
-    seed: int = Field(0, ge=0, description="Seed of initial weights, order of pairs and dropout.")
-    threads: int = Field(1, ge=1,
+    seed: int = Field(0, ge=0, lt=2**32, description="Seed of initial weights, order of pairs and dropout.")
+    threads: int = Field(1, ge=1, le=1024,
         description="CPU threads of the run. Another number can change the last bits of the results. "
                     "`amsps train` and `amsps reproduce` share out all cores unless told.")
     label: str = Field('', description="Name of this setting in tables. Empty: the label of the loss.")

@@ -20,7 +20,8 @@ from .cache import code_behind, digest
 from .config import RunConfig
 from .formats import Columns, check_dataset, find_layout, read_dataset
 from .paths import cache_root
-from ..data import Annotations, PairDataset, Regions, load_features, read_lines, read_rows
+from ..data import Annotations, PairDataset, Regions, build_tokenizer, load_features, note_cut, read_lines
+from ..data import read_rows
 from ..errors import InputError
 from ..scenes import SceneData, make_scenes
 from ..text import MeanStates, TextStates, extract_states, load_text_backbone
@@ -241,7 +242,14 @@ def load_data(
         data.features = region_means(data.features, cache/f'means/{data.fingerprint[:16]}.npy')
     if config.freeze_text:
         _add_text_states(data, config, cache)
+    elif config.dataset!='scenes':
+        _note_long(config, data.annotations.captions)
     return data
+
+def _note_long(config, captions):
+    "Say which captions will be cut; the notes of a run that trains in a process of its own are not seen"
+    pretrained = config.text_backbone not in ('', 'untrained')
+    note_cut(load_text_backbone(config.text_backbone)[0] if pretrained else build_tokenizer(captions, 1), captions)
 
 # %% ../../nbs/companion/24_datasets.ipynb #00dfa8ea
 def _relevance_columns(path, rows):

@@ -23,7 +23,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError
 from transformers import AutoTokenizer
 from .build import build_loss, build_miner, build_model, concept_graph
 from .cache import check_record, key_name, read_record, run_key
@@ -32,9 +31,10 @@ from .datasets import RunData, load_data, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
-from ..errors import InputError
+from ..errors import InputError, out_of_memory
 from ..model import AmspsModel
 from ..training import fit, write_atomically
+from ..vision import LOAD_ERRORS
 
 # %% ../../nbs/companion/27_runs.ipynb #d2f23fa1
 def _file_digest(path):
@@ -211,15 +211,19 @@ def train_run(
 
 # %% ../../nbs/companion/27_runs.ipynb #c860a81e
 def _load_model(folder, commit):
+    home = folder/'model'
+    advice = f"train it again, or, if another version of amsps made it, take the commit of its record ({commit})"
+    if not home.is_dir():
+        raise InputError(f"the run {folder} lacks its folder `model`; copy the whole run, or train it again")
     try:
-        model,loaded = AmspsModel.from_pretrained(folder/'model', output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder/'model')
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        raise InputError(f"cannot load the model of {folder}: {str(e).splitlines()[0]}") from None
-    odd = sorted({*loaded['missing_keys'], *loaded['unexpected_keys']})
-    if odd:
-        raise InputError(f"the model of {folder} was saved by another version of amsps: {', '.join(odd[:3])} do not "
-                         f"fit; train it again, or evaluate it with the commit of its record ({commit})")
+        options = dict(local_files_only=True, trust_remote_code=False)
+        model = AmspsModel.from_pretrained(home, **options)
+        tokenizer = AutoTokenizer.from_pretrained(home, **options)
+    except LOAD_ERRORS as e:
+        if out_of_memory(e):
+            raise
+        reason = str(e).removeprefix(f'cannot load the model of {home}: ').strip() or type(e).__name__
+        raise InputError(f"cannot load the model of {folder}: {reason.splitlines()[0]}; {advice}") from None
     return model.eval(),tokenizer
 
 # %% ../../nbs/companion/27_runs.ipynb #96b6a64f
