@@ -9,12 +9,13 @@ __all__ = ['BLOCK_BYTES', 'SEARCHES', 'SPARSE_PARTS', 'UNIT_TOLERANCE', 'MIN_SIB
            'JointMatchModel', 'fit_joint_model', 'mine_hidden', 'unannotated_scores', 'calibrate', 'held_out_images',
            'update_confidence', 'filter_confidence', 'drop_images', 'Draw', 'MinedSet', 'mined_set_from', 'mining_log',
            'unit_embeddings', 'Miner', 'drawn_positions', 'encode_drawn', 'candidate_masks', 'drawn_confidence',
-           'row_products', 'offline_similarities', 'mined_similarities']
+           'row_products', 'offline_similarities', 'mined_similarities', 'is_whole_state']
 
 # %% ../nbs/method/12_mining.ipynb #49a3b8c1
 import os
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -1188,7 +1189,16 @@ def load(self,
         self.stored = torch.from_numpy(stored['images']),torch.from_numpy(stored['texts'])
 
 # %% ../nbs/method/12_mining.ipynb #877f1c0e
+_TORN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) # What NumPy raises for a damaged file
+
+def is_whole_state(
+    path:Path, # NAME.npz
+)->bool:
+    "Whether a file of `Miner.save` is whole; its checksums are verified"
+    try: return bool(_read_arrays(path))
+    except _TORN: return False
+
 def _read_state(path):
     try: return _read_arrays(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as e:
+    except _TORN as e:
         raise InputError(f"cannot read {path} ({e}); it must be a file that `Miner.save` wrote") from None

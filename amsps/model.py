@@ -191,7 +191,7 @@ def _text_encoder(config, backbone):
         return BiGRUEncoder(config.vocab_size, config.embed_size, word_size=config.word_size,
                             dropout=config.word_dropout)
     if backbone is None:
-        backbone = AutoModel.from_config(AutoConfig.for_model(**config.text_config))
+        backbone = AutoModel.from_config(AutoConfig.for_model(**config.text_config), trust_remote_code=False)
     return TransformersTextEncoder(backbone, config.embed_size, freeze=config.freeze_text, dropout=config.word_dropout,
                                    tune=config.tune_layers, mean=config.pooling=='mean')
 

@@ -11,7 +11,7 @@ __all__ = ['app', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset', 'Table
            'Split', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'Cells', 'Pixels',
            'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'main',
            'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare',
-           'verify', 'evaluate', 'search', 'list_', 'show', 'diff', 'removable', 'gc', 'check', 'prepare', 'extract']
+           'verify', 'evaluate', 'search', 'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
 
 # %% ../../nbs/companion/39_cli.ipynb #b105626d
 import errno
@@ -807,19 +807,6 @@ def diff(a:Annotated[str, _one_run('A')], b:Annotated[str, _one_run('B')], cache
     for line in diff_runs(first, second) or ['they differ only in time and place']:
         typer.echo(line)
 
-# %% ../../nbs/companion/39_cli.ipynb #16927914
-def removable(
-    paths, # What is to be removed
-    runs:Path, # Folder of runs
-)->list[Path]: # Those that exist
-    "Paths directly in the folder of runs, or an `InputError` for any other"
-    from amsps.companion.paths import plain_name
-    for p in paths:
-        plain_name(p.name, f'a run in {runs}')
-        if p.parent!=runs:
-            raise InputError(f"a record in {runs} names {p} as its folder, which is elsewhere; nothing was removed")
-    return [p for p in paths if p.exists()]
-
 # %% ../../nbs/companion/39_cli.ipynb #c84ce4fa
 DryRun = Annotated[bool, _opt_plain("Only say what would be removed.", 'Options', '--dry-run')]
 
@@ -828,14 +815,18 @@ def gc(dry_run:DryRun=False, cache_dir:RunsCache=''):
     """Remove runs of other code than today's, and what belongs to no run.
 
     Run records in other folders are not touched."""
-    from amsps.companion.cache import remove, stale_runs
+    from amsps.companion.cache import remove, stale_runs, why_kept
     from amsps.companion.paths import existing_asset
     runs = _runs(cache_dir)
     found = stale_runs(runs, existing_asset('nbs/experiments/train.ipynb'))
-    for path in removable(found, runs):
+    for path,reason in found.items():
+        kept = why_kept(path)
+        if kept:
+            typer.echo(f'kept {path.name}: it {kept}')
+            continue
         if not dry_run:
             remove(path)
-        typer.echo(f"{'would remove' if dry_run else 'removed'} {path.name}: {found[path]}")
+        typer.echo(f"{'would remove' if dry_run else 'removed'} {path.name}: {reason}")
     if not found:
         typer.echo('nothing to remove')
 

@@ -24,6 +24,7 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 from tqdm.auto import tqdm
+from .paths import path_name
 from ..data import SPLITS, Annotations, Regions, check_features, disk_room, load_image, open_features
 from ..data import read_lines, read_rows, read_text
 from ..errors import InputError
@@ -939,7 +940,8 @@ def _add_hub_image(found, row, folder):
     stem = Path(row.picture['path'] or 'image').name
     name = f"{row.part or 'image'}/{len(found.names):06d}-{stem}"
     if folder is not None:
-        path = _store_picture(folder/name, row.picture)
+        part,_,file = name.rpartition('/')
+        path = _store_picture(folder/path_name(part)/path_name(file), row.picture)
     else:
         path = None
         if row.picture['bytes']: _check_decodes(row.picture['bytes'], row.where)

@@ -31,9 +31,9 @@ from filelock import FileLock
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from .cache import code_behind, digest
-from .grid import read_grid, records_for
+from .grid import read_grid, records_for, row_order
 from .kernels import NotebookFailure, end_with_parent, fork_server, run_notebook
-from .paths import asset
+from .paths import asset, is_plain_name, path_name
 from .significance import seed_difference
 from .tables import cost_table, levels_frame, paired_differences, read_records, results_frame, row_of
 from ..errors import InputError
@@ -470,7 +470,9 @@ def output_inputs(
 def _file_digest(path): return hashlib.sha256(path.read_bytes()).hexdigest()
 
 # %% ../../nbs/companion/34_report.ipynb #5576e417
-_FILE_NAME = re.compile(r'\w[\w-]*\.(csv|json|md|pdf|png|tex)')
+_SUFFIXES = ('.csv', '.json', '.md', '.pdf', '.png', '.tex') # Of what notebooks make
+
+def _is_made(name): return is_plain_name(name) and Path(name).suffix in _SUFFIXES
 
 # %% ../../nbs/companion/34_report.ipynb #c9c1b591
 def made_of(
@@ -480,11 +482,11 @@ def made_of(
     "What `made/OUTPUT.json` says, or an `InputError` if it lists a file that amsps does not make"
     path = Path(folder)/f'made/{output}.json'
     try:
-        made = json.loads(path.read_text())
-        files = dict(made['files'])
+        made = json.loads(path.read_text('utf-8'))
+        files,_ = dict(made['files']),dict(made['inputs'])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    odd = [name for name in files if not _FILE_NAME.fullmatch(name)]
+    odd = [name for name in files if not _is_made(name)]
     if odd:
         raise InputError(f"{path} lists {odd[0]!r}, which is no file that amsps makes; expected names such as "
                          f"{output}.csv. Nothing was changed. Delete {path} to make {output} again")
@@ -581,11 +583,13 @@ def remove_output(
     output:str, # Table or figure of the grid
     folder:Path, # With the tables and figures
 ):
-    "Remove the files of an output; nothing if `made/OUTPUT.json` lists a file that amsps does not make"
+    "Remove the files of an output that are as they were made; nothing if `made/OUTPUT.json` lists another kind of file"
+    folder = Path(folder)
     files = made_of(output, folder).get('files', {})
-    (Path(folder)/f'made/{output}.json').unlink(missing_ok=True)
-    for name in files:
-        (Path(folder)/name).unlink(missing_ok=True)
+    (folder/f'made/{output}.json').unlink(missing_ok=True)
+    for name,made in files.items():
+        path = folder/name
+        if path.is_file() and not path.is_symlink() and _file_digest(path)==made: path.unlink()
 
 # %% ../../nbs/companion/34_report.ipynb #b4a0ca50
 def _math(latex, options): # MathML
@@ -618,7 +622,8 @@ def method_cells(
     return [re.sub(r'^#+ ', '### ', c, flags=re.M) for c in cells if '$$' in c and c.startswith('#')]
 
 # %% ../../nbs/companion/34_report.ipynb #04320407
-def slug(name): return re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-') # Of a row, for an address in the page
+def slug(name): # Of a row, for an address in the page; another one for every row
+    return path_name(name) if name not in row_order() else re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')
 
 # %% ../../nbs/companion/34_report.ipynb #b8107be6
 def runs_text(
@@ -942,6 +947,13 @@ def _render(todo, arguments, cache, jobs, say):
             say(f"[{i}/{len(todo)}] {output}{' FAILED: '+failure.error if failure else ''}")
     return failures
 
+# %% ../../nbs/companion/34_report.ipynb #8fbfd505
+def _check_folders(records_dir, folder):
+    "Tables beside records would be taken for records"
+    if Path(records_dir).resolve()==Path(folder).resolve():
+        raise InputError(f"{folder} is the folder of the records; tables and figures need a folder of their own: "
+                         "choose another (--output)")
+
 # %% ../../nbs/companion/34_report.ipynb #89184bef
 def make_report(
     records_dir:Path, # Folder of records
@@ -955,6 +967,7 @@ def make_report(
     say=print, # Called with a line for each output
 )->list[NotebookFailure]: # Empty if all is well
     "Execute the table and figure notebooks that are out of date, and write the page"
+    _check_folders(records_dir, folder)
     records,folder,cache = read_records(records_dir),writable_folder(folder).resolve(),Path(cache).resolve()
     cache.mkdir(parents=True, exist_ok=True)
     data_root = str(Path(data_root).resolve()) if data_root else ''

@@ -26,7 +26,7 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from transformers import AutoTokenizer
 from .build import build_loss, build_miner, build_model, concept_graph
-from .cache import check_record, key_name, read_record, run_key
+from .cache import check_record, key_name, read_json, read_record, run_key, whole_record
 from .config import RunConfig, parse_config
 from .datasets import RunData, load_data, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
@@ -34,7 +34,7 @@ from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
 from ..errors import InputError
 from ..model import AmspsModel
-from ..training import fit, write_atomically
+from ..training import checkpoints_of, file_digests, fit, note, write_atomically
 
 # %% ../../nbs/companion/27_runs.ipynb #d2f23fa1
 def _file_digest(path):
@@ -119,6 +119,10 @@ def _recorded_data(data):
 _FIT = ('warmup_epochs', 'active_from', 'epochs', 'batch_size', 'batches', 'learning_rate', 'text_learning_rate',
         'weight_decay', 'schedule', 'patience', 'max_steps', 'seed', 'precision') # Passed on under the same name
 
+def _saved(folder):
+    "Digests of what the first process has saved"
+    return file_digests(folder/'model') if rank_and_world()[0]==0 else {}
+
 def _save(model, tokenizer, folder):
     if rank_and_world()[0]==0:
         model.save_pretrained(folder/'model')
@@ -146,8 +150,9 @@ def _fit_and_evaluate(folder, config, data):
 def _begin(folder, key):
     "Make the folder of a run that starts, with the key that it starts with"
     folder.mkdir(parents=True, exist_ok=True)
-    if rank_and_world()[0]==0 and not (folder/'key.json').exists():
-        write_atomically(folder/'key.json', json.dumps(key))
+    file,text = folder/'key.json',json.dumps(key)
+    if rank_and_world()[0]==0 and not (file.exists() and file.read_bytes()==text.encode()):
+        write_atomically(file, text)
 
 def _cost(start, cpu):
     "Wall-clock and CPU seconds since then, and peak memory of the process"
@@ -166,14 +171,14 @@ def _train_into(folder, config, data, name):
     _begin(folder, provenance['key'])
     results = _fit_and_evaluate(folder, config, data)
     return dict(name=name, config=_recorded_config(config), data=_recorded_data(data), **results, **provenance,
-                resumed=resumed, **_cost(start, cpu),
+                saved=_saved(folder), resumed=resumed, **_cost(start, cpu),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
 # %% ../../nbs/companion/27_runs.ipynb #39299ecf
 def _make(final, config, data, first):
     "Train what is missing of a run and give its folder the final name"
     partial = final.with_name(f'{final.name}.partial')
-    if not (partial/'record.json').exists(): # else it was killed just before the renaming
+    if whole_record(partial) is None: # else it was killed just before the renaming
         record = _train_into(partial, config, data, final.name)
         if first:
             write_atomically(partial/'record.json', json.dumps(record, indent=1))
@@ -181,12 +186,25 @@ def _make(final, config, data, first):
         os.replace(partial, final)
     wait_for_all()
 
+# %% ../../nbs/companion/27_runs.ipynb #ab8f4040
+def _reopen(final):
+    "Give the folder of a run whose record is damaged the name of an interrupted run"
+    partial = final.with_name(f'{final.name}.partial')
+    if not (final/'record.json').exists():
+        return
+    if partial.exists():
+        raise InputError(f"the record of {final} is damaged, and {partial.name} is there too; remove one of the two")
+    (final/'log.jsonl').unlink(missing_ok=True)
+    (final/'record.json').unlink()
+    os.replace(final, partial)
+    note(partial, f'the record of {final.name} was damaged: the run is made again')
+
 # %% ../../nbs/companion/27_runs.ipynb #4e532937
 def _tidy(folder):
     "Remove what only an interrupted run needs"
-    for checkpoint in folder.glob('checkpoint-*'):
+    for checkpoint in checkpoints_of(folder):
         shutil.rmtree(checkpoint)
-    for file in folder.glob('memory*'):
+    for file in folder.glob('memory-mined*.npz'):
         file.unlink()
 
 # %% ../../nbs/companion/27_runs.ipynb #758ea0b4
@@ -201,19 +219,30 @@ def train_run(
     first = rank_and_world()[0]==0
     with FileLock(final.with_name(f'{final.name}.lock')) if first else nullcontext():
         wait_for_all()
-        record = read_record(final)
+        record = whole_record(final)
         if record is not None:
             return record
+        if first:
+            _reopen(final)
         _make(final, config, data, first)
     if first:
         _tidy(final)
     return read_record(final)
 
 # %% ../../nbs/companion/27_runs.ipynb #c860a81e
+def _check_saved(folder, saved):
+    "Raise `InputError` unless the files of a model are as the run saved them"
+    now = file_digests(folder/'model') if (folder/'model').is_dir() else {}
+    for name,digest in saved.items():
+        if now.get(name)!=digest:
+            found = 'is not as the run saved it' if name in now else 'is gone'
+            raise InputError(f"cannot load the model of {folder}: {name} {found}; remove the folder and train again")
+
 def _load_model(folder, commit):
     try:
-        model,loaded = AmspsModel.from_pretrained(folder/'model', output_loading_info=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder/'model')
+        how = dict(trust_remote_code=False, local_files_only=True)
+        model,loaded = AmspsModel.from_pretrained(folder/'model', output_loading_info=True, **how)
+        tokenizer = AutoTokenizer.from_pretrained(folder/'model', **how)
     except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         raise InputError(f"cannot load the model of {folder}: {str(e).splitlines()[0]}") from None
     odd = sorted({*loaded['missing_keys'], *loaded['unexpected_keys']})
@@ -232,6 +261,7 @@ def load_run(
     if record is None:
         raise InputError(f"{folder} is no finished run: it lacks record.json; `amsps train` prints the folder of a run "
                          "when it ends")
+    _check_saved(folder, record.get('saved', {}))
     model,tokenizer = _load_model(folder, record['environment']['commit'])
     return model,tokenizer,record
 
@@ -325,10 +355,7 @@ def _records_in(path):
     files = [path/'record.json'] if (path/'record.json').is_file() else sorted(path.glob('*.json'))
     found = []
     for file in files:
-        try:
-            value = json.loads(file.read_text())
-        except (OSError, ValueError) as e:
-            raise InputError(f"{file} cannot be read ({e}); remove it, or make the run again") from None
+        value = read_json(file)
         if isinstance(value, dict) and 'wall_seconds' in value:
             found.append(check_record(value, file))
     return found

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from filelock import FileLock, Timeout
-from .cache import explain_run, key_name, known_records, read_record
+from .cache import damaged_records, explain_run, key_name, known_records, load_record
+from .cache import whole_record
 from .config import RunConfig
 from .datasets import load_data
 from .grid import Row
@@ -63,11 +64,11 @@ def _load_once(config, loaded):
 # %% ../../nbs/companion/30_schedule.ipynb #0c141e0a
 def read_record_file(
     path:Path,
-)->dict|None: # None if it is missing or damaged
+)->dict|None: # None if it is missing, damaged or no record
     "A record, if there is one"
     try:
-        return json.loads(Path(path).read_text())
-    except (OSError, ValueError):
+        return load_record(path)
+    except InputError:
         return None
 
 # %% ../../nbs/companion/30_schedule.ipynb #fc1285de
@@ -158,7 +159,7 @@ def make_run(
     folder = Path(folder)
     try:
         with FileLock(f'{folder}.job.lock', timeout=0):
-            if read_record(folder) is not None: return ELSEWHERE
+            if whole_record(folder) is not None: return ELSEWHERE
             output = folder.with_suffix('.ipynb')
             return run_notebook(notebook, output, parameters=parameters, threads=threads, device=device)
     except Timeout:
@@ -406,7 +407,7 @@ def _outcome(future, folder):
         outcome = future.result()
     except Exception as e:
         return _failed(folder, f'{type(e).__name__}: {e}')
-    complete = outcome is not None or read_record(folder) is not None
+    complete = outcome is not None or whole_record(folder) is not None
     return outcome if complete else _failed(folder, 'the notebook ended without a record')
 
 # %% ../../nbs/companion/30_schedule.ipynb #e4f87b6b
@@ -512,6 +513,7 @@ def run_grid(
     runs = waiting[0].runs
     runs.mkdir(parents=True, exist_ok=True)
     progress = Progress(len(waiting), jobs, say=say, log=runs.parent/'grid.jsonl', known=known_records(runs))
+    for name,why in damaged_records(runs).items(): say(f'note: {why}')
     progress.event('plan', runs=[p.name for p in waiting], jobs=jobs, threads=threads, devices=gpus or ['cpu'],
                    executor=executor)
     workers = _dask(address) if executor=='dask' else _local(min(jobs, len(waiting)), runs/'kernels.log')

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_CELLS', 'LEVELS', 'read_records', 'row_of',
-           'check_comparable', 'load_rows', 'by_label', 'results_frame', 'summary_table', 'readable_table',
+           'check_comparable', 'load_rows', 'by_label', 'row_stem', 'results_frame', 'summary_table', 'readable_table',
            'compact_table', 'cell_note', 'paired_differences', 'readable_differences', 'provenance', 'write_provenance',
            'write_table', 'write_summary', 'write_differences', 'levels_frame', 'levels_table', 'cost_table']
 
 # %% ../../nbs/companion/32_tables.ipynb #80ea0fea
 import json
+import re
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from .config import RunConfig, label_of
 from .grid import baseline, records_for, references, row_order
+from .paths import is_plain_name, path_name
 from .significance import holm, query_bootstrap, seed_difference
 from ..errors import InputError
 
@@ -118,6 +120,13 @@ def by_label(
     "Labels in the order of tables"
     known = [l for l in row_order() if l in labels]
     return known+sorted(set(labels)-set(known))
+
+# %% ../../nbs/companion/32_tables.ipynb #5af97bbf
+def row_stem(
+    row:str,
+)->str: # Part of a file's name
+    "What files of a row are named by"
+    return re.sub('[^a-z0-9]+', '_', row.lower()).strip('_') if row in row_order() else path_name(row)
 
 # %% ../../nbs/companion/32_tables.ipynb #8d68fad7
 def _mined(record):
