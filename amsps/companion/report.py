@@ -20,7 +20,8 @@ import json
 import os
 import re
 import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
 import jinja2
@@ -32,7 +33,7 @@ from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from .cache import code_behind, digest
 from .grid import read_grid, records_for, row_order
-from .kernels import NotebookFailure, end_with_parent, fork_server, run_notebook
+from .kernels import NotebookFailure, WorkerPool, end_with_parent, run_notebook
 from .paths import asset, is_plain_name, path_name
 from .significance import seed_difference
 from .tables import cost_table, levels_frame, paired_differences, read_records, results_frame, row_of
@@ -930,13 +931,22 @@ def _check_outputs(wanted, can, records_dir):
 def _failure_of(error, notebook): return NotebookFailure(notebook, None, '', f'{type(error).__name__}: {error}', '')
 
 # %% ../../nbs/companion/34_report.ipynb #46683377
+def _outcomes(todo, arguments, pool):
+    "(output, failure or None) of each output as it ends; those whose process was killed once are made again"
+    futures,again = {pool.submit(make_output, o, **arguments):o for o in todo},[]
+    for f in as_completed(futures):
+        if isinstance(f.exception(), BrokenProcessPool): again.append(futures[f])
+        else: yield futures[f],f
+    for output in again: # one by one: a second kill is its own
+        f = pool.submit(make_output, output, **arguments)
+        wait([f])
+        yield output,f
+
 def _render(todo, arguments, cache, jobs, say):
     "Make outputs, several at a time; failures"
     failures = []
-    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=fork_server(), initializer=end_with_parent) as pool:
-        futures = {pool.submit(make_output, o, **arguments):o for o in todo}
-        for i,f in enumerate(as_completed(futures), 1):
-            output = futures[f]
+    with WorkerPool(min(jobs, len(todo)), end_with_parent) as pool:
+        for i,(output,f) in enumerate(_outcomes(todo, arguments, pool), 1):
             try:
                 failure = f.result()
             except OSError: # a full disk, a read-only folder: the command line reports it
@@ -947,7 +957,7 @@ def _render(todo, arguments, cache, jobs, say):
             say(f"[{i}/{len(todo)}] {output}{' FAILED: '+failure.error if failure else ''}")
     return failures
 
-# %% ../../nbs/companion/34_report.ipynb #8fbfd505
+# %% ../../nbs/companion/34_report.ipynb #49c6ceae
 def _check_folders(records_dir, folder):
     "Tables beside records would be taken for records"
     if Path(records_dir).resolve()==Path(folder).resolve():

@@ -190,7 +190,7 @@ def _make(final, config, data, first):
         os.replace(partial, final)
     wait_for_all()
 
-# %% ../../nbs/companion/27_runs.ipynb #da4ecf30
+# %% ../../nbs/companion/27_runs.ipynb #d9c9b4fb
 def _reopen(final):
     "Give the folder of a run whose record is damaged the name of an interrupted run"
     partial = final.with_name(f'{final.name}.partial')
@@ -269,7 +269,7 @@ def load_run(
     model,tokenizer = _load_model(folder, record['environment']['commit'])
     return model,tokenizer,record
 
-# %% ../../nbs/companion/27_runs.ipynb #0159fb05
+# %% ../../nbs/companion/27_runs.ipynb #dd3d7b96
 _SIX = [f'{d}_r{k}' for d in ('i2t','t2i') for k in (1,5,10)]
 
 def _recall_fault(split, m):
@@ -283,7 +283,7 @@ def _recall_fault(split, m):
     if abs(sum(six)-rsum)>.01:
         return f'rSum on {split} is {rsum:.2f}, and its six recalls add up to {sum(six):.2f}'
 
-# %% ../../nbs/companion/27_runs.ipynb #1583e619
+# %% ../../nbs/companion/27_runs.ipynb #3eda5c56
 def _ranks_fault(record):
     "What is wrong with the ranks on test, or None"
     if 'ranks' not in record:
@@ -299,7 +299,7 @@ def _ranks_fault(record):
         if not abs(said-v)<=.01: # also for NaN
             return f'{k} on test is {said:.2f}, and by its ranks {v:.2f}'
 
-# %% ../../nbs/companion/27_runs.ipynb #fe3d7e2a
+# %% ../../nbs/companion/27_runs.ipynb #14cc6330
 def _other_fault(record):
     "What else does not fit, or None"
     metrics,key = record['metrics'],record.get('key')
@@ -324,7 +324,7 @@ def contradiction(
         found = [_ranks_fault(record), _other_fault(record)]
     return next(filter(None, found), '')
 
-# %% ../../nbs/companion/27_runs.ipynb #eb0c9f4a
+# %% ../../nbs/companion/27_runs.ipynb #cc6522ab
 RESULTS = ('metrics', 'levels', 'history', 'mining', 'before', 'similarities', 'examples', 'ranks', 'map',
            'hidden_curve', 'concepts') # What a record has from training and evaluation
 
@@ -346,7 +346,7 @@ def results_of(
 
 def _same(a, b): return a==b or (a!=a and b!=b) # NaN is NaN
 
-# %% ../../nbs/companion/27_runs.ipynb #d6f754f6
+# %% ../../nbs/companion/27_runs.ipynb #da9bd07c
 def differing(
     record:dict,
     again:dict, # Its repetition, or the parts of it that could be made
@@ -484,7 +484,7 @@ def _records_in(path):
             found.append(check_record(value, file))
     return found
 
-# %% ../../nbs/companion/27_runs.ipynb #7f9d7aca
+# %% ../../nbs/companion/27_runs.ipynb #396e8596
 def _refuse_contradiction(record):
     "Raise `InputError` for a record that need not be made again to be wrong"
     lacks = [k for k in ('data','history','environment') if not record.get(k)]
