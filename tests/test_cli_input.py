@@ -54,6 +54,11 @@ OPTIONS = [ # Options that would have no effect
     (['search', 'x', '--image', 'x.jpg'], 'needs the vision `backbone`'),
     (['search', 'x', '--image', '/nowhere.jpg', '--backbone', 'x'], '/nowhere.jpg cannot be decoded'),
     (['search', 'x', '--caption', 'a dog', '--split', 'val'], "there is no split 'val'"),
+    (['verify', '--data-root', 'x'], '--data-root is for records on photographs'),
+    (['verify', '--text-backbone', 'x'], '--text-backbone is for records with a text encoder'),
+    (['reproduce', '--explain', '--jobs', 2], '--jobs does nothing with --explain'),
+    (['report', 'x', '--table', 'main', '--palette', 'light'], '--palette is for figures'),
+    (['train', '--loss', 'infonce', '--margin', 0.3], '--margin is no parameter of this --loss'),
 ]
 
 @pytest.mark.parametrize('args,said', OPTIONS, ids=[' '.join(map(str, a)) for a,_ in OPTIONS])
@@ -158,7 +163,7 @@ def test_a_finished_run(cli, tmp_path):
     cache = ['--cache-dir', tmp_path/'cache']
     assert cli('train', *TINY, *cache).returncode==0
     again = cli('train', *TINY, *cache, '--label', 'another')
-    assert again.returncode==0 and "keeps its label 'Hardest triplet'" in again.stderr
+    refused(again, "keeps its label 'Hardest triplet'")
     run = next((tmp_path/'cache/runs').glob('*/record.json')).parent
     refused(cli('verify', run, '--runs', 2), '--runs is for a folder of records')
     record = json.loads((run/'record.json').read_text())

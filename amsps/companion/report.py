@@ -957,7 +957,7 @@ def _render(todo, arguments, cache, jobs, say):
             say(f"[{i}/{len(todo)}] {output}{' FAILED: '+failure.error if failure else ''}")
     return failures
 
-# %% ../../nbs/companion/34_report.ipynb #49c6ceae
+# %% ../../nbs/companion/34_report.ipynb #289b13ea
 def _check_folders(records_dir, folder):
     "Tables beside records would be taken for records"
     if Path(records_dir).resolve()==Path(folder).resolve():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'RESULTS', 'key_of', 'run_dir', 'environment', 'public_name', 'train_run', 'load_run', 'contradiction',
-           'results_of', 'differing', 'verify_records', 'add_metrics']
+           'results_of', 'differing', 'records_in', 'verify_records', 'add_metrics']
 
 # %% ../../nbs/companion/27_runs.ipynb #269729a1
 import hashlib
@@ -190,7 +190,7 @@ def _make(final, config, data, first):
         os.replace(partial, final)
     wait_for_all()
 
-# %% ../../nbs/companion/27_runs.ipynb #d9c9b4fb
+# %% ../../nbs/companion/27_runs.ipynb #4a9c86ba
 def _reopen(final):
     "Give the folder of a run whose record is damaged the name of an interrupted run"
     partial = final.with_name(f'{final.name}.partial')
@@ -269,7 +269,7 @@ def load_run(
     model,tokenizer = _load_model(folder, record['environment']['commit'])
     return model,tokenizer,record
 
-# %% ../../nbs/companion/27_runs.ipynb #dd3d7b96
+# %% ../../nbs/companion/27_runs.ipynb #d348a717
 _SIX = [f'{d}_r{k}' for d in ('i2t','t2i') for k in (1,5,10)]
 
 def _recall_fault(split, m):
@@ -283,7 +283,7 @@ def _recall_fault(split, m):
     if abs(sum(six)-rsum)>.01:
         return f'rSum on {split} is {rsum:.2f}, and its six recalls add up to {sum(six):.2f}'
 
-# %% ../../nbs/companion/27_runs.ipynb #3eda5c56
+# %% ../../nbs/companion/27_runs.ipynb #4b16a821
 def _ranks_fault(record):
     "What is wrong with the ranks on test, or None"
     if 'ranks' not in record:
@@ -299,7 +299,7 @@ def _ranks_fault(record):
         if not abs(said-v)<=.01: # also for NaN
             return f'{k} on test is {said:.2f}, and by its ranks {v:.2f}'
 
-# %% ../../nbs/companion/27_runs.ipynb #14cc6330
+# %% ../../nbs/companion/27_runs.ipynb #81db8c0f
 def _other_fault(record):
     "What else does not fit, or None"
     metrics,key = record['metrics'],record.get('key')
@@ -324,7 +324,7 @@ def contradiction(
         found = [_ranks_fault(record), _other_fault(record)]
     return next(filter(None, found), '')
 
-# %% ../../nbs/companion/27_runs.ipynb #cc6522ab
+# %% ../../nbs/companion/27_runs.ipynb #252ffc8b
 RESULTS = ('metrics', 'levels', 'history', 'mining', 'before', 'similarities', 'examples', 'ranks', 'map',
            'hidden_curve', 'concepts') # What a record has from training and evaluation
 
@@ -346,7 +346,7 @@ def results_of(
 
 def _same(a, b): return a==b or (a!=a and b!=b) # NaN is NaN
 
-# %% ../../nbs/companion/27_runs.ipynb #da9bd07c
+# %% ../../nbs/companion/27_runs.ipynb #53378367
 def differing(
     record:dict,
     again:dict, # Its repetition, or the parts of it that could be made
@@ -474,7 +474,9 @@ def _verify(record, path, given, cache, say):
     return max(differences.values(), default=0.)
 
 # %% ../../nbs/companion/27_runs.ipynb #41f518cf
-def _records_in(path):
+def records_in(
+    path:Path, # Folder of records, or of one finished run
+)->list[dict]:
     "Run records of a folder, or of a finished run; other JSON files are passed over"
     files = [path/'record.json'] if (path/'record.json').is_file() else sorted(path.glob('*.json'))
     found = []
@@ -484,7 +486,7 @@ def _records_in(path):
             found.append(check_record(value, file))
     return found
 
-# %% ../../nbs/companion/27_runs.ipynb #396e8596
+# %% ../../nbs/companion/27_runs.ipynb #8b2f8efa
 def _refuse_contradiction(record):
     "Raise `InputError` for a record that need not be made again to be wrong"
     lacks = [k for k in ('data','history','environment') if not record.get(k)]
@@ -504,7 +506,7 @@ def verify_records(
 )->float: # The largest difference, in percent
     "Make records again and compare"
     path = asset('data/results/scenes') if path is None else Path(path)
-    records = [r for r in _records_in(path) if r['config']['dataset']=='scenes' or given.get('data_root')]
+    records = [r for r in records_in(path) if r['config']['dataset']=='scenes' or given.get('data_root')]
     if not records:
         raise InputError(f"{path} has no run record that can be made again here: expected NAME.json, on scenes or with "
                          "--data-root")

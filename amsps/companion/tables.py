@@ -121,7 +121,7 @@ def by_label(
     known = [l for l in row_order() if l in labels]
     return known+sorted(set(labels)-set(known))
 
-# %% ../../nbs/companion/32_tables.ipynb #3120a40b
+# %% ../../nbs/companion/32_tables.ipynb #8cc6df49
 def row_stem(
     row:str,
 )->str: # Part of a file's name
