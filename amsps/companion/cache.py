@@ -296,7 +296,7 @@ class _Data(_Loose):
     summary:str
     features:list[int]
 
-# %% ../../nbs/companion/23_cache.ipynb #9b4885a7
+# %% ../../nbs/companion/23_cache.ipynb #6246e020
 class _Record(_Loose):
     "What every command relies on; the second half is optional here, `tables` and `runs` need more of it"
     name:str
@@ -580,7 +580,7 @@ def stale_runs(
     rest = [f for f in made if f.suffix in ('.ipynb','.lock') and run_of(f) not in living]
     return {f:why for f,why in faults.items() if why} | {f:'belongs to no run' for f in rest}
 
-# %% ../../nbs/companion/23_cache.ipynb #ad781b98
+# %% ../../nbs/companion/23_cache.ipynb #a970460d
 LOCKS = ('.lock', '.job.lock') # Of a run: while it is trained, while its notebook is executed
 
 @contextmanager
@@ -599,7 +599,7 @@ def held_locks(
             return
         yield True
 
-# %% ../../nbs/companion/23_cache.ipynb #7d5209ab
+# %% ../../nbs/companion/23_cache.ipynb #d131df9b
 _OWN = re.compile(r'(record|key|settings)\.json|(log|mining)\.jsonl|model|notes\.log|(memory-)?mined\d+\.npz|'
                   r'checkpoint-\d+(\.new)?|.+\.tmp|.+\.tmp\.npz') # What a run writes into its folder
 

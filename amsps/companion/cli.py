@@ -161,7 +161,7 @@ def _metric_line(m):
         return line
     return f"{line}  mAP@R {m['i2t_map_at_r']:.1f}/{m['t2i_map_at_r']:.1f}"
 
-# %% ../../nbs/companion/39_cli.ipynb #285ed4a9
+# %% ../../nbs/companion/39_cli.ipynb #7549b41a
 class Rule(NamedTuple):
     "When some options have an effect"
     options:tuple[str,...]
@@ -203,7 +203,7 @@ has_effect('word_size min_count', 'text_backbone', lambda t: t in ('','untrained
 has_effect('text_learning_rate', 'text_backbone', bool, 'is for a --text-backbone')
 has_effect('fusion consensus', 'n_concepts', bool, 'is for a consensus level; give --n-concepts too')
 
-# %% ../../nbs/companion/39_cli.ipynb #b8543812
+# %% ../../nbs/companion/39_cli.ipynb #8ce8041a
 _OF_LOSS = tuple(n for n in (*configuration.LossConfig.model_fields, 'hidden_confidence') if n!='loss')
 for _name in _OF_LOSS:
     has_effect(_name, 'loss_parameters', lambda known, name=_name: name in known, 'is no parameter of this --loss')
@@ -211,7 +211,7 @@ has_effect('refresh candidates search memory', 'loss_needs', lambda needs: bool(
            'is for a --loss that mines candidates or hidden positives')
 has_effect('active_from evidence', 'loss_needs', bool, 'is for a --loss with an active mode, such as ahrl')
 
-# %% ../../nbs/companion/39_cli.ipynb #620fe53b
+# %% ../../nbs/companion/39_cli.ipynb #ce5ae736
 has_effect('address', 'executor', lambda e: e=='dask', 'is of a Dask scheduler; add --executor dask, or leave it out')
 has_effect('jobs stop address', 'explain', lambda e: not e, 'does nothing with --explain, which makes nothing')
 has_effect('palette', 'outputs', lambda o: not o or any(x.startswith('figure') for x in o),

@@ -76,7 +76,7 @@ def log_to(
     "Send output of this process to a file"
     for stream in streams: os.dup2(os.open(path, os.O_WRONLY|os.O_CREAT|os.O_APPEND), stream)
 
-# %% ../../nbs/companion/29_kernels.ipynb #b8213da5
+# %% ../../nbs/companion/29_kernels.ipynb #ab38697c
 class WorkerPool:
     "Processes from the fork server that take jobs; a pool of which a process was killed is replaced"
     def __init__(self,

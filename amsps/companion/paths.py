@@ -100,7 +100,7 @@ def plain_name(
     expected = 'letters, digits, dots and hyphens, as `amsps train` writes them'
     raise InputError(f"{where} has the name {repr(name)[:80]}; expected {expected}")
 
-# %% ../../nbs/companion/20_paths.ipynb #5d1f2e3e
+# %% ../../nbs/companion/20_paths.ipynb #620d6005
 def path_name(
     text:str, # Any
 )->str: # A plain name, different for every text; the text itself if it is plain and in small letters
@@ -112,7 +112,7 @@ def path_name(
     digest = hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:10]
     return f"{stem or 'name'}-{digest}{suffix}"
 
-# %% ../../nbs/companion/20_paths.ipynb #eab4f960
+# %% ../../nbs/companion/20_paths.ipynb #1ef16cea
 def inside(
     folder:Path,
     name:str, # Read from a file
@@ -124,7 +124,7 @@ def inside(
         raise InputError(f"{path} is a link that leads out of its folder; remove the link")
     return path
 
-# %% ../../nbs/companion/20_paths.ipynb #d0ee91ec
+# %% ../../nbs/companion/20_paths.ipynb #a1568d28
 def terminal_text(
     text:str, # Any
 )->str: # Without control characters but line breaks and tabs

@@ -36,7 +36,8 @@ from .grid import read_grid, records_for, row_order
 from .kernels import NotebookFailure, WorkerPool, end_with_parent, run_notebook
 from .paths import asset, is_plain_name, path_name
 from .significance import seed_difference
-from .tables import cost_table, levels_frame, paired_differences, read_records, results_frame, row_of
+from .tables import cost_table, levels_frame, paired_differences, plain_text, read_records
+from .tables import results_frame, row_of
 from ..errors import InputError
 from ..training import write_atomically
 
@@ -643,8 +644,9 @@ def read_pipes(
     text:str, # Markdown with one pipe table
 )->tuple[list[str],list[list[str]]]: # Heads of the columns, cells of each line
     "A pipe table"
-    lines = [line.strip().strip('|').split('|') for line in text.splitlines() if line.startswith('|')]
-    head,_,*body = [[cell.strip() for cell in line] for line in lines]
+    lines = [line.strip() for line in text.split('\n') if line.startswith('|')]
+    cells = [re.findall(r'((?:\\.|[^\\|])*)\|', line.removeprefix('|')) for line in lines]
+    head,_,*body = [[plain_text(cell.strip()) for cell in line] for line in cells]
     return head,body
 
 # %% ../../nbs/companion/34_report.ipynb #47b63481
@@ -957,7 +959,7 @@ def _render(todo, arguments, cache, jobs, say):
             say(f"[{i}/{len(todo)}] {output}{' FAILED: '+failure.error if failure else ''}")
     return failures
 
-# %% ../../nbs/companion/34_report.ipynb #289b13ea
+# %% ../../nbs/companion/34_report.ipynb #38b644db
 def _check_folders(records_dir, folder):
     "Tables beside records would be taken for records"
     if Path(records_dir).resolve()==Path(folder).resolve():

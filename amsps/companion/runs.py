@@ -190,7 +190,7 @@ def _make(final, config, data, first):
         os.replace(partial, final)
     wait_for_all()
 
-# %% ../../nbs/companion/27_runs.ipynb #4a9c86ba
+# %% ../../nbs/companion/27_runs.ipynb #dc5b734b
 def _reopen(final):
     "Give the folder of a run whose record is damaged the name of an interrupted run"
     partial = final.with_name(f'{final.name}.partial')
@@ -269,7 +269,7 @@ def load_run(
     model,tokenizer = _load_model(folder, record['environment']['commit'])
     return model,tokenizer,record
 
-# %% ../../nbs/companion/27_runs.ipynb #d348a717
+# %% ../../nbs/companion/27_runs.ipynb #dba5cd6b
 _SIX = [f'{d}_r{k}' for d in ('i2t','t2i') for k in (1,5,10)]
 
 def _recall_fault(split, m):
@@ -283,7 +283,7 @@ def _recall_fault(split, m):
     if abs(sum(six)-rsum)>.01:
         return f'rSum on {split} is {rsum:.2f}, and its six recalls add up to {sum(six):.2f}'
 
-# %% ../../nbs/companion/27_runs.ipynb #4b16a821
+# %% ../../nbs/companion/27_runs.ipynb #4d38db5b
 def _ranks_fault(record):
     "What is wrong with the ranks on test, or None"
     if 'ranks' not in record:
@@ -299,7 +299,7 @@ def _ranks_fault(record):
         if not abs(said-v)<=.01: # also for NaN
             return f'{k} on test is {said:.2f}, and by its ranks {v:.2f}'
 
-# %% ../../nbs/companion/27_runs.ipynb #81db8c0f
+# %% ../../nbs/companion/27_runs.ipynb #ed64e66a
 def _other_fault(record):
     "What else does not fit, or None"
     metrics,key = record['metrics'],record.get('key')
@@ -324,7 +324,7 @@ def contradiction(
         found = [_ranks_fault(record), _other_fault(record)]
     return next(filter(None, found), '')
 
-# %% ../../nbs/companion/27_runs.ipynb #252ffc8b
+# %% ../../nbs/companion/27_runs.ipynb #f2eabb79
 RESULTS = ('metrics', 'levels', 'history', 'mining', 'before', 'similarities', 'examples', 'ranks', 'map',
            'hidden_curve', 'concepts') # What a record has from training and evaluation
 
@@ -346,7 +346,7 @@ def results_of(
 
 def _same(a, b): return a==b or (a!=a and b!=b) # NaN is NaN
 
-# %% ../../nbs/companion/27_runs.ipynb #53378367
+# %% ../../nbs/companion/27_runs.ipynb #33276891
 def differing(
     record:dict,
     again:dict, # Its repetition, or the parts of it that could be made
@@ -486,7 +486,7 @@ def records_in(
             found.append(check_record(value, file))
     return found
 
-# %% ../../nbs/companion/27_runs.ipynb #8b2f8efa
+# %% ../../nbs/companion/27_runs.ipynb #b20c6ff4
 def _refuse_contradiction(record):
     "Raise `InputError` for a record that need not be made again to be wrong"
     lacks = [k for k in ('data','history','environment') if not record.get(k)]
