@@ -232,7 +232,7 @@ def append_log(self,
     line:dict, # Counts of a pass, with its `epoch`
 ):
     "Add a line to the log"
-    with open(self.folder/'mining.jsonl', 'a') as f: f.write('\n'+json.dumps(line)+'\n')
+    with open(self.folder/'mining.jsonl', 'a', encoding='utf-8') as f: f.write('\n'+json.dumps(line)+'\n')
 
 def _line_of_epoch(line):
     "A line of a log, or None for one that a kill or a power cut has torn"

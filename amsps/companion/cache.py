@@ -108,7 +108,7 @@ def _module(name):
     path = package_folder()/(name.replace('.', '/')+'.py')
     package = name.split('.')[:-1]
     code,mentions,imports = {},{},{}
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(path.read_text('utf-8')).body:
         if isinstance(node, ast.ImportFrom) and node.level:
             imports |= _imported(node, package)
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -224,7 +224,7 @@ def training_cells(
     notebook:Path, # `train.ipynb`, or one like it
 )->tuple[str,...]:
     "Source of a notebook's code cells up to the call that trains, without its parameters"
-    cells = [c for c in json.loads(Path(notebook).read_text())['cells'] if c['cell_type']=='code']
+    cells = [c for c in json.loads(Path(notebook).read_text('utf-8'))['cells'] if c['cell_type']=='code']
     sources = [''.join(c['source']) for c in cells if 'parameters' not in c['metadata'].get('tags', [])]
     last = next((i for i,s in enumerate(sources) if 'train_run(' in s), len(sources)-1)
     return tuple(sources[:last+1])

@@ -341,7 +341,7 @@ class TrainCommand(GroupedCommand):
                 p.help = _described(p.name, defaults)
         formatter.write_paragraph()
         with formatter.indentation():
-            formatter.write_text(_whose_defaults(chosen))
+            formatter.write_text(_whose_defaults(chosen), 'utf-8')
         super().format_options(ctx, formatter)
 
 def _whose_defaults(chosen):
@@ -568,7 +568,7 @@ def _report(records, out, cache, **made):
     _fail(make_report(records, out, cache, say=echo, **made))
     main_table = Path(out)/'table_main.md'
     if main_table.exists() and not made['outputs']:
-        echo(f'\n{main_table.read_text()}')
+        echo(f'\n{main_table.read_text("utf-8")}')
     echo(f"tables and figures: {out}\nreport to read:     {Path(out)/'report.html'}")
 
 # %% ../../nbs/companion/39_cli.ipynb #3676a824
@@ -920,7 +920,7 @@ DatasetFolder = Annotated[Path, typer.Argument(help="Folder of the dataset.", me
 
 def _standard_sets():
     from amsps.companion.paths import existing_asset
-    return json.loads(existing_asset('data/datasets.json').read_text())
+    return json.loads(existing_asset('data/datasets.json').read_text('utf-8'))
 
 # %% ../../nbs/companion/39_cli.ipynb #c3123645
 @data_app.command(cls=GroupedCommand)

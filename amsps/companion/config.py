@@ -46,7 +46,7 @@ def _registered(call):
 @cache
 def known_losses()->dict[str,RegisteredLoss]: # By name
     "All losses that a run can be trained with"
-    return registered_losses((package_folder()/'losses.py').read_text())
+    return registered_losses((package_folder()/'losses.py').read_text('utf-8'))
 
 def loss_labels()->dict[str,str]: # Name -> label in tables
     return {name:known.label for name,known in known_losses().items()}

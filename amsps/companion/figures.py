@@ -50,8 +50,9 @@ STYLE = dict.fromkeys(_SIZED, TEXT_SIZE) | _GRID | _LINES | _FRAME | {'pdf.fontt
 
 # %% ../../nbs/companion/33_figures.ipynb #4b6bdb3d
 DEFAULT_FONTS = ('Arial', 'DejaVu Sans', 'Liberation Sans', 'Bitstream Vera Sans', 'sans-serif') # Of seaborn
-_OTHER_SCRIPTS = ('Noto Sans CJK SC', 'Noto Sans CJK JP', 'Source Han Sans SC', 'WenQuanYi Zen Hei', 'Droid Sans Fallback',
-                  'PingFang SC', 'Microsoft YaHei', 'Noto Sans Devanagari', 'Noto Sans Arabic', 'Arial Unicode MS')
+_OTHER_SCRIPTS = ('Noto Sans CJK SC', 'Noto Sans CJK JP', 'Source Han Sans SC', 'WenQuanYi Zen Hei',
+                  'Droid Sans Fallback', 'PingFang SC', 'Microsoft YaHei', 'Noto Sans Devanagari', 'Noto Sans Arabic',
+                  'Arial Unicode MS')
 
 @cache
 def fallback_fonts()->tuple[str,...]: # Names; those that are installed

@@ -389,7 +389,7 @@ def write_comparison(
     sources = [[rows[method]] if is_ours and method in rows else [] for method,is_ours in zip(table.index, table.ours)]
     write_table(shown, table, stem, caption, records=ours, sources=sources)
     label = f'tab:{Path(stem).name}'
-    Path(stem).with_suffix('.tex').write_text(latex_table(shown, caption, label))
+    Path(stem).with_suffix('.tex').write_text(latex_table(shown, caption, label), 'utf-8')
     return shown
 
 # %% ../../nbs/companion/35_published.ipynb #9356ee20

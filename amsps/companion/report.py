@@ -446,7 +446,7 @@ def _notebook(output): return asset(f'nbs/experiments/{output}.ipynb')
 
 # %% ../../nbs/companion/34_report.ipynb #cffb7fe0
 def _cells(notebook, kind): # sources of the cells of a kind, `code` or `markdown`
-    cells = json.loads(notebook.read_text())['cells']
+    cells = json.loads(notebook.read_text('utf-8'))['cells']
     return [''.join(c['source']) for c in cells if c['cell_type']==kind]
 
 # %% ../../nbs/companion/34_report.ipynb #519216e9
@@ -707,7 +707,7 @@ def download_html(
 # %% ../../nbs/companion/34_report.ipynb #a0f1cfc1
 def _provenance_of(folder, stem): # None for a table without runs
     path = folder/f'{stem}.json'
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text('utf-8')) if path.exists() else None
 
 # %% ../../nbs/companion/34_report.ipynb #700229ab
 def _part(folder, stem):
@@ -717,7 +717,7 @@ def _part(folder, stem):
     runs = {r['run'] for x in rows.values() for r in x}
     part = dict(stem=stem, rows=[(row, slug(row)) for row in rows], runs=len(runs))
     if png.exists(): return part|dict(caption=made['caption'], png=base64.b64encode(png.read_bytes()).decode())
-    text = (folder/f'{stem}.md').read_text()
+    text = (folder/f'{stem}.md').read_text('utf-8')
     caption = made['caption'] if made else text.split('\n')[0]
     links = [download_html(f) for s in _TYPES if (f:=folder/f'{stem}{s}').exists()]
     return part|dict(caption=caption, table=table_html(text, made), links=links)
@@ -917,7 +917,7 @@ def write_html(
 )->Path: # FOLDER/report.html
     "Write the page, if it has changed"
     target,page = Path(folder)/'report.html',render_page(records, folder)
-    if not target.exists() or target.read_text()!=page:
+    if not target.exists() or target.read_text('utf-8')!=page:
         write_atomically(target, page)
     return target
 

@@ -75,7 +75,7 @@ def _git(*args):
     if clone_root() is None:
         return None
     try:
-        done = subprocess.run(['git', '-C', str(clone_root()), *args], capture_output=True, text=True)
+        done = subprocess.run(['git', '-C', str(clone_root()), *args], capture_output=True, encoding='utf-8')
     except FileNotFoundError:
         return None
     return done.stdout.strip() if done.returncode==0 else None
@@ -84,7 +84,7 @@ def _git(*args):
 def _commit():
     "Commit of the code, or None where it is not known"
     file = asset('COMMIT')
-    return file.read_text().strip() if file.is_file() else _git('rev-parse', 'HEAD')
+    return file.read_text('utf-8').strip() if file.is_file() else _git('rev-parse', 'HEAD')
 
 def _version(package):
     try:

@@ -28,7 +28,7 @@ RECORD_KEYS = ('name', 'config', 'metrics', 'history', 'data', 'environment', 's
 def _read_one(file):
     "One record, or an `InputError` that names the file"
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text('utf-8'))
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise InputError(f"{file} is not JSON ({e}); remove it or make the run again") from None
     lacks = [k for k in RECORD_KEYS if k not in record] if isinstance(record, dict) else ['everything']
@@ -355,7 +355,7 @@ def write_provenance(
 ):
     "Write STEM.json"
     content = dict(kind=kind, caption=caption, sources=sources, rows=provenance(records))
-    Path(stem).with_suffix('.json').write_text(json.dumps(content, indent=1, ensure_ascii=False)+'\n')
+    Path(stem).with_suffix('.json').write_text(json.dumps(content, indent=1, ensure_ascii=False)+'\n', 'utf-8')
 
 # %% ../../nbs/companion/32_tables.ipynb #942dbcd6
 def _one_line(text): return re.sub(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]+', ' ', str(text))
@@ -410,8 +410,8 @@ def write_table(
     "Write STEM.md, STEM.tex, STEM.csv and STEM.json"
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix('.md').write_text(f'{caption}\n\n{_pipes(shown)}\n')
-    stem.with_suffix('.tex').write_text(_latex(shown, caption, label=f'tab:{stem.name}'))
+    stem.with_suffix('.md').write_text(f'{caption}\n\n{_pipes(shown)}\n', 'utf-8')
+    stem.with_suffix('.tex').write_text(_latex(shown, caption, label=f'tab:{stem.name}'), 'utf-8')
     numbers.to_csv(stem.with_suffix('.csv'))
     if records:
         own = [[label] for label in shown.index]
