@@ -57,6 +57,8 @@ def lacks_encoding(node):
         return 'b' not in mode
     if any(k.arg=='text' for k in node.keywords):
         return called in ('run', 'Popen', 'check_output')
+    if getattr(getattr(node.func, 'value', None), 'id', '')=='formatter': # of click
+        return False
     return isinstance(node.func, ast.Attribute) and (called, len(args)) in (('read_text', 0), ('write_text', 1))
 
 

@@ -341,7 +341,7 @@ class TrainCommand(GroupedCommand):
                 p.help = _described(p.name, defaults)
         formatter.write_paragraph()
         with formatter.indentation():
-            formatter.write_text(_whose_defaults(chosen), 'utf-8')
+            formatter.write_text(_whose_defaults(chosen))
         super().format_options(ctx, formatter)
 
 def _whose_defaults(chosen):
