@@ -33,7 +33,7 @@ def extras(cfg):
 def git(*args):
     "What git says in this folder, empty where it is no repository"
     try:
-        done = subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, text=True)
+        done = subprocess.run(['git', '-C', str(ROOT), *args], capture_output=True, encoding='utf-8')
     except OSError:
         return ''
     return done.stdout.strip() if done.returncode==0 else ''
@@ -61,7 +61,7 @@ class BuildWithAssets(build_py):
                 copy = target/file.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, copy)
-        (target/'COMMIT').write_text(commit()+'\n')
+        (target/'COMMIT').write_text(commit()+'\n', 'utf-8')
 
 
 def build_folder():

@@ -42,7 +42,7 @@ def notebooks():
 
 
 def cell_sources(path, kind):
-    return [''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type']==kind]
+    return [''.join(c['source']) for c in json.loads(path.read_text('utf-8'))['cells'] if c['cell_type']==kind]
 
 
 def unclean():
@@ -52,7 +52,7 @@ def unclean():
     keys = settings['DEFAULT'].get('allowed_cell_metadata_keys', '').split()
     for p in notebooks():
         name = p.relative_to(ROOT)
-        before = json.loads(p.read_text())
+        before = json.loads(p.read_text('utf-8'))
         nb = dict2nb(copy.deepcopy(before))
         clean_nb(nb, allowed_cell_metadata_keys=keys, clean_ids=False)
         if json.loads(nb2str(nb))!=before:
@@ -78,7 +78,7 @@ def out_of_step():
         (fresh/'amsps').mkdir()
         shutil.copy(ROOT/'amsps/__init__.py', fresh/'amsps')
         command = [Path(sys.executable).parent/'nbdev_export']
-        done = subprocess.run(command, cwd=d, env=dict(os.environ, PYTHONPATH=d), capture_output=True, text=True)
+        done = subprocess.run(command, cwd=d, env=dict(os.environ, PYTHONPATH=d), capture_output=True, encoding='utf-8')
         if done.returncode:
             yield f'nbdev_export failed:\n{done.stderr[-2000:]}'
             return
@@ -90,7 +90,7 @@ def out_of_step():
 
 def stale_readme():
     made = ROOT/'README.md'
-    if not made.exists() or made.read_text()!=readme.render(ROOT):
+    if not made.exists() or made.read_text('utf-8')!=readme.render(ROOT):
         yield 'README.md is not what nbs/index.ipynb gives: run make readme'
 
 
@@ -102,7 +102,7 @@ def widest_table(text):
 
 def front_page():
     "A README that a stranger understands in two minutes"
-    text = (ROOT/'README.md').read_text()
+    text = (ROOT/'README.md').read_text('utf-8')
     words = len(text.split())
     if words>README_WORDS:
         yield f'README.md has {words} words, more than {README_WORDS}: move results and details to nbs/guides'
@@ -124,7 +124,7 @@ def wide_guides():
     for p in notebooks():
         if p.parent.name!='guides':
             continue
-        outputs = [o for c in json.loads(p.read_text())['cells'] for o in c.get('outputs', [])]
+        outputs = [o for c in json.loads(p.read_text('utf-8'))['cells'] for o in c.get('outputs', [])]
         shown = [''.join(o.get('data', {}).get('text/markdown', '')) for o in outputs]
         columns = max(map(widest_table, [*shown, *cell_sources(p, 'markdown')]), default=0)
         if columns>GUIDE_COLUMNS:

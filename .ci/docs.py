@@ -132,7 +132,7 @@ def source_link(thing, page):
 def source_page(module):
     "A module with an anchor at each line"
     formatter = HtmlFormatter(linenos='inline', lineanchors='L', anchorlinenos=True)
-    code = highlight(module.read_text(), PythonLexer(), formatter)
+    code = highlight(module.read_text('utf-8'), PythonLexer(), formatter)
     name = module.relative_to(ROOT)
     return f'---\norphan: true\n---\n# {name}\n\n```````{{raw}} html\n{code}\n```````\n'
 
@@ -191,12 +191,12 @@ def with_tables(text):
 def made_part(folder, stem):
     "One table or figure, as Markdown"
     provenance,table = folder/f'{stem}.json',folder/f'{stem}.md'
-    caption = json.loads(provenance.read_text())['caption'] if provenance.exists() else ''
+    caption = json.loads(provenance.read_text('utf-8'))['caption'] if provenance.exists() else ''
     if (folder/f'{stem}.png').exists():
         return f'![{caption}](/_files/figures/{folder.name}/{stem}.png)\n\n{caption}'
     if not table.exists():
         return ''
-    return with_tables(table.read_text())
+    return with_tables(table.read_text('utf-8'))
 
 
 def made(output):
@@ -311,16 +311,16 @@ def write_pages(target):
     for module in (ROOT/'amsps').rglob('*.py'):
         out = target/'source'/module.relative_to(ROOT).with_suffix('.md')
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(source_page(module))
+        out.write_text(source_page(module), 'utf-8')
     return dead
 
 
 def write_files(target):
     "Style, configuration and pictures"
     (target/'_static').mkdir()
-    (target/'_static/amsps.css').write_text(CSS)
-    (target/'_static/amsps.js').write_text(SCRIPT)
-    (target/'conf.py').write_text(CONF)
+    (target/'_static/amsps.css').write_text(CSS, 'utf-8')
+    (target/'_static/amsps.js').write_text(SCRIPT, 'utf-8')
+    (target/'conf.py').write_text(CONF, 'utf-8')
     left_out = shutil.ignore_patterns('*.html', '*.pdf', '*.tex', '*.json', 'made')
     shutil.copytree(ROOT/'figures', target/'_files/figures', ignore=left_out)
 

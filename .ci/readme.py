@@ -35,4 +35,4 @@ def render(root=ROOT):
 
 
 if __name__=='__main__':
-    (ROOT/'README.md').write_text(render())
+    (ROOT/'README.md').write_text(render(), 'utf-8')

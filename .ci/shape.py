@@ -31,8 +31,8 @@ def files():
 def cells(path):
     "(name, source) of each code cell of a notebook, or of a script"
     if path.suffix!='.ipynb':
-        return [(str(path.relative_to(ROOT)), path.read_text())]
-    found = json.loads(path.read_text())['cells']
+        return [(str(path.relative_to(ROOT)), path.read_text('utf-8'))]
+    found = json.loads(path.read_text('utf-8'))['cells']
     name = path.relative_to(ROOT)
     code = [(i, ''.join(c['source'])) for i,c in enumerate(found) if c['cell_type']=='code']
     return [(f'{name}, cell {i}', re.sub(r'^([%!].*)$', r'# \1', source, flags=re.M)) for i,source in code]
@@ -47,6 +47,21 @@ def names_of(target):
     return sum(map(names_of, target.elts)) if isinstance(target, (ast.Tuple, ast.List)) else 1
 
 
+def lacks_encoding(node):
+    "Whether a call reads or writes text in the encoding of the locale"
+    if not isinstance(node, ast.Call) or any(k.arg in ('encoding', 'mode', None) for k in node.keywords):
+        return False
+    called,args = getattr(node.func, 'attr', '') or getattr(node.func, 'id', ''),node.args
+    if called=='open' and isinstance(node.func, ast.Name):
+        mode = args[1].value if len(args)>1 and isinstance(args[1], ast.Constant) else 'r'
+        return 'b' not in mode
+    if any(k.arg=='text' for k in node.keywords):
+        return called in ('run', 'Popen', 'check_output')
+    if getattr(getattr(node.func, 'value', None), 'id', '')=='formatter': # of click
+        return False
+    return isinstance(node.func, ast.Attribute) and (called, len(args)) in (('read_text', 0), ('write_text', 1))
+
+
 def faults_of(name, source):
     "Faults of one cell or script"
     try:
@@ -56,6 +71,8 @@ def faults_of(name, source):
         return
     lines = source.splitlines()
     for node in ast.walk(tree):
+        if (exported(source) or '.ci' in name) and lacks_encoding(node):
+            yield f'{name}, line {node.lineno}: text is UTF-8 whatever the locale: give the encoding'
         if isinstance(node, ast.Assign) and max(map(names_of, node.targets))>NAMES:
             yield f'{name}, line {node.lineno}: an assignment to more than {NAMES} names'
         if isinstance(node, ast.Raise) and not lines[node.lineno-1].lstrip().startswith('raise'):
@@ -70,7 +87,7 @@ def ruff(paths):
     "What ruff finds"
     command = [Path(sys.executable).parent/"ruff", "check", "--isolated", "--no-cache", "--output-format", "concise"]
     command += ["--line-length", str(LINE), "--select", ",".join(RUFF), "--ignore", "F403,F405"]
-    found = subprocess.run([*command, *map(str, paths)], capture_output=True, text=True, cwd=ROOT)
+    found = subprocess.run([*command, *map(str, paths)], capture_output=True, cwd=ROOT, encoding='utf-8')
     if found.returncode>1:
         return [found.stderr]
     return [l for l in found.stdout.splitlines() if re.search(r':\d+: ', l)]

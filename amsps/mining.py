@@ -12,12 +12,13 @@ __all__ = ['BLOCK_BYTES', 'SEARCHES', 'MIN_SEPARATION', 'MAX_PRIOR', 'SPARSE_PAR
            'mined_set_from', 'CiderD', 'BatchCider', 'PairDraw', 'quintuplet_similarities', 'quintuplet_masks',
            'draw_queue', 'queue_known', 'mining_log', 'unit_embeddings', 'Miner', 'drawn_positions', 'encode_drawn',
            'candidate_masks', 'drawn_confidence', 'row_products', 'offline_similarities', 'mined_similarities',
-           'pair_positions']
+           'pair_positions', 'is_whole_state']
 
 # %% ../nbs/method/12_mining.ipynb #49a3b8c1
 import os
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -1453,7 +1454,16 @@ def load(self,
         self.stored = torch.from_numpy(stored['images']),torch.from_numpy(stored['texts'])
 
 # %% ../nbs/method/12_mining.ipynb #877f1c0e
+_TORN = (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) # What NumPy raises for a damaged file
+
+def is_whole_state(
+    path:Path, # NAME.npz
+)->bool:
+    "Whether a file of `Miner.save` is whole; its checksums are verified"
+    try: return bool(_read_arrays(path))
+    except _TORN: return False
+
 def _read_state(path):
     try: return _read_arrays(path)
-    except (OSError, ValueError, zipfile.BadZipFile) as e:
+    except _TORN as e:
         raise InputError(f"cannot read {path} ({e}); it must be a file that `Miner.save` wrote") from None

@@ -368,7 +368,7 @@ def extract_states(
     folder = Path(cache_dir)/hashlib.sha256(name.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder/'lock'):
-        if not (folder/'lengths.npy').exists():
+        if not _are_whole(folder):
             _fill_states(folder, np.split(ids, lengths.cumsum()[:-1]), tokenizer.pad_token_id, model=model, tune=tune,
                          batch_size=batch_size)
     tokens = np.load(folder/'tokens.npy', mmap_mode='r', allow_pickle=False)
@@ -376,7 +376,7 @@ def extract_states(
 
 # %% ../nbs/method/06_text.ipynb #44a22bf6
 def _fill_states(folder, ids, padding, *, model, tune, batch_size):
-    "Write `tokens.npy`, then `lengths.npy`, which marks the folder as complete"
+    "Write `tokens.npy` and `lengths.npy`, then their digests, which mark the folder as complete"
     lengths = np.array([len(x) for x in ids])
     starts = np.concatenate([[0], lengths.cumsum()])
     order = np.argsort(lengths, kind='stable')
@@ -391,6 +391,19 @@ def _fill_states(folder, ids, padding, *, model, tune, batch_size):
     os.replace(folder/'tokens.tmp.npy', folder/'tokens.npy')
     np.save(folder/'lengths.tmp.npy', lengths)
     os.replace(folder/'lengths.tmp.npy', folder/'lengths.npy')
+    (folder/'whole.json').write_text(json.dumps(_digests(folder)), 'utf-8')
+
+def _digests(folder):
+    "Digests of the files of states"
+    found = {}
+    for name in ('tokens.npy', 'lengths.npy'):
+        with open(folder/name, 'rb') as f: found[name] = hashlib.file_digest(f, 'sha256').hexdigest()
+    return found
+
+def _are_whole(folder):
+    "Whether the states of a folder are complete and as they were written; a power cut can tear or empty a file"
+    try: return json.loads((folder/'whole.json').read_text('utf-8'))==_digests(folder)
+    except (OSError, ValueError): return False
 
 # %% ../nbs/method/06_text.ipynb #3bafa1fb
 def _frozen_output(model, ids, padding, tune): # (B, L, H) array in the range of float16

@@ -435,7 +435,7 @@ def extract_features(
             with disk_room(out):
                 _extract_into(folder/'features.part', extractor, paths, batch_size)
             manifest = dict(key, backbone_name=Path(backbone).name, n_images=len(paths))
-            (folder/'manifest.json').write_text(json.dumps(manifest, indent=1))
+            (folder/'manifest.json').write_text(json.dumps(manifest, indent=1), 'utf-8')
             os.replace(folder/'features.part', out)
     return load_features(out, len(paths))
 

@@ -117,7 +117,7 @@ class Busy:
     def sample(self):
         while not self.stop.wait(.2):
             try:
-                found = subprocess.run(self.query, capture_output=True, text=True, check=True)
+                found = subprocess.run(self.query, capture_output=True, check=True, encoding='utf-8')
                 self.samples.append(int(found.stdout))
             except (OSError, ValueError, subprocess.CalledProcessError):
                 return
@@ -298,7 +298,7 @@ def main():
         machine = dict(
             device=torch.cuda.get_device_name() if device.cuda else platform.processor(), torch=torch.__version__,
             python=platform.python_version(), date=date.today().isoformat())
-        args.write.write_text(json.dumps(dict(machine=machine, lines=lines), indent=1)+'\n')
+        args.write.write_text(json.dumps(dict(machine=machine, lines=lines), indent=1)+'\n', 'utf-8')
 
 
 if __name__=='__main__': main()

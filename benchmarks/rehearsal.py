@@ -23,7 +23,7 @@ REGIONS,SIZE,EACH = 36,2048,5
 
 def read_sentences(file):
     "Captions to cut and join: of a token file, or of scenes"
-    if file: return [line.split('\t')[1].strip() for line in Path(file).read_text().splitlines()]
+    if file: return [line.split('\t')[1].strip() for line in Path(file).read_text('utf-8').splitlines()]
     return [c for i in range(2000) for c in scene_captions(i, 5, 0)[2]]
 
 
@@ -53,8 +53,8 @@ def build(folder, sizes, sentences):
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for split,n in sizes.items():
-        (folder/f'{split}_caps.txt').write_text('\n'.join(spliced(sentences, EACH*n, rng))+'\n')
-        (folder/f'{split}_ids.txt').write_text(''.join(f'{i}\n' for i in range(n)))
+        (folder/f'{split}_caps.txt').write_text('\n'.join(spliced(sentences, EACH*n, rng))+'\n', 'utf-8')
+        (folder/f'{split}_ids.txt').write_text(''.join(f'{i}\n' for i in range(n)), 'utf-8')
         write_features(folder/f'{split}_ims.npy', n, rng)
 
 
@@ -63,7 +63,7 @@ def train(shape, folder, options):
     command = [Path(sys.executable).parent/'amsps', 'train', '--dataset', shape, '--data-root', folder/shape]
     command += ['--cache-dir', folder/'cache', '--max-steps', '20', '--warmup-epochs', '0', '--active-from', '0']
     command += ['--evidence', 'coverage', *options]
-    r = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, text=True)
+    r = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, encoding='utf-8')
     if r.returncode: sys.exit(r.returncode)
     return Path(re.search(r'^run: +(.+)$', r.stdout, re.M)[1])
 
@@ -93,7 +93,7 @@ def main():
     print(f'fixture {time.monotonic()-start:.0f} s', flush=True)
     start = time.monotonic()
     run = train(args.shape, args.folder, options)
-    report(json.loads((run/'record.json').read_text()), time.monotonic()-start)
+    report(json.loads((run/'record.json').read_text('utf-8')), time.monotonic()-start)
 
 
 if __name__=='__main__': main()

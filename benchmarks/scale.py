@@ -123,7 +123,7 @@ def worker(folder):
     cpu = time.process_time()-start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/2**10
     found = gather_objects((cpu, memory))
-    if rank_and_world()[0]==0: Path(folder, 'found.json').write_text(json.dumps(found))
+    if rank_and_world()[0]==0: Path(folder, 'found.json').write_text(json.dumps(found), 'utf-8')
 
 
 def run_workers(n):
@@ -132,7 +132,7 @@ def run_workers(n):
     env = os.environ|dict(OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false')
     with tempfile.TemporaryDirectory() as d:
         subprocess.run([*command, d], check=True, env=env, stderr=subprocess.DEVNULL)
-        return json.loads(Path(d, 'found.json').read_text())
+        return json.loads(Path(d, 'found.json').read_text('utf-8'))
 
 
 def processes(embeddings):
@@ -214,9 +214,9 @@ def main():
         for line in found[key]:
             print(json.dumps(line), flush=True)
     if args.write:
-        old = json.loads(args.write.read_text()) if args.write.exists() else {}
+        old = json.loads(args.write.read_text('utf-8')) if args.write.exists() else {}
         new = old|found|dict(machine=machine(args.threads))
-        args.write.write_text(json.dumps(new, indent=1)+'\n')
+        args.write.write_text(json.dumps(new, indent=1)+'\n', 'utf-8')
 
 
 if __name__=='__main__': main()

@@ -30,9 +30,9 @@ def peak_memory(f):
         f()
         return None
     def read(key):
-        line = next(l for l in status.read_text().splitlines() if l.startswith(key))
+        line = next(l for l in status.read_text('utf-8').splitlines() if l.startswith(key))
         return int(line.split()[1])/2**10
-    refs.write_text('5')
+    refs.write_text('5', 'utf-8')
     before = read('VmRSS')
     f()
     return read('VmHWM')-before
@@ -496,7 +496,7 @@ def table(lines):
 
 def cpu_name():
     cpuinfo = Path('/proc/cpuinfo')
-    for l in cpuinfo.read_text().splitlines() if cpuinfo.exists() else ():
+    for l in cpuinfo.read_text('utf-8').splitlines() if cpuinfo.exists() else ():
         if l.startswith('model name'): return l.split(':')[1].strip()
     return platform.processor()
 
@@ -530,7 +530,7 @@ def write_lines(args):
     "Lines of one benchmark, in this process"
     import torch
     torch.set_num_threads(args.threads)
-    args.lines.write_text(json.dumps(globals()[args.names[0]](args.full)))
+    args.lines.write_text(json.dumps(globals()[args.names[0]](args.full)), 'utf-8')
 
 
 def run_alone(name, args):
@@ -541,7 +541,7 @@ def run_alone(name, args):
         if args.full: command.append('--full')
         env = os.environ|dict(OMP_NUM_THREADS=str(args.threads), TOKENIZERS_PARALLELISM='false')
         if subprocess.run(command, env=env).returncode: sys.exit(f'{name} failed')
-        return json.loads(file.read_text())
+        return json.loads(file.read_text('utf-8'))
 
 
 def main():
@@ -554,7 +554,7 @@ def main():
         lines += found
         print(f'\n{name}, {time.monotonic()-start:.0f} s\n\n{table(found)}', flush=True)
     if args.write:
-        args.write.write_text(json.dumps(dict(machine=machine(args.threads), lines=lines), indent=1)+'\n')
+        args.write.write_text(json.dumps(dict(machine=machine(args.threads), lines=lines), indent=1)+'\n', 'utf-8')
 
 
 if __name__=='__main__': main()

@@ -116,7 +116,7 @@ def everything(cache, out):
     found = {}
     for f in sorted((cache/'runs').glob('*/record.json')):
         name = f.parent.name
-        found[f'record {name}'] = comparable(json.loads(f.read_text()))
+        found[f'record {name}'] = comparable(json.loads(f.read_text('utf-8')))
         found[f'weights {name}'] = (f.parent/'model/model.safetensors').read_bytes()
     for f in sorted(out.iterdir()) if out else ():
         if f.suffix in ('.md', '.tex', '.csv', '.pdf', '.png'):
@@ -133,7 +133,7 @@ def differences(expected, found):
 def finish(cache, log):
     "Run to the end without a kill"
     if start(cache, cache/'out', log).wait():
-        text = Path(log.name).read_text()
+        text = Path(log.name).read_text('utf-8')
         raise SystemExit(f'it failed: {text[-3000:]}')
     return everything(cache, cache/'out')
 
@@ -155,7 +155,7 @@ def wait_to_kill(process, cache, since, rng, took, odd):
 def unplug(kills, seed, folder, say=print):
     "Differences from an undisturbed run after so many kills, and a count of what the kills hit"
     rng,hit = random.Random(seed),Counter()
-    with open(folder/'log', 'w') as log:
+    with open(folder/'log', 'w', encoding='utf-8') as log:
         begun = time.monotonic()
         expected = finish(folder/'a', log)
         took = time.monotonic()-begun

@@ -37,7 +37,7 @@ def flickr8k():
 def amsps(*args, timeout=300, **env):
     "Run the command line as a user does"
     command = [Path(sys.executable).parent/'amsps', *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=os.environ|env, cwd=ROOT)
+    return subprocess.run(command, capture_output=True, timeout=timeout, env=os.environ|env, cwd=ROOT, encoding='utf-8')
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ def draw_flickr8k(root):
         data.picture(i).save(root/f'Flicker8k_Dataset/{name}.jpg')
     for split in ('train', 'dev', 'test'):
         names = [f'{n}.jpg\n' for n,s in zip(notes.image_ids, notes.splits) if s==split]
-        (root/f'Flickr_8k.{split}Images.txt').write_text(''.join(names))
+        (root/f'Flickr_8k.{split}Images.txt').write_text(''.join(names), 'utf-8')
     captions = enumerate(zip(notes.caption_image, notes.captions))
     lines = [f'{notes.image_ids[i]}.jpg#{j%2}\t{c}' for j,(i,c) in captions]
-    (root/'Flickr8k.token.txt').write_text('\n'.join(lines+['gone.jpg.1#0\tan orphan'])+'\n')
+    (root/'Flickr8k.token.txt').write_text('\n'.join(lines+['gone.jpg.1#0\tan orphan'])+'\n', 'utf-8')
     return root

@@ -37,7 +37,7 @@ class Source:
 
 
 def write_lines(path, lines):
-    path.write_text(''.join(f'{line}\n' for line in lines))
+    path.write_text(''.join(f'{line}\n' for line in lines), 'utf-8')
 
 
 def flickr8k(s, root):
@@ -70,7 +70,7 @@ def karpathy(s, root, name='flickr30k', images=True):
     if images:
         s.write_pictures(root/'images')
     entries = [karpathy_entry(s, i) for i in range(len(s.names))]
-    (root/f'dataset_{name}.json').write_text(json.dumps(dict(images=entries, dataset=name)))
+    (root/f'dataset_{name}.json').write_text(json.dumps(dict(images=entries, dataset=name)), 'utf-8')
 
 
 def karpathy_entry(s, i):
@@ -95,7 +95,7 @@ def coco_part(s, root, part, splits):
     images = [dict(id=1000+i, file_name=names[i], height=64, width=64) for i in own]
     captions = [dict(image_id=1000+i, id=2*i+k, caption=c+'. ') for i in own for k,c in enumerate(s.captions[i])]
     data = dict(info={}, licenses=[], images=images, annotations=captions)
-    (root/f'annotations/captions_{part}.json').write_text(json.dumps(data))
+    (root/f'annotations/captions_{part}.json').write_text(json.dumps(data), 'utf-8')
 
 
 def precomp(s, root, repeat=False, dtype='float32'):
@@ -113,7 +113,7 @@ def precomp(s, root, repeat=False, dtype='float32'):
 def vse_infinity(s, root):
     precomp(s, root/'precomp')
     s.write_pictures(root/'images')
-    (root/'id_mapping.json').write_text(json.dumps({n.split('.')[0]:n for n in s.names}))
+    (root/'id_mapping.json').write_text(json.dumps({n.split('.')[0]:n for n in s.names}), 'utf-8')
 
 
 def bottom_up(s, root):

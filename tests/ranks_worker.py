@@ -136,7 +136,7 @@ def main(folder):
     arrays = [x for m in mined for x in (m.candidates.texts.numpy(), m.candidates.images.numpy(), m.hidden.toarray())]
     np.savez(folder/'mined.npz', *arrays)
     record = dict(history=history, metrics=metrics, cut=cut, processes=world)
-    (folder/'run.json').write_text(json.dumps(record))
+    (folder/'run.json').write_text(json.dumps(record), 'utf-8')
 
 
 if __name__=='__main__': main(Path(sys.argv[1]))

@@ -37,7 +37,7 @@ RUNS = {
 def definitions(file):
     "(first line, last line, names) of each top-level definition of a module; a patched method belongs to its class"
     found = []
-    for node in ast.parse(Path(file).read_text()).body:
+    for node in ast.parse(Path(file).read_text('utf-8')).body:
         first = min([node.lineno, *[d.lineno for d in getattr(node, 'decorator_list', [])]])
         found.append((first, node.end_lineno, _targets(node)))
     return found
@@ -105,7 +105,7 @@ def test_methods_that_are_patched_belong_to_their_class(tmp_path):
     "The trace and the key see the same definitions"
     file = tmp_path/'m.py'
     method = '@patch_to(A)\ndef f(self):\n    def inner(): return 1\n    return inner()\n'
-    file.write_text(f'class A: pass\n\n{method}\nb = 1\n')
+    file.write_text(f'class A: pass\n\n{method}\nb = 1\n', 'utf-8')
     assert [names for _,_,names in definitions(str(file))]==[['A'], ['A'], ['b']]
     assert definitions(str(file))[1][:2]==(3, 6)
 

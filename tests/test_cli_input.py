@@ -54,6 +54,11 @@ OPTIONS = [ # Options that would have no effect
     (['search', 'x', '--image', 'x.jpg'], 'needs the vision `backbone`'),
     (['search', 'x', '--image', '/nowhere.jpg', '--backbone', 'x'], '/nowhere.jpg cannot be decoded'),
     (['search', 'x', '--caption', 'a dog', '--split', 'val'], "there is no split 'val'"),
+    (['verify', '--data-root', 'x'], '--data-root is for records on photographs'),
+    (['verify', '--text-backbone', 'x'], '--text-backbone is for records with a text encoder'),
+    (['reproduce', '--explain', '--jobs', 2], '--jobs does nothing with --explain'),
+    (['report', 'x', '--table', 'main', '--palette', 'light'], '--palette is for figures'),
+    (['train', '--loss', 'infonce', '--margin', 0.3], '--margin is no parameter of this --loss'),
 ]
 
 @pytest.mark.parametrize('args,said', OPTIONS, ids=[' '.join(map(str, a)) for a,_ in OPTIONS])
@@ -67,7 +72,7 @@ def captions_of(root):
     return root/'Flickr8k.token.txt'
 
 def prepend(file, text):
-    file.write_text(text+file.read_text())
+    file.write_text(text+file.read_text('utf-8'), 'utf-8')
 
 def picture_gone(root):
     next((root/'Flicker8k_Dataset').glob('*.jpg')).unlink()
@@ -76,7 +81,7 @@ def empty_caption(root):
     prepend(captions_of(root), 'scene00000.jpg#9\t .\n')
 
 def caption_twice(root):
-    first = captions_of(root).read_text().splitlines()[0]
+    first = captions_of(root).read_text('utf-8').splitlines()[0]
     prepend(captions_of(root), first+'\n')
 
 def latin_1(root):
@@ -149,7 +154,7 @@ def test_damaged_cache(cli, small_flickr8k, backbone, tmp_path):
 
 def test_records(cli, tmp_path):
     refused(cli('report', tmp_path), 'there are no run records in')
-    (tmp_path/'a.json').write_text('{"name": "a"')
+    (tmp_path/'a.json').write_text('{"name": "a"', 'utf-8')
     refused(cli('report', tmp_path), 'a.json is not JSON')
     refused(cli('evaluate', tmp_path), 'is no finished run')
 
@@ -158,13 +163,13 @@ def test_a_finished_run(cli, tmp_path):
     cache = ['--cache-dir', tmp_path/'cache']
     assert cli('train', *TINY, *cache).returncode==0
     again = cli('train', *TINY, *cache, '--label', 'another')
-    assert again.returncode==0 and "keeps its label 'Hardest triplet'" in again.stderr
+    refused(again, "keeps its label 'Hardest triplet'")
     run = next((tmp_path/'cache/runs').glob('*/record.json')).parent
     refused(cli('verify', run, '--runs', 2), '--runs is for a folder of records')
-    record = json.loads((run/'record.json').read_text())
+    record = json.loads((run/'record.json').read_text('utf-8'))
     (tmp_path/'cache/precious').mkdir()
     changed = record|dict(name='../precious', key=record['key']|dict(code={}))
-    (run/'record.json').write_text(json.dumps(changed))
+    (run/'record.json').write_text(json.dumps(changed), 'utf-8')
     refused(cli('evaluate', run, *cache, '--keep-record', tmp_path/'kept'), "'../precious'")
     cli('runs', 'gc', *cache)
     assert (tmp_path/'cache/precious').is_dir() and not (tmp_path/'kept').exists()

@@ -160,7 +160,7 @@ def test_only_the_missing_run_is_made(power_cut):
 
 
 def test_log_of_a_grid(power_cut):
-    events = [json.loads(line)['event'] for line in power_cut['log'].read_text().splitlines()]
+    events = [json.loads(line)['event'] for line in power_cut['log'].read_text('utf-8').splitlines()]
     counts = {kind:events.count(kind) for kind in ('plan', 'start', 'epoch', 'done', 'failed')}
     assert counts==dict(plan=3, start=5, epoch=6, done=3, failed=2)
 
@@ -181,7 +181,7 @@ def test_disk_full_while_training(cli, tmp_path):
     def little_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
     python = [sys.executable, '-c', 'from amsps.companion.cli import main; main()']
-    r = subprocess.run([*python, *command], capture_output=True, text=True, cwd=ROOT, preexec_fn=little_room)
+    r = subprocess.run([*python, *command], capture_output=True, cwd=ROOT, preexec_fn=little_room, encoding='utf-8')
     assert r.returncode==1 and 'File too large' in r.stderr+r.stdout, r.stdout+r.stderr
     assert 'Traceback' not in r.stderr
     assert not list(tmp_path.rglob('record.json'))
@@ -207,7 +207,7 @@ def test_two_dask_workers(power_cut, tmp_path):
     here,there = plan_runs(power_cut['rows'])[:2],plan_runs(rows)
     assert [p.name for p in here]==[p.name for p in there]
     for a,b in zip(here, there):
-        a,b = (json.loads((p.folder/'record.json').read_text()) for p in (a, b))
+        a,b = (json.loads((p.folder/'record.json').read_text('utf-8')) for p in (a, b))
         for key in ('metrics', 'history', 'similarities', 'map', 'key'):
             assert a[key]==b[key], key
 
@@ -234,17 +234,17 @@ def tiny_text_encoder(folder):
 def test_own_photographs_and_text_encoder(cli, small_flickr8k, backbone, tmp_path):
     "Official layout, a vision backbone, a text encoder, expert judgements: one run and its report"
     judged = ['scene00020.jpg\tscene00021.jpg#0\t3\t4\t3', 'scene00020.jpg\tscene00020.jpg#0\t4\t4\t4']
-    (small_flickr8k/'ExpertAnnotations.txt').write_text('\n'.join(judged)+'\n')
+    (small_flickr8k/'ExpertAnnotations.txt').write_text('\n'.join(judged)+'\n', 'utf-8')
     data = ['--dataset', 'flickr8k', '--data-root', small_flickr8k, '--backbone', backbone, '--grid', 2]
     text = ['--text-backbone', tiny_text_encoder(tmp_path/'bert'), '--freeze-text']
     r = cli('train', *data, *text, '--epochs', 1, '--seed', 2, '--cache-dir', tmp_path/'cache')
     assert r.returncode==0, r.stdout+r.stderr
     folder = next((tmp_path/'cache/runs').glob('*/record.json')).parent
-    record = json.loads((folder/'record.json').read_text())
+    record = json.loads((folder/'record.json').read_text('utf-8'))
     assert sum(record['similarities']['hidden'])==1
     assert record['config']['seed']==2 and record['config']['text_backbone']=='bert'
     for f in (folder/'record.json', folder/'model/config.json'):
-        assert str(tmp_path) not in f.read_text(), f'{f.name} names a place of this machine'
+        assert str(tmp_path) not in f.read_text('utf-8'), f'{f.name} names a place of this machine'
     report = ['report', folder.parent, '--output', tmp_path/'out']
     assert cli(*report).returncode==0 and not list((tmp_path/'out').glob('figure_retrieval*'))
     assert cli(*report, '--data-root', small_flickr8k).returncode==0

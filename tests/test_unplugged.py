@@ -61,25 +61,25 @@ def undisturbed(tmp_path_factory):
 def test_one_plug(undisturbed, tmp_path):
     "A grid that is killed while it mines ends with the records, weights, tables and figures of an undisturbed one"
     since = time.time()
-    with open(tmp_path/'log', 'w') as log:
+    with open(tmp_path/'log', 'w', encoding='utf-8') as log:
         process = unplug.start(tmp_path, tmp_path/'out', log)
         kill_when(process, lambda: unplug.phase(tmp_path, since)=='training, active')
     assert list((tmp_path/'runs').glob('ahrl-*.partial')), 'it was killed too late to prove anything'
     assert unplug.work(tmp_path, tmp_path/'out')==[]
-    record = json.loads(next((tmp_path/'runs').glob('ahrl-*/record.json')).read_text())
+    record = json.loads(next((tmp_path/'runs').glob('ahrl-*/record.json')).read_text('utf-8'))
     assert record['resumed'], 'it began anew'
     assert unplug.differences(undisturbed, unplug.everything(tmp_path, tmp_path/'out'))==[]
 
 
 def test_two_processes_share_a_grid(undisturbed, tmp_path):
     "Neither makes what the other makes; both end well, and the records are those of one process"
-    with open(tmp_path/'log', 'w') as log:
+    with open(tmp_path/'log', 'w', encoding='utf-8') as log:
         both = [unplug.start(tmp_path/'cache', None, log, seeds=2) for _ in range(2)]
         codes = [p.wait(400) for p in both]
-    assert codes==[0, 0], (tmp_path/'log').read_text()
-    events = [json.loads(line) for line in (tmp_path/'cache/grid.jsonl').read_text().splitlines()]
+    assert codes==[0, 0], (tmp_path/'log').read_text('utf-8')
+    events = [json.loads(line) for line in (tmp_path/'cache/grid.jsonl').read_text('utf-8').splitlines()]
     done = [e for e in events if e['event']=='done']
-    records = [json.loads(f.read_text()) for f in (tmp_path/'cache/runs').glob('*/record.json')]
+    records = [json.loads(f.read_text('utf-8')) for f in (tmp_path/'cache/runs').glob('*/record.json')]
     assert len(records)==4 and not any(r['resumed'] for r in records)
     assert sorted(e['run'] for e in done)==sorted(r['name'] for r in records), 'each run was made once'
     assert {e['process'] for e in done}=={p.pid for p in both}, 'they shared the work'

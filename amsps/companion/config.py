@@ -9,12 +9,13 @@ __all__ = ['LossName', 'GROUPS', 'CONFIG_RULES', 'LOCATIONS', 'PRESETS', 'FROZEN
            'parse_config', 'config_rule', 'loss_needs', 'photographs_have_a_folder', 'only_pretrained_text_is_frozen',
            'tuned_layers_are_of_a_frozen_encoder', 'frozen_text_has_a_backbone', 'sentence_evidence_is_frozen',
            'relatedness_has_evidence', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
-           'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'namespace_config', 'preset',
-           'check_palette', 'label_of']
+           'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
+           'namespace_config', 'preset', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/21_config.ipynb #1d9c3536
 import ast
 from functools import cache
+from types import ModuleType
 from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
@@ -355,18 +356,25 @@ LOCATIONS = ('data_root', 'layout', 'image_column', 'caption_column', 'backbone'
              'concept_vectors') # Paths and names of what is read
 
 # %% ../../nbs/companion/21_config.ipynb #764115be
-_VALUES = (bool, int, float, str, list, dict) # Types that papermill can inject
-
 def _is_parameter(name, value):
-    if name in RunConfig.model_fields:
-        return True
-    return not name.startswith('_') and name not in ('In','Out') and isinstance(value, _VALUES)
+    "Whether a global variable may have been injected: it is a value, not code, and not of IPython itself"
+    return not (name.startswith('_') or name in ('In','Out') or callable(value) or isinstance(value, ModuleType))
+
+def refuse_unknown(
+    namespace:dict, # A notebook's `globals()` after its `parameters` cell
+    *known:str, # The notebook's parameters
+):
+    "Raise `InputError` for a value that was injected under a name that the notebook does not have"
+    unknown = [k for k,v in namespace.items() if _is_parameter(k, v) and k not in known]
+    if unknown:
+        raise InputError(f"unknown parameter `{unknown[0]}`; choose from {', '.join(known)}")
 
 def namespace_config(
     namespace:dict, # A notebook's `globals()` after its `parameters` cell
 )->RunConfig:
     "The run that a notebook's parameters describe; unknown names are refused"
-    return parse_config({k:v for k,v in namespace.items() if _is_parameter(k, v)})
+    fields = RunConfig.model_fields
+    return parse_config({k:v for k,v in namespace.items() if k in fields or _is_parameter(k, v)})
 
 # %% ../../nbs/companion/21_config.ipynb #e42bc49b
 _PHOTOGRAPHS = dict(embed_size=256, word_size=300, region_hidden=0, pooling='attention', dropout=.2, word_dropout=.2,

@@ -27,6 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 from tqdm.auto import tqdm
+from .paths import path_name
 from ..data import SPLITS, Annotations, Regions, check_features, disk_room, load_image, open_features
 from ..data import read_lines, read_rows, read_text
 from ..errors import InputError
@@ -1147,7 +1148,9 @@ def _hub_file(row, folder, name, root):
     stored,path = row.picture['bytes'],row.picture['path']
     if not stored:
         return root/path if (root/path).is_file() else Path(path) # relative to the dataset, or as it stands
-    if folder is not None: return _store_picture(folder/name, row.picture)
+    if folder is not None:
+        part,_,file = name.rpartition('/')
+        return _store_picture(folder/path_name(part)/path_name(file), row.picture)
     load_image(stored, row.where) # checked, because it is not written
 
 # %% ../../nbs/companion/22_formats.ipynb #6237e7d5

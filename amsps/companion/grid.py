@@ -122,7 +122,7 @@ def _colour_faults(grid):
 def _parse_grid(path):
     "The grid with the right keys and types, or an `InputError`"
     try:
-        return _Grid(**tomllib.loads(path.read_text()))
+        return _Grid(**tomllib.loads(path.read_text('utf-8')))
     except OSError as e:
         message = f"cannot read the grid {path}: {e.strerror}"
     except tomllib.TOMLDecodeError as e:

@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['package_folder', 'clone_root', 'asset', 'existing_asset', 'home', 'default_cache', 'default_output', 'cache_root',
-           'plain_name', 'missing_packages', 'check_packages']
+           'is_plain_name', 'plain_name', 'path_name', 'inside', 'terminal_text', 'missing_packages', 'check_packages']
 
 # %% ../../nbs/companion/20_paths.ipynb #e6b9f3c2
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
 import re
+import unicodedata
 from functools import cache
 from pathlib import Path
 from ..errors import InputError
@@ -82,15 +84,55 @@ def cache_root(
     return path
 
 # %% ../../nbs/companion/20_paths.ipynb #229712db
+def is_plain_name(
+    name, # Anything that JSON can hold
+)->bool:
+    "Whether a value is the name of one file in one folder: ASCII letters, digits, `_`, `.`, `+` and `-`"
+    return isinstance(name, str) and bool(re.fullmatch(r'[A-Za-z0-9][\w.+-]{0,199}', name, flags=re.ASCII))
+
 def plain_name(
     name:str, # Read from a file
     where:str|Path, # The file, for the message
 )->str: # The name, unchanged
     "The name, or an `InputError` if it is not the name of one file in one folder"
-    if isinstance(name, str) and re.fullmatch(r'[A-Za-z0-9][\w.+-]{0,199}', name, flags=re.ASCII):
+    if is_plain_name(name):
         return name
     expected = 'letters, digits, dots and hyphens, as `amsps train` writes them'
     raise InputError(f"{where} has the name {repr(name)[:80]}; expected {expected}")
+
+# %% ../../nbs/companion/20_paths.ipynb #620d6005
+def path_name(
+    text:str, # Any
+)->str: # A plain name, different for every text; the text itself if it is plain and in small letters
+    "A name for a file or folder that belongs to a text"
+    if is_plain_name(text) and text==text.lower() and len(text)<=100:
+        return text
+    suffix = re.search(r'(\.[a-z0-9]{1,5})?$', text.lower(), flags=re.ASCII)[0]
+    stem = re.sub(r'[^a-z0-9]+', '_', text.lower().removesuffix(suffix), flags=re.ASCII).strip('_')[:60]
+    digest = hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:10]
+    return f"{stem or 'name'}-{digest}{suffix}"
+
+# %% ../../nbs/companion/20_paths.ipynb #1ef16cea
+def inside(
+    folder:Path,
+    name:str, # Read from a file
+    where:str|Path, # The file, for the message
+)->Path: # May not exist
+    "The path of a name in a folder, or an `InputError` if it is not a plain name or is a link that leads elsewhere"
+    path = Path(folder)/plain_name(name, where)
+    if path.resolve().parent!=Path(folder).resolve():
+        raise InputError(f"{path} is a link that leads out of its folder; remove the link")
+    return path
+
+# %% ../../nbs/companion/20_paths.ipynb #a1568d28
+def terminal_text(
+    text:str, # Any
+)->str: # Without control characters but line breaks and tabs
+    "Text that is safe for a terminal; control characters are written as escapes"
+    def shown(c):
+        unsafe = unicodedata.category(c) in ('Cc', 'Cf', 'Cs', 'Zl', 'Zp') and c not in '\n\t\u200c\u200d'
+        return c.encode('unicode_escape').decode() if unsafe else c
+    return ''.join(map(shown, text))
 
 # %% ../../nbs/companion/20_paths.ipynb #94c95f09
 def missing_packages(

@@ -6,8 +6,8 @@
 __all__ = ['COMPARED', 'RECALLS', 'SIX', 'MODEL', 'PUBLISHED_COLUMNS', 'REMARKS', 'ENCODERS', 'NAMES', 'RELEVANCE',
            'RELEVANCE_COLUMNS', 'TABLES', 'read_published', 'remark_of', 'encoder_names', 'expected_rows',
            'reproduce_command', 'our_rows', 'comparison_table', 'readable_comparison', 'read_published_relevance',
-           'relevance_table', 'comparison_caption', 'latex_text', 'latex_table', 'write_comparison', 'splits_of',
-           'table_stem', 'committed_comparison', 'make_comparison']
+           'relevance_table', 'comparison_caption', 'latex_table', 'write_comparison', 'splits_of', 'table_stem',
+           'committed_comparison', 'make_comparison']
 
 # %% ../../nbs/companion/35_published.ipynb #28085342
 import re
@@ -19,7 +19,7 @@ from .grid import read_grid, records_for
 from .kernels import NotebookFailure, run_notebook
 from .paths import asset
 from .report import writable_folder
-from .tables import COLUMNS, by_label, check_comparable, read_records, readable_table
+from .tables import COLUMNS, by_label, check_comparable, latex_text, read_records, readable_table
 from .tables import results_frame, row_of, summary_table, write_table
 from ..data import read_rows
 from ..errors import InputError
@@ -356,18 +356,6 @@ def comparison_caption(
         parts.append(f"{which} are empty: `{reproduce_command(dataset)}` trains what fills them.")
     return ' '.join(parts)
 
-# %% ../../nbs/companion/35_published.ipynb #8d8e2e06
-_COMMANDS = {'~':r'\textasciitilde{}', '^':r'\textasciicircum{}', '\\':r'\textbackslash{}', '±':r'$\pm$', '–':'--'}
-_ESCAPES = str.maketrans({c:f'\\{c}' for c in '&%$#_{}'} | _COMMANDS)
-
-# %% ../../nbs/companion/35_published.ipynb #29e2b0df
-def latex_text(
-    text:str, # Plain; code between backticks
-)->str: # ASCII
-    "Text with LaTeX's own characters escaped; two hyphens stay two hyphens"
-    plain = text.replace('--', '\0').translate(_ESCAPES).replace('\0', '-{}-')
-    return re.sub('`([^`]*)`', r'\\texttt{\1}', plain)
-
 # %% ../../nbs/companion/35_published.ipynb #f3f07f67
 _FLUSH_LEFT = ('method', 'venue', 'image backbone', 'text encoder', 'remark') # Columns of words
 
@@ -401,7 +389,7 @@ def write_comparison(
     sources = [[rows[method]] if is_ours and method in rows else [] for method,is_ours in zip(table.index, table.ours)]
     write_table(shown, table, stem, caption, records=ours, sources=sources)
     label = f'tab:{Path(stem).name}'
-    Path(stem).with_suffix('.tex').write_text(latex_table(shown, caption, label))
+    Path(stem).with_suffix('.tex').write_text(latex_table(shown, caption, label), 'utf-8')
     return shown
 
 # %% ../../nbs/companion/35_published.ipynb #9356ee20

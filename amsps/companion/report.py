@@ -20,7 +20,8 @@ import json
 import os
 import re
 import shutil
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed, wait
+from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
 import jinja2
@@ -31,11 +32,12 @@ from filelock import FileLock
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from .cache import code_behind, digest
-from .grid import read_grid, records_for
-from .kernels import NotebookFailure, end_with_parent, fork_server, run_notebook
-from .paths import asset
+from .grid import read_grid, records_for, row_order
+from .kernels import NotebookFailure, WorkerPool, end_with_parent, run_notebook
+from .paths import asset, is_plain_name, path_name
 from .significance import seed_difference
-from .tables import cost_table, levels_frame, paired_differences, read_records, results_frame, row_of
+from .tables import cost_table, levels_frame, paired_differences, plain_text, read_records
+from .tables import results_frame, row_of
 from ..errors import InputError
 from ..training import write_atomically
 
@@ -444,7 +446,7 @@ def _notebook(output): return asset(f'nbs/experiments/{output}.ipynb')
 
 # %% ../../nbs/companion/34_report.ipynb #cffb7fe0
 def _cells(notebook, kind): # sources of the cells of a kind, `code` or `markdown`
-    cells = json.loads(notebook.read_text())['cells']
+    cells = json.loads(notebook.read_text('utf-8'))['cells']
     return [''.join(c['source']) for c in cells if c['cell_type']==kind]
 
 # %% ../../nbs/companion/34_report.ipynb #519216e9
@@ -470,7 +472,9 @@ def output_inputs(
 def _file_digest(path): return hashlib.sha256(path.read_bytes()).hexdigest()
 
 # %% ../../nbs/companion/34_report.ipynb #5576e417
-_FILE_NAME = re.compile(r'\w[\w-]*\.(csv|json|md|pdf|png|tex)')
+_SUFFIXES = ('.csv', '.json', '.md', '.pdf', '.png', '.tex') # Of what notebooks make
+
+def _is_made(name): return is_plain_name(name) and Path(name).suffix in _SUFFIXES
 
 # %% ../../nbs/companion/34_report.ipynb #c9c1b591
 def made_of(
@@ -480,11 +484,11 @@ def made_of(
     "What `made/OUTPUT.json` says, or an `InputError` if it lists a file that amsps does not make"
     path = Path(folder)/f'made/{output}.json'
     try:
-        made = json.loads(path.read_text())
-        files = dict(made['files'])
+        made = json.loads(path.read_text('utf-8'))
+        files,_ = dict(made['files']),dict(made['inputs'])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
-    odd = [name for name in files if not _FILE_NAME.fullmatch(name)]
+    odd = [name for name in files if not _is_made(name)]
     if odd:
         raise InputError(f"{path} lists {odd[0]!r}, which is no file that amsps makes; expected names such as "
                          f"{output}.csv. Nothing was changed. Delete {path} to make {output} again")
@@ -581,11 +585,13 @@ def remove_output(
     output:str, # Table or figure of the grid
     folder:Path, # With the tables and figures
 ):
-    "Remove the files of an output; nothing if `made/OUTPUT.json` lists a file that amsps does not make"
+    "Remove the files of an output that are as they were made; nothing if `made/OUTPUT.json` lists another kind of file"
+    folder = Path(folder)
     files = made_of(output, folder).get('files', {})
-    (Path(folder)/f'made/{output}.json').unlink(missing_ok=True)
-    for name in files:
-        (Path(folder)/name).unlink(missing_ok=True)
+    (folder/f'made/{output}.json').unlink(missing_ok=True)
+    for name,made in files.items():
+        path = folder/name
+        if path.is_file() and not path.is_symlink() and _file_digest(path)==made: path.unlink()
 
 # %% ../../nbs/companion/34_report.ipynb #b4a0ca50
 def _math(latex, options): # MathML
@@ -619,7 +625,8 @@ def method_cells(
     return [re.sub(r'^#+ ', '### ', c, flags=re.M) for c in cells if '$$' in c and c.startswith('#')]
 
 # %% ../../nbs/companion/34_report.ipynb #04320407
-def slug(name): return re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-') # Of a row, for an address in the page
+def slug(name): # Of a row, for an address in the page; another one for every row
+    return path_name(name) if name not in row_order() else re.sub(r'[^a-z0-9]+', '-', name.lower()).strip('-')
 
 # %% ../../nbs/companion/34_report.ipynb #b8107be6
 def runs_text(
@@ -638,8 +645,9 @@ def read_pipes(
     text:str, # Markdown with one pipe table
 )->tuple[list[str],list[list[str]]]: # Heads of the columns, cells of each line
     "A pipe table"
-    lines = [line.strip().strip('|').split('|') for line in text.splitlines() if line.startswith('|')]
-    head,_,*body = [[cell.strip() for cell in line] for line in lines]
+    lines = [line.strip() for line in text.split('\n') if line.startswith('|')]
+    cells = [re.findall(r'((?:\\.|[^\\|])*)\|', line.removeprefix('|')) for line in lines]
+    head,_,*body = [[plain_text(cell.strip()) for cell in line] for line in cells]
     return head,body
 
 # %% ../../nbs/companion/34_report.ipynb #47b63481
@@ -700,7 +708,7 @@ def download_html(
 # %% ../../nbs/companion/34_report.ipynb #a0f1cfc1
 def _provenance_of(folder, stem): # None for a table without runs
     path = folder/f'{stem}.json'
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text('utf-8')) if path.exists() else None
 
 # %% ../../nbs/companion/34_report.ipynb #700229ab
 def _part(folder, stem):
@@ -710,7 +718,7 @@ def _part(folder, stem):
     runs = {r['run'] for x in rows.values() for r in x}
     part = dict(stem=stem, rows=[(row, slug(row)) for row in rows], runs=len(runs))
     if png.exists(): return part|dict(caption=made['caption'], png=base64.b64encode(png.read_bytes()).decode())
-    text = (folder/f'{stem}.md').read_text()
+    text = (folder/f'{stem}.md').read_text('utf-8')
     caption = made['caption'] if made else text.split('\n')[0]
     links = [download_html(f) for s in _TYPES if (f:=folder/f'{stem}{s}').exists()]
     return part|dict(caption=caption, table=table_html(text, made), links=links)
@@ -910,7 +918,7 @@ def write_html(
 )->Path: # FOLDER/report.html
     "Write the page, if it has changed"
     target,page = Path(folder)/'report.html',render_page(records, folder)
-    if not target.exists() or target.read_text()!=page:
+    if not target.exists() or target.read_text('utf-8')!=page:
         write_atomically(target, page)
     return target
 
@@ -926,13 +934,22 @@ def _check_outputs(wanted, can, records_dir):
 def _failure_of(error, notebook): return NotebookFailure(notebook, None, '', f'{type(error).__name__}: {error}', '')
 
 # %% ../../nbs/companion/34_report.ipynb #46683377
+def _outcomes(todo, arguments, pool):
+    "(output, failure or None) of each output as it ends; those whose process was killed once are made again"
+    futures,again = {pool.submit(make_output, o, **arguments):o for o in todo},[]
+    for f in as_completed(futures):
+        if isinstance(f.exception(), BrokenProcessPool): again.append(futures[f])
+        else: yield futures[f],f
+    for output in again: # one by one: a second kill is its own
+        f = pool.submit(make_output, output, **arguments)
+        wait([f])
+        yield output,f
+
 def _render(todo, arguments, cache, jobs, say):
     "Make outputs, several at a time; failures"
     failures = []
-    with ProcessPoolExecutor(min(jobs, len(todo)), mp_context=fork_server(), initializer=end_with_parent) as pool:
-        futures = {pool.submit(make_output, o, **arguments):o for o in todo}
-        for i,f in enumerate(as_completed(futures), 1):
-            output = futures[f]
+    with WorkerPool(min(jobs, len(todo)), end_with_parent) as pool:
+        for i,(output,f) in enumerate(_outcomes(todo, arguments, pool), 1):
             try:
                 failure = f.result()
             except OSError: # a full disk, a read-only folder: the command line reports it
@@ -942,6 +959,13 @@ def _render(todo, arguments, cache, jobs, say):
             if failure: failures.append(failure)
             say(f"[{i}/{len(todo)}] {output}{' FAILED: '+failure.error if failure else ''}")
     return failures
+
+# %% ../../nbs/companion/34_report.ipynb #38b644db
+def _check_folders(records_dir, folder):
+    "Tables beside records would be taken for records"
+    if Path(records_dir).resolve()==Path(folder).resolve():
+        raise InputError(f"{folder} is the folder of the records; tables and figures need a folder of their own: "
+                         "choose another (--output)")
 
 # %% ../../nbs/companion/34_report.ipynb #89184bef
 def make_report(
@@ -956,6 +980,7 @@ def make_report(
     say=print, # Called with a line for each output
 )->list[NotebookFailure]: # Empty if all is well
     "Execute the table and figure notebooks that are out of date, and write the page"
+    _check_folders(records_dir, folder)
     records,folder,cache = read_records(records_dir),writable_folder(folder).resolve(),Path(cache).resolve()
     cache.mkdir(parents=True, exist_ok=True)
     data_root = str(Path(data_root).resolve()) if data_root else ''

@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..patching import patch_to
 from ..training import write_atomically
 from .agreement import agreement_lines, compare_tables, compared_tables
-from .cache import UNNAMED, remove
+from .cache import UNNAMED, remove, whole_record
 from .config import check_palette
 from .datasets import text_digest
 from .grid import Row, grid_rows, read_grid
@@ -165,7 +165,9 @@ def gather_records(
     "Copy the records of runs into one folder"
     target = Path(target)
     target.mkdir(parents=True, exist_ok=True)
-    wanted = {f'{p.name}.json':_record_file(p, records).read_text() for p in plan}
+    if records and Path(records).resolve()==target.resolve():
+        raise InputError(f"{records} is where amsps gathers records for a report; name another folder of records")
+    wanted = {f'{p.name}.json':_record_file(p, records).read_text('utf-8') for p in plan}
     for old in target.glob('*.json'):
         if old.name not in wanted:
             old.unlink()
@@ -175,25 +177,24 @@ def gather_records(
 # %% ../../nbs/companion/38_reproduction.ipynb #31d9d1c8
 def _record_file(planned, records):
     own = planned.folder/'record.json'
-    return own if own.exists() else Path(records)/f'{planned.name}.json'
+    return own if whole_record(planned.folder) is not None else Path(records)/f'{planned.name}.json'
 
 def _write_if_new(path, text):
-    if not path.exists() or path.read_text()!=text:
+    if not path.exists() or path.read_bytes()!=text.encode():
         write_atomically(path, text)
 
 def complete_runs(
     plan:list[Planned],
 )->list[Planned]: # Those with a record, here or committed
-    return [p for p in plan if p.state=='committed' or (p.folder/'record.json').exists()]
+    return [p for p in plan if p.state=='committed' or whole_record(p.folder) is not None]
 
 # %% ../../nbs/companion/38_reproduction.ipynb #80af3a31
 @patch_to(Reproduction)
 def keep_records(self, plan):
     "Copy the records of runs made here to the folder of records"
     for p in plan:
-        own = p.folder/'record.json'
-        if self.records and own.exists():
-            _write_if_new(Path(self.records)/f'{p.name}.json', own.read_text())
+        if self.records and whole_record(p.folder) is not None:
+            _write_if_new(Path(self.records)/f'{p.name}.json', (p.folder/'record.json').read_text('utf-8'))
 
 # %% ../../nbs/companion/38_reproduction.ipynb #f5399e15
 SHOWN = ('i2t R@1', 't2i R@1', 'rSum', 'i2t mAP@R', 't2i mAP@R') # Columns of the main table in a terminal

@@ -4,17 +4,20 @@
 
 # %% auto #0
 __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_CELLS', 'LEVELS', 'read_records', 'row_of',
-           'check_comparable', 'load_rows', 'by_label', 'results_frame', 'summary_table', 'readable_table',
+           'check_comparable', 'load_rows', 'by_label', 'row_stem', 'results_frame', 'summary_table', 'readable_table',
            'compact_table', 'cell_note', 'paired_differences', 'readable_differences', 'provenance', 'write_provenance',
-           'write_table', 'write_summary', 'write_differences', 'levels_frame', 'levels_table', 'cost_table']
+           'markdown_text', 'plain_text', 'latex_text', 'write_table', 'write_summary', 'write_differences',
+           'levels_frame', 'levels_table', 'cost_table']
 
 # %% ../../nbs/companion/32_tables.ipynb #80ea0fea
 import json
+import re
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from .config import RunConfig, label_of
 from .grid import baseline, records_for, references, row_order
+from .paths import is_plain_name, path_name
 from .significance import holm, query_bootstrap, seed_difference
 from ..errors import InputError
 
@@ -25,7 +28,7 @@ RECORD_KEYS = ('name', 'config', 'metrics', 'history', 'data', 'environment', 's
 def _read_one(file):
     "One record, or an `InputError` that names the file"
     try:
-        record = json.loads(file.read_text())
+        record = json.loads(file.read_text('utf-8'))
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise InputError(f"{file} is not JSON ({e}); remove it or make the run again") from None
     lacks = [k for k in RECORD_KEYS if k not in record] if isinstance(record, dict) else ['everything']
@@ -119,6 +122,13 @@ def by_label(
     known = [l for l in row_order() if l in labels]
     return known+sorted(set(labels)-set(known))
 
+# %% ../../nbs/companion/32_tables.ipynb #5d0079b5
+def row_stem(
+    row:str,
+)->str: # Part of a file's name
+    "What files of a row are named by"
+    return re.sub('[^a-z0-9]+', '_', row.lower()).strip('_') if row in row_order() else path_name(row)
+
 # %% ../../nbs/companion/32_tables.ipynb #8d68fad7
 def _mined(record):
     "Precision and recall of the last mining pass in percent, where the true pairs are known"
@@ -148,6 +158,7 @@ _RECALLS = {f'{d}_r{k}':f'{d} R@{k}' for d in _BOTH for k in (1, 5, 10)}
 _RELEVANCE = {f'{d}_{k}':f'{d} {name}' for k,name in (('map_at_r','mAP@R'), ('r_precision','R-P')) for d in _BOTH}
 _HIDDEN_RANKS = {f'hidden_{d}_medr':f'{d} hidden medR' for d in _BOTH}
 _MINED = dict(mined_precision='mined precision', mined_recall='mined recall')
+_ALWAYS = (*_RECALLS, 'rsum') # Metrics that every run has
 COLUMNS = _RECALLS | dict(rsum='rSum') | _RELEVANCE | _HIDDEN_RANKS | _MINED # Metric -> column
 
 # %% ../../nbs/companion/32_tables.ipynb #0d255f4e
@@ -168,24 +179,32 @@ def summary_table(
     table = pd.DataFrame(dict(seeds=groups.size()))
     for metric,name in columns.items():
         if metric not in frame: continue
-        table[name] = groups[metric].mean()
-        table[f'{name} sd'] = groups[metric].std()
+        lacking = frame[metric].isna().groupby(frame.loss, sort=False).sum()
+        table[name] = groups[metric].mean().where(lacking==0)
+        table[f'{name} sd'] = groups[metric].std().where(lacking==0)
+        wrong = lacking.where((lacking<table.seeds) | (metric in _ALWAYS), 0)
+        if wrong.any(): table[f'{name} NaN'] = wrong
     return table
 
 # %% ../../nbs/companion/32_tables.ipynb #6899302a
-def _cell(mean, sd):
-    "One number for the eye"
+def _numbers_of(line, column):
+    "Mean, standard deviation, and number of seeds without a number"
+    return line.get(column, np.nan),line.get(f'{column} sd', np.nan),line.get(f'{column} NaN', 0)
+
+def _cell(mean, sd, lacking=0):
+    "One number for the eye; NaN where a seed has none"
+    if lacking: return 'NaN'
     if np.isnan(mean): return '–'
     return f'{mean:.1f}' if np.isnan(sd) else f'{mean:.1f} ± {sd:.1f}'
 
 def readable_table(
     table:pd.DataFrame, # From `summary_table`
-)->pd.DataFrame: # Strings `mean ± sd`; – where nothing is known
+)->pd.DataFrame: # Strings `mean ± sd`; – where nothing is known, NaN where some seed has no number
     "All columns for the eye"
     shown = dict(seeds=table['seeds'].astype(str))
     for name in table:
         if f'{name} sd' in table:
-            shown[name] = [_cell(m, s) for m,s in zip(table[name], table[f'{name} sd'])]
+            shown[name] = [_cell(*_numbers_of(line, name)) for _,line in table.iterrows()]
     return pd.DataFrame(shown, index=table.index)
 
 # %% ../../nbs/companion/32_tables.ipynb #74e7a732
@@ -204,9 +223,9 @@ HIDDEN_CELLS = {
 # %% ../../nbs/companion/32_tables.ipynb #0ddb9965
 def _joined(line, columns):
     "Several means in one cell; a single one has its standard deviation"
-    if len(columns)==1: return _cell(line[columns[0]], line[f'{columns[0]} sd'])
-    means = [line.get(c, np.nan) for c in columns]
-    return '–' if np.isnan(means).all() else ' / '.join(_cell(m, np.nan) for m in means)
+    if len(columns)==1: return _cell(*_numbers_of(line, columns[0]))
+    cells = [_cell(mean, np.nan, lacking) for mean,_,lacking in (_numbers_of(line, c) for c in columns)]
+    return '–' if set(cells)=={'–'} else ' / '.join(cells)
 
 def compact_table(
     table:pd.DataFrame, # From `summary_table`
@@ -336,24 +355,48 @@ def write_provenance(
 ):
     "Write STEM.json"
     content = dict(kind=kind, caption=caption, sources=sources, rows=provenance(records))
-    Path(stem).with_suffix('.json').write_text(json.dumps(content, indent=1, ensure_ascii=False)+'\n')
+    Path(stem).with_suffix('.json').write_text(json.dumps(content, indent=1, ensure_ascii=False)+'\n', 'utf-8')
+
+# %% ../../nbs/companion/32_tables.ipynb #942dbcd6
+def _one_line(text): return re.sub(r'[\x00-\x1f\x7f-\x9f\u2028\u2029]+', ' ', str(text))
+
+_MARKS = re.compile(r'[\\|`*$\[\]~]|(?<!\w)_|_(?!\w)|<(?=[A-Za-z/!?])|&(?=#?\w+;)')
+
+def markdown_text(
+    text:str, # Plain
+)->str: # One line
+    "A cell of a pipe table in which nothing is taken for Markdown"
+    return _MARKS.sub(r'\\\g<0>', _one_line(text))
+
+def plain_text(
+    cell:str, # From `markdown_text`
+)->str:
+    "The text of a cell"
+    return re.sub(r'\\([\\|`*$\[\]~_<&])', r'\1', cell)
+
+# %% ../../nbs/companion/32_tables.ipynb #c3325d2e
+_GREEK = {'θ':r'$\theta$', 'ρ':r'$\rho$', 'τ':r'$\tau$', 'α':r'$\alpha$', 'β':r'$\beta$'}
+_COMMANDS = {'~':r'\textasciitilde{}', '^':r'\textasciicircum{}', '\\':r'\textbackslash{}', '|':r'\textbar{}',
+             '±':r'$\pm$', '–':'--', '<':'$<$', '>':'$>$'} | _GREEK
+_ESCAPES = str.maketrans({c:f'\\{c}' for c in '&%$#_{}'} | _COMMANDS)
+
+def latex_text(
+    text:str, # Plain; code between backticks
+)->str: # One line
+    "Text with LaTeX's own characters escaped; two hyphens stay two hyphens"
+    plain = _one_line(text).replace('--', '\0').translate(_ESCAPES).replace('\0', '-{}-')
+    return re.sub('`([^`]*)`', r'\\texttt{\1}', plain)
 
 # %% ../../nbs/companion/32_tables.ipynb #a74f8f59
-_TEX = {'%':r'\%', '±':r'$\pm$', 'θ':r'$\theta$', 'ρ':r'$\rho$', 'τ':r'$\tau$', '–':'--', '_':r'\_'}
-
-def _tex(text):
-    "A cell, heading or caption for LaTeX"
-    text = str(text)
-    for plain,command in _TEX.items(): text = text.replace(plain, command)
-    return text
-
 def _latex(shown, caption, label):
     "A booktabs table; the first column is flush left"
-    cells = shown.reset_index().rename(columns=_tex).map(_tex)
+    cells = shown.reset_index().rename(columns=latex_text).map(latex_text)
     layout = 'l'+'r'*(len(cells.columns)-1)
-    return cells.to_latex(index=False, caption=_tex(caption), label=label, column_format=layout)
+    return cells.to_latex(index=False, caption=latex_text(caption), label=label, column_format=layout)
 
-def _pipes(shown): return shown.reset_index().to_markdown(index=False, disable_numparse=True)
+def _pipes(shown):
+    cells = shown.reset_index().rename(columns=markdown_text).map(markdown_text)
+    return cells.to_markdown(index=False, disable_numparse=True)
 
 # %% ../../nbs/companion/32_tables.ipynb #f8726487
 def write_table(
@@ -367,8 +410,8 @@ def write_table(
     "Write STEM.md, STEM.tex, STEM.csv and STEM.json"
     stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    stem.with_suffix('.md').write_text(f'{caption}\n\n{_pipes(shown)}\n')
-    stem.with_suffix('.tex').write_text(_latex(shown, caption, label=f'tab:{stem.name}'))
+    stem.with_suffix('.md').write_text(f'{caption}\n\n{_pipes(shown)}\n', 'utf-8')
+    stem.with_suffix('.tex').write_text(_latex(shown, caption, label=f'tab:{stem.name}'), 'utf-8')
     numbers.to_csv(stem.with_suffix('.csv'))
     if records:
         own = [[label] for label in shown.index]
