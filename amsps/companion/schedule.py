@@ -19,7 +19,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from .cache import explain_run, key_name, known_records, read_record
 from .config import RunConfig
-from .datasets import load_data
+from .datasets import load_data, note_long_captions
 from .grid import Row
 from .kernels import NotebookFailure, check_parameters, end_with_parent, fork_server, log_to
 from .kernels import run_notebook
@@ -57,6 +57,7 @@ def _load_once(config, loaded):
     key = tuple(getattr(config, name) for name in _DATA)
     if key not in loaded:
         loaded[key] = load_data(config)
+        note_long_captions(config, loaded[key].annotations.captions)
         for split in SPLITS: loaded[key].split(split)
     return loaded[key]
 
