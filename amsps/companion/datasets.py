@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Judgements', 'RunData', 'read_experts', 'read_crowd', 'hidden_pairs', 'check_folder', 'text_digest', 'load_data',
-           'read_relevance']
+           'note_long_captions', 'read_relevance']
 
 # %% ../../nbs/companion/24_datasets.ipynb #095c621e
 import hashlib
@@ -242,12 +242,15 @@ def load_data(
         data.features = region_means(data.features, cache/f'means/{data.fingerprint[:16]}.npy')
     if config.freeze_text:
         _add_text_states(data, config, cache)
-    elif config.dataset!='scenes':
-        _note_long(config, data.annotations.captions)
     return data
 
-def _note_long(config, captions):
-    "Say which captions will be cut; the notes of a run that trains in a process of its own are not seen"
+# %% ../../nbs/companion/24_datasets.ipynb #e492fa18
+def note_long_captions(
+    config:RunConfig, # Of a run that is to be trained
+    captions:list[str], # All captions of its data
+):
+    "Say how many captions a run will cut; of a frozen text encoder this is said when its states are made"
+    if config.dataset=='scenes' or config.freeze_text: return
     pretrained = config.text_backbone not in ('', 'untrained')
     note_cut(load_text_backbone(config.text_backbone)[0] if pretrained else build_tokenizer(captions, 1), captions)
 

@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from .cache import damaged_records, explain_run, key_name, known_records, load_record
 from .cache import whole_record
 from .config import RunConfig
-from .datasets import load_data
+from .datasets import load_data, note_long_captions
 from .grid import Row
 from .kernels import NotebookFailure, WorkerPool, check_parameters, end_with_parent, log_to
 from .kernels import run_notebook
@@ -62,6 +62,7 @@ def _load_once(config, loaded):
     key = tuple(getattr(config, name) for name in _DATA)
     if key not in loaded:
         loaded[key] = load_data(config)
+        note_long_captions(config, loaded[key].annotations.captions)
         for split in SPLITS: loaded[key].split(split)
     return loaded[key]
 
