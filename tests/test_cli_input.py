@@ -20,7 +20,7 @@ PARAMETERS = [
     (['--loss', 'ahlr'], ['parameter `loss`', "'infonce'", "got 'ahlr'"]),
     (['--dropout', 1.0], ['parameter `dropout`', 'less than 1']),
     (['--loss', 'aoq', '--epochs', 2], ['the active mode never begins', 'train longer']),
-    (['--loss', 'sam', '--evidence', 'none'], ['need `evidence`', 'coverage', 'sentence']),
+    (['--loss', 'sam_like', '--evidence', 'none'], ['need `evidence`', 'coverage', 'sentence']),
     (['--evidence', 'sentence'], ['frozen text encoder', '`freeze_text`']),
     (['--n-concepts', 5], ['at least 10 concepts', 'got `n_concepts` 5']),
     (['--concept-vectors', 'glove.txt'], ['set `n_concepts` too']),

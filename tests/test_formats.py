@@ -146,6 +146,7 @@ def peak():
 before = peak()
 annotations = read_dataset(FOLDER)
 pairs = PairDataset(annotations, annotations.regions, 'train')
+torch.manual_seed(0) # 128 pairs of different images
 order = torch.randperm(len(pairs))
 collate = PairCollator(pairs, build_tokenizer(pairs.captions[:9], 1))
 batch = collate([pairs[int(j)] for j in order[:128]])

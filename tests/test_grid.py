@@ -246,7 +246,9 @@ def test_own_photographs_and_text_encoder(cli, small_flickr8k, backbone, tmp_pat
     for f in (folder/'record.json', folder/'model/config.json'):
         assert str(tmp_path) not in f.read_text('utf-8'), f'{f.name} names a place of this machine'
     report = ['report', folder.parent, '--output', tmp_path/'out']
-    assert cli(*report).returncode==0 and not list((tmp_path/'out').glob('figure_retrieval*'))
+    r = cli(*report)
+    assert r.returncode==0, r.stdout+r.stderr
+    assert not list((tmp_path/'out').glob('figure_retrieval*'))
     assert cli(*report, '--data-root', small_flickr8k).returncode==0
     assert list((tmp_path/'out').glob('figure_retrieval*.png'))
 
