@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-FIRST := tests/test_unplugged.py tests/test_grid.py# the longest begin first
+FIRST := tests/test_unplugged.py tests/test_commands.py tests/test_grid.py# the longest begin first
 REST := $(filter-out $(FIRST), $(wildcard tests/test_*.py))
-ONE := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE# two workers on two cores: more threads only wait for each other
-PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+ONE := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE# more threads than cores only wait for each other
+# three workers on two cores: many tests wait for a process that they have started
+PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder
 OTHERS := $(filter-out scenes flickr8k, $(notdir $(patsubst %/,%,$(dir $(wildcard data/results/*/*.json)))))
 FLICKR8K ?=
 
@@ -22,7 +23,7 @@ check: $(READY) ## the gates: clean notebooks, library and README in step, shape
 
 test: $(READY) ## gates, notebooks, records and tests
 	$(BIN)/python .ci/check.py
-	$(ONE) $(BIN)/nbdev_test --n_workers 2
+	$(ONE) $(BIN)/nbdev_test --n_workers 3
 	$(BIN)/amsps verify
 	$(PYTEST) $(FIRST) $(REST)
 

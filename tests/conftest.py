@@ -58,6 +58,7 @@ def cli(capfd, monkeypatch):
     return run
 
 
+SMALL = dict(scenes_train=40, scenes_dev=15, scenes_test=20, embed_size=16, word_size=8, region_hidden=0, epochs=2)
 TINY = ['--scenes-train', 40, '--scenes-dev', 15, '--scenes-test', 20, '--embed-size', 16, '--word-size', 8,
     '--region-hidden', 0, '--epochs', 3]
 

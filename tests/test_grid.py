@@ -1,9 +1,6 @@
 "Grids of notebooks: comparisons, parameters, failures, repetition."
 import json
 import random
-import resource
-import subprocess
-import sys
 import nbformat
 import numpy as np
 import papermill as pm
@@ -14,10 +11,9 @@ from amsps.companion.grid import Row, grid_rows, read_grid, references, row_colo
 from amsps.companion.kernels import WarmKernelManager
 from amsps.companion.schedule import plan_runs, run_grid
 from amsps.errors import InputError
-from conftest import ROOT, TINY
+from conftest import ROOT, SMALL
 
 TRAIN = ROOT/'nbs/experiments/train.ipynb'
-SMALL = dict(scenes_train=40, scenes_dev=15, scenes_test=20, embed_size=16, word_size=8, region_hidden=0, epochs=2)
 PHOTOGRAPHS = dict(data_root='d', backbone='b', text_backbone='t', freeze_text=True)
 
 
@@ -165,37 +161,6 @@ def test_log_of_a_grid(power_cut):
     assert counts==dict(plan=3, start=5, epoch=6, done=3, failed=2)
 
 
-def test_failing_notebook_on_the_command_line(cli, tmp_path):
-    "A model that diverges ends with exit code 1, names cell and error, and leaves no record"
-    r = cli('train', *TINY, '--learning-rate', 1e30, '--cache-dir', tmp_path)
-    assert r.returncode==1, r.stderr
-    assert 'non-finite loss at step' in r.stderr and 'failed in cell' in r.stderr and 'Traceback' not in r.stderr
-    assert not list(tmp_path.rglob('record.json'))
-
-
-def test_disk_full_while_training(cli, tmp_path):
-    "It is said, nothing is recorded; with room again the same command resumes"
-    from amsps.companion.datasets import load_data
-    load_data(parse_config(SMALL|dict(epochs=3, cache_dir=str(tmp_path))))
-    command = ['train', *map(str, TINY), '--cache-dir', str(tmp_path)]
-    def little_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
-    python = [sys.executable, '-c', 'from amsps.companion.cli import main; main()']
-    r = subprocess.run([*python, *command], capture_output=True, cwd=ROOT, preexec_fn=little_room, encoding='utf-8')
-    assert r.returncode==1 and 'File too large' in r.stderr+r.stdout, r.stdout+r.stderr
-    assert 'Traceback' not in r.stderr
-    assert not list(tmp_path.rglob('record.json'))
-    assert cli(*command).returncode==0 and len(list(tmp_path.rglob('record.json')))==1
-
-
-def test_outputs_that_cannot_be_written(cli, tmp_path):
-    (tmp_path/'file').touch()
-    for option in ('--output', '--records', '--cache-dir'):
-        r = cli('reproduce', '--figure', 'map', option, tmp_path/'file/x')
-        assert r.returncode==2 and 'cannot create the' in r.stderr, (option, r.stderr)
-        assert 'Traceback' not in r.stderr
-
-
 # Dask
 
 def test_two_dask_workers(power_cut, tmp_path):
@@ -216,76 +181,3 @@ def test_no_dask_scheduler(tmp_path, monkeypatch):
     monkeypatch.setattr(schedule, 'DASK_TIMEOUT', '1s')
     with pytest.raises(InputError, match='no Dask scheduler answers at tcp://127.0.0.1:9'):
         run_grid(plan_runs(a_row(tmp_path)), executor='dask', address='tcp://127.0.0.1:9')
-
-
-# Whole commands
-
-def tiny_text_encoder(folder):
-    "A random BERT in transformers' format"
-    from amsps.data import build_tokenizer
-    from transformers import BertConfig, BertModel
-    tokenizer = build_tokenizer(['a red dog on the grass'], 1)
-    size = dict(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    tokenizer.save_pretrained(folder)
-    BertModel(BertConfig(vocab_size=len(tokenizer), **size)).save_pretrained(folder)
-    return folder
-
-
-def test_own_photographs_and_text_encoder(cli, small_flickr8k, backbone, tmp_path):
-    "Official layout, a vision backbone, a text encoder, expert judgements: one run and its report"
-    judged = ['scene00020.jpg\tscene00021.jpg#0\t3\t4\t3', 'scene00020.jpg\tscene00020.jpg#0\t4\t4\t4']
-    (small_flickr8k/'ExpertAnnotations.txt').write_text('\n'.join(judged)+'\n', 'utf-8')
-    data = ['--dataset', 'flickr8k', '--data-root', small_flickr8k, '--backbone', backbone, '--grid', 2]
-    text = ['--text-backbone', tiny_text_encoder(tmp_path/'bert'), '--freeze-text']
-    r = cli('train', *data, *text, '--epochs', 1, '--seed', 2, '--cache-dir', tmp_path/'cache')
-    assert r.returncode==0, r.stdout+r.stderr
-    folder = next((tmp_path/'cache/runs').glob('*/record.json')).parent
-    record = json.loads((folder/'record.json').read_text('utf-8'))
-    assert sum(record['similarities']['hidden'])==1
-    assert record['config']['seed']==2 and record['config']['text_backbone']=='bert'
-    for f in (folder/'record.json', folder/'model/config.json'):
-        assert str(tmp_path) not in f.read_text('utf-8'), f'{f.name} names a place of this machine'
-    report = ['report', folder.parent, '--output', tmp_path/'out']
-    r = cli(*report)
-    assert r.returncode==0, r.stdout+r.stderr
-    assert not list((tmp_path/'out').glob('figure_retrieval*'))
-    assert cli(*report, '--data-root', small_flickr8k).returncode==0
-    assert list((tmp_path/'out').glob('figure_retrieval*.png'))
-
-
-@pytest.fixture
-def concepts(cli, tmp_path):
-    "`amsps reproduce --figure concepts` with one seed: what it prints, and its picture"
-    command = ['reproduce', '--figure', 'concepts', '--seeds', 1, '--cache-dir', tmp_path/'cache']
-    def run(*more):
-        return cli(*command, '--output', tmp_path/'out', *more)
-    def said(*more):
-        r = run(*more)
-        assert r.returncode==0, r.stderr
-        return r.stdout
-    return run,said,tmp_path/'out/figure_concepts.png'
-
-
-def test_explain_and_force(concepts):
-    "reproduce --figure makes just that; --explain says why; --force makes it again, to the same bytes"
-    run,said,picture = concepts
-    assert '1 run: 1 missing' in said('--explain') and not picture.parent.exists()
-    assert '1 run: 0 complete, 1 to do' in said()
-    first = picture.read_bytes()
-    assert [p.name for p in picture.parent.glob('*.png')]==['figure_concepts.png']
-    assert (picture.parent/'report.html').exists()
-    explained = said('--explain')
-    assert 'cached       AMSPS, seed 0' in explained and 'made         figure_concepts' in explained
-    assert 'up to date: nothing to do' in said()
-
-    assert 'stale        figure_concepts: forced' in said('--explain', '--force', 'figure_concepts')
-    assert 'missing      AMSPS, seed 0: forced' in said('--explain', '--force', 'AMSPS')
-    assert 'up to date: nothing to do' in said(), '--explain changes nothing'
-    assert 'figure_concepts' in said('--force', 'figure_concepts')
-    assert '1 run: 0 complete, 1 to do' in said('--force', 'AMSPS') and picture.read_bytes()==first
-
-    picture.write_bytes(b'')
-    assert 'stale        figure_concepts: figure_concepts.png was changed by hand' in said('--explain')
-    for unknown in (['--force', 'AHLR'], ['--force', 'table_main', '--explain']):
-        r = run(*unknown)
-        assert r.returncode==2 and f'{" ".join(unknown[:2])}: no run, row, table or figure of this grid' in r.stderr
