@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -94,12 +95,14 @@ class WorkerPool:
         *args, **kwargs,
     ): # Future; its result is `BrokenProcessPool` if a process of its pool was killed
         "Give a job to a process"
-        try:
-            return self.pool.submit(job, *args, **kwargs)
-        except BrokenProcessPool:
-            self.pool.shutdown()
-            self._start()
-            return self.pool.submit(job, *args, **kwargs)
+        for pause in (.1, .3, 1, 3): # a fork server that was just killed may still seem alive
+            try:
+                return self.pool.submit(job, *args, **kwargs)
+            except (BrokenProcessPool, ConnectionError, EOFError):
+                self.pool.shutdown(wait=False, cancel_futures=True)
+                time.sleep(pause)
+                self._start()
+        return self.pool.submit(job, *args, **kwargs)
 
     def __enter__(self): return self
     def __exit__(self, error, *_): self.pool.shutdown(cancel_futures=error is not None)
