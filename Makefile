@@ -3,14 +3,14 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-FIRST := tests/test_unplugged.py tests/test_commands.py tests/test_grid.py# the longest begin first
+FIRST := $(addprefix tests/test_, $(addsuffix .py, unplugged commands grid reproduce_clean wheel ranks formats))# the longest begin first
 REST := $(filter-out $(FIRST), $(wildcard tests/test_*.py))
 ONE := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE# more threads than cores only wait for each other
 PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 OTHERS := $(filter-out scenes flickr8k, $(notdir $(patsubst %/,%,$(dir $(wildcard data/results/*/*.json)))))
 FLICKR8K ?=
 
-.PHONY: help reproduce check test notebooks tests test-slow figures readme docs bench
+.PHONY: help reproduce check test test-slow figures readme docs bench
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
@@ -22,14 +22,8 @@ check: $(READY) ## the gates: clean notebooks, library and README in step, shape
 
 test: $(READY) ## gates, notebooks, records and tests
 	$(BIN)/python .ci/check.py
-	+$(MAKE) --no-print-directory -j 2 notebooks tests
-
-# side by side, because both wait for processes that they start
-notebooks: $(READY)
 	$(ONE) $(BIN)/nbdev_test --n_workers 2
 	$(BIN)/amsps verify
-
-tests: $(READY)
 	$(PYTEST) $(FIRST) $(REST)
 
 test-slow: $(READY) ## the tests marked slow, which `make test` skips
