@@ -15,6 +15,7 @@ import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -206,6 +207,18 @@ def _failure_of(error, output):
     return NotebookFailure(output, cell=error.cell_index, source=error.source, error=message, traceback=traceback)
 
 # %% ../../nbs/companion/29_kernels.ipynb #6ded6c27
+@contextmanager
+def _own_profile():
+    "An empty folder of IPython's settings: start-up files of a user have no part in a run, and it can be written"
+    before = os.environ.get('IPYTHONDIR')
+    with tempfile.TemporaryDirectory(prefix='amsps-', ignore_cleanup_errors=True) as folder:
+        os.environ['IPYTHONDIR'] = folder
+        try:
+            yield
+        finally:
+            os.environ.pop('IPYTHONDIR')
+            if before is not None: os.environ['IPYTHONDIR'] = before
+
 def run_notebook(
     notebook:Path, # Source
     output:Path, # Executed copy, saved as cells finish
@@ -221,7 +234,7 @@ def run_notebook(
     os.environ['OMP_NUM_THREADS'] = str(threads)
     if device is not None: os.environ['CUDA_VISIBLE_DEVICES'] = device
     try:
-        _execute(notebook, output, parameters)
+        with _own_profile(): _execute(notebook, output, parameters)
     except papermill.PapermillExecutionError as e:
         return _failure_of(e, output)
     except Exception as e: # such as a kernel that was killed
