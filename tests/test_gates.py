@@ -211,7 +211,8 @@ def test_every_file_has_a_shape(copy):
 def site(tmp_path):
     "Two pages whose links all lead somewhere"
     (tmp_path/'a').mkdir()
-    (tmp_path/'index.html').write_text('<a href="a/b.html#here">b</a> <a href="#">top</a> <a href="https://x.org/y">x</a>')
+    links = ('<a href="a/b.html#here">b</a>', '<a href="#">top</a>', '<a href="https://x.org/y">x</a>')
+    (tmp_path/'index.html').write_text(' '.join(links))
     (tmp_path/'a/b.html').write_text('<h1 id="here">b</h1> <a href="../index.html">up</a> <a href="../">up</a>')
     return tmp_path
 
