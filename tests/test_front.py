@@ -51,3 +51,12 @@ def test_presets_are_the_settings_of_the_tables(kind):
     row = next(r for r in grid_rows(dataset, **places) if r.name=='AHRL')
     assert repr(build_loss(row.config))==repr(AHRL.preset(kind))
     assert repr(AHRL())==repr(AHRL.preset('photographs'))
+
+
+@pytest.mark.parametrize('name', ['sam', 'aoq', 'fne'])
+def test_a_published_loss_by_its_name_is_its_row(name):
+    "`amsps train --loss NAME` trains what the table shows under the published name"
+    from amsps.companion.cli import _settings
+    from amsps.companion.config import loss_labels, parse_config
+    row = dict(row=loss_labels()[name])
+    assert parse_config(_settings(dict(loss=name)))==parse_config(_settings(row))

@@ -340,7 +340,7 @@ def _preset_of(args):
     chosen = dict(freeze_text=True) if '--freeze-text' in args else {}
     for a,following in zip(args, [*args[1:], '']):
         option,equals,value = a.partition('=')
-        if option in ('--dataset', '--row'):
+        if option in ('--dataset', '--row', '--loss'):
             chosen[option[2:]] = value if equals else following
     return chosen
 
@@ -377,6 +377,7 @@ class TrainCommand(GroupedCommand):
 def _whose_defaults(chosen):
     frozen = ' with a frozen text encoder' if 'freeze_text' in chosen else ''
     row = f", row {chosen['row']}" if 'row' in chosen else ''
+    row += f", loss {chosen['loss']}" if 'loss' in chosen else ''
     return f"Defaults below are those of --dataset {chosen.get('dataset', 'scenes')}{frozen}{row}."
 
 # %% ../../nbs/companion/39_cli.ipynb #b1e6df17
