@@ -594,6 +594,11 @@ def hold(self,
 
 # %% ../nbs/method/03_data.ipynb #6d2e6274
 @patch_to(PairDataset, as_property=True)
+def device(self)->torch.device|None:
+    "Where the split's features are held; None in files or the host's memory"
+    return None if self._held is None else self._held.device
+
+@patch_to(PairDataset, as_property=True)
 def feature_bytes(self)->int: # Bytes, in the type of the file
     "Size of the split's features"
     return len(self.rows)*int(np.prod(self.features.shape[1:]))*self.features.dtype.itemsize
@@ -696,6 +701,7 @@ class PairCollator:
         caption = np.array([x['caption'] for x in items])
         own = self.part(len(items)) if self.part else slice(None)
         batch = self._images(image[own]) | self.dataset.text(self.tokenizer, caption[own])
+        if self.dataset.device: batch = on_device(batch, self.dataset.device)
         return dict(batch, lengths=self.dataset.lengths(self.tokenizer, caption[own]), image=image, caption=caption)
 
     def _images(self, image):

@@ -25,7 +25,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from .data import token_ids
 from .errors import InputError
 from .patching import patch_to
-from .vision import LOAD_ERRORS, ItemDropout, encoder_part, load_pretrained, masked_mean
+from .vision import LOAD_ERRORS, ItemDropout, encoder_part, encoding_device, load_pretrained, masked_mean
 
 # %% ../nbs/method/06_text.ipynb #1c460cc1
 class BiGRUEncoder(nn.Module):
@@ -351,7 +351,6 @@ class MeanStates(TextStates):
         return self.vectors[torch.from_numpy(caption)][:,None]
 
 # %% ../nbs/method/06_text.ipynb #3f4b3f3b
-@torch.inference_mode()
 def extract_states(
     captions:list[str], # M texts
     tokenizer:PreTrainedTokenizerBase, # From `load_text_backbone`
@@ -382,11 +381,14 @@ def _fill_states(folder, ids, padding, *, model, tune, batch_size):
     order = np.argsort(lengths, kind='stable')
     shape = (int(lengths.sum()), model.config.hidden_size)
     out = np.lib.format.open_memmap(folder/'tokens.tmp.npy', 'w+', np.float16, shape=shape)
+    home = model.device
+    model.to(encoding_device())
     for i in tqdm(range(0, len(ids), batch_size), desc='running the frozen text encoder', unit='batch'):
         batch = order[i:i+batch_size]
         h = _frozen_output(model, [ids[j] for j in batch], padding, tune)
         for k,j in enumerate(batch):
             out[starts[j]:starts[j+1]] = h[k,:lengths[j]]
+    model.to(home)
     out.flush()
     os.replace(folder/'tokens.tmp.npy', folder/'tokens.npy')
     np.save(folder/'lengths.tmp.npy', lengths)
@@ -406,10 +408,12 @@ def _are_whole(folder):
     except (OSError, ValueError): return False
 
 # %% ../nbs/method/06_text.ipynb #3bafa1fb
+@torch.inference_mode()
 def _frozen_output(model, ids, padding, tune): # (B, L, H) array in the range of float16
     ids = [torch.from_numpy(i.astype(np.int64)) for i in ids]
     x = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=padding)
     mask = nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True)
-    y = model.eval()(input_ids=x, attention_mask=mask, output_hidden_states=tune>0)
+    y = model.eval()(
+        input_ids=x.to(model.device), attention_mask=mask.to(model.device), output_hidden_states=tune>0)
     h = y.hidden_states[-1-tune] if tune else y.last_hidden_state
-    return h.clamp(-65504, 65504).numpy()
+    return h.clamp(-65504, 65504).cpu().numpy()

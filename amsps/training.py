@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'BATCHES', 'PRECISIONS', 'SEAL', 'embed_images', 'embed_captions', 'embed', 'spread', 'evaluate_split',
-           'LearningModes', 'TrainingCollapse', 'check_finite', 'CollapseGuard', 'MiningStore', 'MiningCallback',
-           'RetrievalTrainer', 'LengthBatches', 'RankNoise', 'EpochLog', 'append_line', 'write_atomically',
-           'describe_loss', 'note', 'file_digests', 'seal', 'is_sealed', 'CheckpointSeal', 'checkpoints_of',
-           'hold_features', 'epoch_history', 'fit']
+           'LearningModes', 'TrainingCollapse', 'check_finite', 'HostCopy', 'CollapseGuard', 'MiningStore',
+           'MiningCallback', 'RetrievalTrainer', 'LengthBatches', 'RankNoise', 'EpochLog', 'append_line',
+           'write_atomically', 'describe_loss', 'note', 'file_digests', 'seal', 'is_sealed', 'CheckpointSeal',
+           'checkpoints_of', 'hold_features', 'place_features', 'epoch_history', 'fit']
 
 # %% ../nbs/method/13_training.ipynb #06d3a635
 import hashlib
@@ -146,6 +146,24 @@ def check_finite(
     first = next((k for k,v in terms.items() if k!='loss' and not v.isfinite()), 'loss')
     found = f"non-finite loss at step {step} (learning rate {learning_rate:.1e}); first bad term: {first}"
     raise TrainingCollapse(f"{found}; try a smaller `learning_rate`, and check the features for extreme values")
+
+# %% ../nbs/method/13_training.ipynb #5d1e0b01
+class HostCopy:
+    "Values on their way from a GPU; reading them waits for their copy alone, not for later work of the GPU"
+    def __init__(self,
+        terms:dict[str,Tensor], # Scalars
+    ):
+        self.names = list(terms)
+        self.values = torch.stack([v.detach().float() for v in terms.values()])
+        self.copied = None
+        if self.values.device.type=='cuda':
+            self.values = torch.empty(len(terms), pin_memory=True).copy_(self.values, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+
+    def read(self)->dict[str,Tensor]: # Scalars on the host
+        if self.copied: self.copied.synchronize()
+        return dict(zip(self.names, self.values))
 
 # %% ../nbs/method/13_training.ipynb #9b459bfe
 class CollapseGuard(TrainerCallback):
@@ -545,7 +563,7 @@ def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=N
     sims = {k:v@t.T for k,(v,t) in out.levels().items() if self._counts(k)}
     losses = {k:self.retrieval_loss(s, image, known, **extras.get(k, {})) for k,s in sims.items()}
     terms = level_objective(losses, out, self.model.consensus)
-    self._unchecked = {k:v.detach() for k,v in terms.items()},self.state.global_step+1,self._get_learning_rate()
+    self._unchecked = HostCopy(terms),self.state.global_step+1,self._get_learning_rate()
     if model.training: self._note(terms, sims['fused'].detach(), image)
     return (terms['loss'],out) if return_outputs else terms['loss']
 
@@ -574,7 +592,9 @@ def _note(self, terms, sims, image):
 # %% ../nbs/method/13_training.ipynb #88312e40
 @patch_to(RetrievalTrainer)
 def _check_last(self):
-    if self._unchecked: check_finite(*self._unchecked)
+    if self._unchecked:
+        copy,step,learning_rate = self._unchecked
+        check_finite(copy.read(), step, learning_rate)
     self._unchecked = None
 
 @patch_to(RetrievalTrainer)
@@ -857,18 +877,23 @@ def hold_features(
     split:PairDataset,
 )->bool: # Whether they are on the device now
     "Move a split's features to a GPU if they leave half of its free memory"
+    if split.device==device: return True
     room = 2*split.feature_bytes<=torch.cuda.mem_get_info(device)[0]
     if room: split.hold(device)
     return room
 
-def _place_features(args, train_set, dev_set):
+def place_features(
+    args:TrainingArguments, # Changed where other processes are to prepare the batches
+    *splits:PairDataset, # The training set, then others
+):
     "Move the features to the GPU of a run, if it has one, or let other processes prepare the batches"
     if args.device.type!='cuda': return
-    if not hold_features(args.device, train_set):
+    for split in splits: hold_features(args.device, split)
+    if splits[0].device is None:
         args.dataloader_num_workers = min(4, os.cpu_count())
-        args.dataloader_pin_memory = True
         args.dataloader_persistent_workers = True
-    hold_features(args.device, dev_set)
+        args.dataloader_pin_memory = True
+        args.accelerator_config.non_blocking = True
 
 # %% ../nbs/method/13_training.ipynb #31d5b1c4
 def _check_settings(schedule, batches, precision):
@@ -1023,7 +1048,7 @@ def fit(
     args = _training_arguments(output_dir, settings, progress)
     _check_processes(args)
     _claim_for_all(output_dir, loss, mining, settings)
-    _place_features(args, train_set, dev_set)
+    place_features(args, train_set, dev_set)
     parts = dict(args=args, loss=loss, mining=mining, settings=settings)
     trainer = _make_trainer(model, tokenizer, train_set, dev_set, **parts)
     return _run(trainer, output_dir, patience)

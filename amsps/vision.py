@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_transformers', 'check_finite_weights',
            'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'backbone_grid', 'pool_grid',
-           'picture_features', 'digest_weights', 'extract_features', 'region_means']
+           'encoding_device', 'full_float32', 'picture_features', 'digest_weights', 'extract_features', 'region_means']
 
 # %% ../nbs/method/05_vision.ipynb #7d0bf358
 import hashlib
@@ -283,6 +283,21 @@ def pool_grid(
     cells = F.adaptive_avg_pool2d(maps, grid).flatten(2).transpose(1,2)
     return torch.cat([cells, mean], 1)
 
+# %% ../nbs/method/05_vision.ipynb #5d1e0a02
+def encoding_device()->torch.device:
+    "Where frozen encoders run: on a CUDA GPU if there is one, else on the CPU"
+    return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+
+@contextmanager
+def full_float32():
+    "Convolutions of float32 without TF32"
+    allowed = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = allowed
+
 # %% ../nbs/method/05_vision.ipynb #7f70c843
 @dataclass(frozen=True)
 class _Extractor:
@@ -300,12 +315,13 @@ class _Extractor:
 
     @torch.inference_mode()
     def features(self, pixels): # (B, K, C) float16
-        maps = backbone_grid(self.model, pixels)
+        with full_float32():
+            maps = backbone_grid(self.model, pixels.to(self.model.device))
         side = maps.shape[-1]
         if self.grid>side:
             raise InputError(f"`grid` {self.grid} is finer than the backbone's own {side} x {side} cells; "
                              f"choose 1..{side}")
-        return pool_grid(maps, self.grid).clamp(-65504, 65504).numpy().astype('<f2') # the range of float16
+        return pool_grid(maps, self.grid).clamp(-65504, 65504).cpu().numpy().astype('<f2') # the range of float16
 
 # %% ../nbs/method/05_vision.ipynb #81f009d1
 def _stacked(pixels): # N arrays -> (N, 3, H, W)
@@ -326,7 +342,8 @@ def picture_features(
     image_size:int=0, # Resize to a square of this many pixels; 0 leaves it to the processor
 )->np.ndarray: # (1, K, C) float32
     "Grid features of one picture, as `extract_features` computes them; not cached"
-    extractor = _Extractor(*load_backbone(backbone), grid=grid, image_size=image_size)
+    processor,model = load_backbone(backbone)
+    extractor = _Extractor(processor, model.to(encoding_device()), grid=grid, image_size=image_size)
     return extractor.features(extractor.pixels([load_image(path)])).astype(np.float32)
 
 # %% ../nbs/method/05_vision.ipynb #1114a537
@@ -432,6 +449,7 @@ def extract_features(
     out = folder/'features.npy'
     with FileLock(folder/'lock'):
         if not out.exists():
+            extractor.model.to(encoding_device())
             with disk_room(out):
                 _extract_into(folder/'features.part', extractor, paths, batch_size)
             manifest = dict(key, backbone_name=Path(backbone).name, n_images=len(paths))

@@ -29,7 +29,7 @@ from amsps.metrics import retrieval_ranks
 from amsps.mining import Miner, SentenceEvidence
 from amsps.model import AmspsConfig, AmspsModel
 from amsps.scenes import scene_captions
-from amsps.training import MiningCallback, RetrievalTrainer, hold_features
+from amsps.training import MiningCallback, RetrievalTrainer, place_features
 
 SHAPES = dict(flickr30k=(29000, 1000), mscoco=(113287, 5000)) # images of train and test; five captions each
 SMALL = dict(flickr30k=(60, 20), mscoco=(80, 30))
@@ -187,6 +187,7 @@ class Bench:
             save_strategy='no', logging_strategy='no', remove_unused_columns=False, label_names=[], report_to=[],
             disable_tqdm=True, dataloader_pin_memory=False, logging_nan_inf_filter=False, bf16=precision=='bf16',
             use_cpu=not self.device.cuda)
+        place_features(args, self.data)
         trainer = RetrievalTrainer(
             self.model(), args, retrieval_loss=loss, mining=self.callback if loss.needs else None,
             data_collator=PairCollator(self.data, self.tokenizer), train_dataset=self.data,
@@ -234,24 +235,25 @@ class Bench:
         activities = [ProfilerActivity.CPU]+[ProfilerActivity.CUDA]*self.device.cuda
         with profile(activities=activities) as p:
             trainer.train()
-        order = 'self_cuda_time_total' if self.device.cuda else 'self_cpu_time_total'
-        return p.key_averages().table(sort_by=order, row_limit=25)
+        orders = ['self_cuda_time_total']*self.device.cuda+['self_cpu_time_total']
+        return '\n'.join(p.key_averages().table(sort_by=k, row_limit=25, max_name_column_width=90) for k in orders)
 
 
 def measure(device, name, small, profile):
     "All lines of one shape; those of training are printed as they come"
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(device, name, small=small, folder=folder)
-        on_gpu = device.cuda and hold_features(device.device, bench.data)
-        place = 'on the GPU' if on_gpu else 'in host memory'
-        print(f"\n{name}: {bench.n_train:,} images, {len(bench.data):,} captions, features {place}", flush=True)
+        print(f"\n{name}: {bench.n_train:,} images, {len(bench.data):,} captions", flush=True)
         lines = [bench.mining()]
+        print(table_row(lines[-1]), flush=True)
         for batch in bench.sizes.batches:
             for precision in ('fp32', 'bf16'):
                 for label,loss in (('hardest triplet', TripletLoss(.2)), ('AHRL', AHRL(**EVERY))):
                     lines.append(bench.training(label, loss, batch=batch, precision=precision))
                     print(table_row(lines[-1]), flush=True)
-        if profile: print(bench.profiled())
+        place = 'in the memory of the host' if bench.data.device is None else f"on {bench.data.device}"
+        print(f"features {place}", flush=True)
+        if profile: print(bench.profiled(), flush=True)
         return [*lines, bench.recall()]
 
 
@@ -290,15 +292,14 @@ def main():
     args = parse()
     logging.set_verbosity_error()
     device = Device(args.device)
+    machine = dict(
+        device=torch.cuda.get_device_name() if device.cuda else platform.processor(), torch=torch.__version__,
+        python=platform.python_version(), date=date.today().isoformat())
     lines = []
     for name in args.names or SHAPES:
         lines += measure(device, name, small=args.small, profile=args.profile)
+        if args.write: args.write.write_text(json.dumps(dict(machine=machine, lines=lines), indent=1)+'\n', 'utf-8')
     print(table(lines))
-    if args.write:
-        machine = dict(
-            device=torch.cuda.get_device_name() if device.cuda else platform.processor(), torch=torch.__version__,
-            python=platform.python_version(), date=date.today().isoformat())
-        args.write.write_text(json.dumps(dict(machine=machine, lines=lines), indent=1)+'\n', 'utf-8')
 
 
 if __name__=='__main__': main()

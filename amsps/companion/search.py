@@ -62,9 +62,9 @@ def search_images(
         raise InputError(f"the caption to search with is empty (found {caption!r}); write a text with at least one "
                          "word")
     splits = _searched(data, split)
-    ids = torch.from_numpy(token_ids(tokenizer, [caption])[0].astype('int64'))[None]
+    ids = torch.from_numpy(token_ids(tokenizer, [caption])[0].astype('int64'))[None].to(model.device)
     _note_unknown(caption, tokenizer)
-    query = model.encode_text(input_ids=ids, attention_mask=torch.ones_like(ids))[0]
+    query = model.encode_text(input_ids=ids, attention_mask=torch.ones_like(ids))[0].cpu()
     items = [embed_images(model, s) for s in splits]
     return _best(query, items, [i for s in splits for i in s.image_ids], top)
 
@@ -84,6 +84,6 @@ def search_captions(
                          "features of other programs cannot be made here")
     splits = _searched(data, split)
     regions = picture_features(image, backbone, config['grid'], config['image_size'])
-    query = model.encode_image(torch.from_numpy(regions))[0]
+    query = model.encode_image(torch.from_numpy(regions).to(model.device))[0].cpu()
     items = [embed_captions(model, tokenizer, s) for s in splits]
     return _best(query, items, [c for s in splits for c in s.captions], top)
