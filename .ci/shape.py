@@ -62,6 +62,21 @@ def lacks_encoding(node):
     return isinstance(node.func, ast.Attribute) and (called, len(args)) in (('read_text', 0), ('write_text', 1))
 
 
+def quotes_foreign_error(node):
+    "Whether an `except` of other errors than ours builds a message with all that the error says"
+    if not isinstance(node, ast.ExceptHandler) or not node.name or getattr(node.type, 'id', '')=='InputError':
+        return False
+    def is_error(x): return isinstance(x, ast.Name) and x.id==node.name
+    for made in ast.walk(node):
+        if isinstance(made, ast.Call) and getattr(made.func, 'id', '').endswith('Error'):
+            for x in ast.walk(made):
+                if isinstance(x, ast.FormattedValue) and is_error(x.value) and x.conversion<0: # not `!r`
+                    return True
+                if isinstance(x, ast.Call) and getattr(x.func, 'id', '')=='str' and any(map(is_error, x.args)):
+                    return True
+    return False
+
+
 def faults_of(name, source):
     "Faults of one cell or script"
     try:
@@ -73,6 +88,8 @@ def faults_of(name, source):
     for node in ast.walk(tree):
         if (exported(source) or '.ci' in name) and lacks_encoding(node):
             yield f'{name}, line {node.lineno}: text is UTF-8 whatever the locale: give the encoding'
+        if exported(source) and quotes_foreign_error(node):
+            yield f'{name}, line {node.lineno}: an error can say several lines, or none: quote it with `quoted(e)`'
         if isinstance(node, ast.Assign) and max(map(names_of, node.targets))>NAMES:
             yield f'{name}, line {node.lineno}: an assignment to more than {NAMES} names'
         if isinstance(node, ast.Raise) and not lines[node.lineno-1].lstrip().startswith('raise'):

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from .errors import InputError
+from .errors import InputError, quoted
 from .patching import patch_to
 from .words import words_of
 
@@ -184,7 +184,7 @@ def _parse_vector(word, values, where):
     try:
         vector = np.array(values, dtype=np.float32)
     except ValueError as e:
-        raise InputError(f"{where}: {e}; expected WORD and numbers") from None
+        raise InputError(f"{where}: {quoted(e)}; expected WORD and numbers") from None
     if not np.isfinite(vector).all():
         raise InputError(f"{where}: a value of {word!r} is not finite")
     return vector
@@ -199,7 +199,7 @@ def _read_npz(path, wanted): # Word -> vector
         raise InputError(f"cannot read {path}: {e.strerror or e}; check the path") from None
     except Exception as e: # damaged archives raise errors of many kinds
         raise InputError(f"{path}: expected arrays `words` and `glove` without pickles "
-                         f"({str(e) or type(e).__name__})") from None
+                         f"({quoted(e)})") from None
     if not isinstance(table, list) or not all(isinstance(w, str) for w in table):
         raise InputError(f"{path}: `words` must be a list of texts")
     if vectors.ndim!=2 or len(table)!=len(vectors) or not np.isfinite(vectors).all():

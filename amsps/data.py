@@ -27,7 +27,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from .errors import InputError
+from .errors import InputError, quoted
 from .patching import patch_to
 from .words import has_word, word_pattern, word_replacements, words_of
 
@@ -183,7 +183,7 @@ def _quoted_rows(path, lines, separator):
             rows.append((last+1, row))
             last = reader.line_num
     except csv.Error as e:
-        raise InputError(f"{path}, line {last+1}: {e}; put a text that holds quotes or separators in quotes, "
+        raise InputError(f"{path}, line {last+1}: {quoted(e)}; put a text that holds quotes or separators in quotes, "
                          "and double the quotes in it") from None
     return rows
 
@@ -296,7 +296,7 @@ def load_image(
             shown,turn = _rgb(im),_turn(im)
         return shown if turn is None else shown.transpose(turn)
     except Exception as e: # decoders of damaged files raise errors of many kinds
-        raise InputError(f"image {name or source} cannot be decoded ({str(e) or type(e).__name__}); "
+        raise InputError(f"image {name or source} cannot be decoded ({quoted(e)}); "
                          "replace the file or take the image out of its split") from None
 
 # %% ../nbs/method/03_data.ipynb #45775870
@@ -382,7 +382,7 @@ def _memory_map(path):
     except OSError as e:
         raise InputError(f"cannot read feature file {path}: {e.strerror or e}") from None
     except Exception as e: # a damaged header raises errors of many kinds
-        raise InputError(f"{path} is not a complete .npy array without pickles ({str(e) or type(e).__name__}); "
+        raise InputError(f"{path} is not a complete .npy array without pickles ({quoted(e)}); "
                          "delete it and extract or download it again") from None
     if isinstance(x, np.ndarray): return x
     raise InputError(f"{path} is an archive of arrays; expected one array in .npy format: save it with `np.save`")

@@ -18,7 +18,7 @@ import torch
 from scipy import stats
 from scipy.sparse import csr_array, issparse
 from torch import Tensor
-from .errors import InputError
+from .errors import InputError, quoted
 
 # %% ../nbs/method/11_metrics.ipynb #d57fd82a
 TIE = 1e-6 # Similarities closer than this are equal; float32 rounds at about a tenth of it
@@ -31,7 +31,7 @@ def _tensor(name, x):
         if isinstance(x, np.ndarray) and not (x.flags.writeable and x.flags.c_contiguous): x = x.copy()
         t = torch.as_tensor(x).detach()
     except (TypeError, ValueError, RuntimeError) as e:
-        found = f'{type(x).__name__} ({e})'
+        found = f'{type(x).__name__} ({quoted(e)})'
         raise ValueError(f"`{name}` must be a tensor, an array or a list of numbers; got {found}") from None
     return t if t.layout==torch.strided else t.to_dense()
 

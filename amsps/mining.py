@@ -29,7 +29,7 @@ import torch
 from scipy.optimize import isotonic_regression
 from scipy.sparse import csr_array
 from torch import Tensor
-from .errors import InputError
+from .errors import InputError, quoted
 from .words import words_of
 from .patching import patch_to
 from .losses import Mined, Offline, Queue, Quintuplet, check_choice, check_interval
@@ -1466,4 +1466,4 @@ def is_whole_state(
 def _read_state(path):
     try: return _read_arrays(path)
     except _TORN as e:
-        raise InputError(f"cannot read {path} ({e}); it must be a file that `Miner.save` wrote") from None
+        raise InputError(f"cannot read {path} ({quoted(e)}); it must be a file that `Miner.save` wrote") from None

@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from .data import token_ids
-from .errors import InputError
+from .errors import InputError, quoted
 from .patching import patch_to
 from .vision import LOAD_ERRORS, ItemDropout, encoder_part, encoding_device, load_pretrained, masked_mean
 
@@ -99,7 +99,7 @@ def _first_output(tokenizer, model):
         h = model(**_first_tokens(model)).last_hidden_state
     except (AttributeError, NotImplementedError, TypeError, ValueError) as e:
         raise InputError(f"{type(model).__name__} is no text encoder: it does not turn token ids and their mask into a "
-                         f"last hidden state ({str(e).splitlines()[0]})") from None
+                         f"last hidden state ({quoted(e)})") from None
     shape,size = tuple(h.shape),model.config.hidden_size
     if shape!=(1, 4, size):
         raise InputError(f"{type(model).__name__} gives states of shape {shape} for 4 tokens; expected (1, 4, {size})")

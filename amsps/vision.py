@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
 from .data import Regions, as_float, disk_room, is_plain_picture, load_features, load_image
-from .errors import InputError, out_of_memory
+from .errors import InputError, out_of_memory, quoted
 
 # %% ../nbs/method/05_vision.ipynb #03eb91af
 class ItemDropout(nn.Module):
@@ -217,8 +217,7 @@ def load_pretrained(
     except LOAD_ERRORS as e:
         if out_of_memory(e):
             raise
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0].rstrip('.')
-        raise InputError(f"cannot load the {what} {name!r}: {reason}. Name a folder written by `save_pretrained` "
+        raise InputError(f"cannot load the {what} {name!r}: {quoted(e)}. Name a folder written by `save_pretrained` "
                          f"({files}) or a model of the hub") from None
     return made,part
 
@@ -251,7 +250,7 @@ def _hidden(model, pixels):
         if out_of_memory(e):
             raise
         size = ' x '.join(map(str, pixels.shape[2:]))
-        raise InputError(f"{type(model).__name__} cannot take pictures of {size} pixels ({str(e).splitlines()[0]}); "
+        raise InputError(f"{type(model).__name__} cannot take pictures of {size} pixels ({quoted(e)}); "
                          f"its own size is {own}: set `image_size` (--image-size) to it, or to 0 for what its image "
                          "processor does") from None
 

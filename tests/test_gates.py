@@ -176,6 +176,7 @@ def test_failing_notebook(copy):
 FAULTS = [
     ('x = 1; y = 2', 'E702'), ('x = '+'1+'*70+'1', 'E501'), ('import os', 'F401'),
     ('a,b,c,d = range(4)', 'more than 3 names'), ('if True: raise ValueError', 'a line of its own'),
+    ('#| export\ntry: f()\nexcept OSError as e:\n    raise InputError(f"bad ({e})") from None', 'quote it with'),
     ('#| export\nx = p.read_text()', 'give the encoding'), ("#| export\nx = open('a', 'w')", 'give the encoding'),
     ('#| export\nclass Long:\n'+'    x = 1\n'*60, 'class Long has 61 lines')]
 

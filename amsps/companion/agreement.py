@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from ..errors import InputError
+from ..errors import InputError, quoted
 
 # %% ../../nbs/companion/37_agreement.ipynb #63baf7b7
 SKIPPED = ('_differences', 'table_cost') # Parts of names of tables that are not compared
@@ -32,7 +32,7 @@ def read_summary(
     try:
         table = pd.read_csv(path, index_col=0)
     except (OSError, ValueError) as e:
-        raise InputError(f"cannot read the table {path} ({e}); make it again with `amsps reproduce`") from None
+        raise InputError(f"cannot read the table {path} ({quoted(e)}); make it again with `amsps reproduce`") from None
     repeats = table.groupby(level=0, dropna=False).cumcount()
     table.index = [f'{name} ({n+1})' if n else str(name) for name,n in zip(table.index, repeats)]
     _check_numbers(table, path)

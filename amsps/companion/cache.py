@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .config import LOCATIONS, RunConfig, label_of, loss_needs
 from .paths import is_plain_name, package_folder
-from ..errors import InputError
+from ..errors import InputError, quoted
 
 # %% ../../nbs/companion/23_cache.ipynb #bfdf9f2f
 def digest(
@@ -358,7 +358,7 @@ def read_json(
     try:
         return json.loads(Path(path).read_text('utf-8'))
     except (OSError, ValueError, RecursionError) as e:
-        raise InputError(f"{path} cannot be read ({str(e)[:200]}); remove it, or make the run again") from None
+        raise InputError(f"{path} cannot be read ({quoted(e)}); remove it, or make the run again") from None
 
 def read_record(
     folder:Path, # Of a run

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args, get_origin
 from .paths import terminal_text
-from ..errors import InputError, InputNote, out_of_memory
+from ..errors import InputError, InputNote, out_of_memory, quoted
 try:
     import typer
     from typer.core import TyperCommand
@@ -48,8 +48,8 @@ class GroupedCommand(TyperCommand):
         try:
             return super().invoke(ctx)
         except EOFError as e: # of a file: commands ask nothing; click would say "Aborted!"
-            raise InputError(f"a file of the cache or of the data is empty or torn ({e}); remove it, or find it "
-                             "with `amsps data check`") from None
+            raise InputError(f"a file of the cache or of the data is empty or torn ({quoted(e)}); remove it, or find "
+                             "it with `amsps data check`") from None
 
     def format_options(self, ctx, formatter):
         for title,records in self.help_groups(ctx).items():
@@ -154,9 +154,8 @@ def _disk_trouble(e):
 # %% ../../nbs/companion/39_cli.ipynb #e189a0b0
 def _no_memory(e):
     "What to say if memory cannot be allocated"
-    reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
     return ("there is too little memory; try a smaller --batch-size, a smaller encoder or fewer --jobs, or a machine "
-            f"with more memory. The same command resumes ({reason})")
+            f"with more memory. The same command resumes ({quoted(e)})")
 
 # %% ../../nbs/companion/39_cli.ipynb #18e0bfef
 def _begin():

@@ -22,7 +22,7 @@ from .formats import Columns, check_dataset, find_layout, read_dataset
 from .paths import cache_root
 from ..data import Annotations, PairDataset, Regions, build_tokenizer, load_features, note_cut, read_lines
 from ..data import read_rows
-from ..errors import InputError
+from ..errors import InputError, quoted
 from ..scenes import SceneData, make_scenes
 from ..text import MeanStates, TextStates, extract_states, load_text_backbone
 from ..vision import digest_weights, extract_features, region_means
@@ -275,7 +275,7 @@ def _graded_pair(row, header, image, caption, where):
         grade = float(cells.get('grade', 1))
     except (KeyError, ValueError) as e:
         raise InputError(f"{where}: expected the ids of a known image and caption and a number; found "
-                         f"{' '.join(row)[:80]!r} ({e})") from None
+                         f"{' '.join(row)[:80]!r} ({quoted(e)})") from None
     if not 0<=grade<float('inf'):
         raise InputError(f"{where}: a grade is a number from 0 upwards; found {grade}")
     return pair,grade

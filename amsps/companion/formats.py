@@ -30,7 +30,7 @@ from tqdm.auto import tqdm
 from .paths import path_name
 from ..data import SPLITS, Annotations, Regions, check_features, disk_room, load_image, open_features
 from ..data import read_lines, read_rows, read_text
-from ..errors import InputError
+from ..errors import InputError, quoted
 from ..patching import patch_to
 from ..words import is_unspaced, words_of
 
@@ -113,7 +113,7 @@ def _parse_json(text, where, advice):
     except json.JSONDecodeError as e:
         raise InputError(f"{where(e.lineno)}: not JSON ({e.msg}); {advice}") from None
     except (ValueError, RecursionError) as e: # numbers of thousands of digits, lists in lists in lists
-        raise InputError(f"{where(1)}: JSON that cannot be read ({e}); {advice}") from None
+        raise InputError(f"{where(1)}: JSON that cannot be read ({quoted(e)}); {advice}") from None
 
 def _read_json(path):
     "The content of a JSON file"
@@ -833,7 +833,7 @@ def _mapped_images(root, names, required):
     try:
         files = [_relative(mapping[name.split('/', 1)[1]], file) for name in names]
     except (KeyError, TypeError) as e:
-        raise InputError(f"{file}: no file name for image id {e}; "
+        raise InputError(f"{file}: no file name for image id {quoted(e)}; "
                          "expected an object from every id of *_ids.txt to a file name") from None
     folder = image_folder(root, files[0])
     return [folder/f for f in files] if required or (folder/files[0]).is_file() else None
@@ -911,7 +911,7 @@ def _decode(row):
     try:
         x = np.frombuffer(base64.b64decode(row.features, validate=True), '<f4')
     except (binascii.Error, ValueError) as e:
-        raise InputError(f"{row.where}: the features are not base64 of float32 ({e}); "
+        raise InputError(f"{row.where}: the features are not base64 of float32 ({quoted(e)}); "
                          "download the file again") from None
     if row.boxes<1 or len(x)%row.boxes or not len(x):
         raise InputError(f"{row.where}: {len(x)} numbers cannot be divided into {row.boxes} boxes; "
@@ -1056,8 +1056,7 @@ def _load_from_disk(root):
         raise _incomplete(root, e) from None
 
 def _incomplete(root, e):
-    why = ' '.join(str(e).split())[:200] or type(e).__name__
-    return InputError(f"{root} is not a complete Hugging Face dataset ({why}); save it again with `save_to_disk`")
+    return InputError(f"{root} is not a complete Hugging Face dataset ({quoted(e)}); save it again with `save_to_disk`")
 
 # %% ../../nbs/companion/22_formats.ipynb #24dfb614
 def _hub_picture(value, where):

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .cache import UNNAMED
 from .config import RunConfig, label_of, parse_config, preset
 from .paths import asset
-from ..errors import InputError
+from ..errors import InputError, quoted
 
 # %% ../../nbs/companion/28_grid.ipynb #a9b4a1d5
 class _Strict(BaseModel):
@@ -126,7 +126,7 @@ def _parse_grid(path):
     except OSError as e:
         message = f"cannot read the grid {path}: {e.strerror}"
     except tomllib.TOMLDecodeError as e:
-        message = f"{path} is not TOML: {e}"
+        message = f"{path} is not TOML: {quoted(e)}"
     except ValidationError as e:
         first = e.errors()[0]
         message = f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg'].lower()}"

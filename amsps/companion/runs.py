@@ -34,7 +34,7 @@ from .datasets import RunData, load_data, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
-from ..errors import InputError, out_of_memory
+from ..errors import InputError, out_of_memory, quoted
 from ..metrics import recall_metrics, unpack_ranks
 from ..model import AmspsModel
 from ..training import checkpoints_of, file_digests, fit, note, write_atomically
@@ -254,8 +254,8 @@ def _load_model(folder, commit):
     except LOAD_ERRORS as e:
         if out_of_memory(e):
             raise
-        reason = str(e).removeprefix(f'cannot load the model of {home}: ').strip() or type(e).__name__
-        raise InputError(f"cannot load the model of {folder}: {reason.splitlines()[0]}; {advice}") from None
+        why = quoted(e).removeprefix(f'cannot load the model of {home}: ')
+        raise InputError(f"cannot load the model of {folder}: {why}; {advice}") from None
     return model.eval(),tokenizer
 
 # %% ../../nbs/companion/27_runs.ipynb #96b6a64f

@@ -19,7 +19,7 @@ from .config import RunConfig, label_of
 from .grid import baseline, records_for, references, row_order
 from .paths import is_plain_name, path_name
 from .significance import holm, query_bootstrap, seed_difference
-from ..errors import InputError
+from ..errors import InputError, quoted
 
 # %% ../../nbs/companion/32_tables.ipynb #35535750
 RECORD_KEYS = ('name', 'config', 'metrics', 'history', 'data', 'environment', 'similarities', 'examples',
@@ -30,7 +30,7 @@ def _read_one(file):
     try:
         record = json.loads(file.read_text('utf-8'))
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise InputError(f"{file} is not JSON ({e}); remove it or make the run again") from None
+        raise InputError(f"{file} is not JSON ({quoted(e)}); remove it or make the run again") from None
     lacks = [k for k in RECORD_KEYS if k not in record] if isinstance(record, dict) else ['everything']
     if lacks:
         raise InputError(f"{file} is not a run record: it lacks {', '.join(lacks)}")
