@@ -42,10 +42,8 @@ def work(cache, out, seeds=1):
 
 def work_alone(cache, out, seeds):
     "`work` as a process of its own"
-    from multiprocessing import forkserver
-    from amsps.companion.kernels import fork_server
-    fork_server()
-    forkserver.ensure_running() # it imports while this process does
+    from amsps.companion.kernels import warm_up
+    warm_up()
     from transformers.utils import logging
     os.environ['TOKENIZERS_PARALLELISM'] = 'false'
     logging.set_verbosity_error()

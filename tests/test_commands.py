@@ -3,6 +3,7 @@ import json
 import resource
 import subprocess
 import sys
+import numpy as np
 import pytest
 from amsps.companion.config import parse_config
 from conftest import ROOT, SMALL, TINY
@@ -73,9 +74,25 @@ def test_own_photographs_and_text_encoder(cli, small_flickr8k, backbone, tmp_pat
 
 
 @pytest.fixture
-def concepts(cli, tmp_path):
-    "`amsps reproduce --figure concepts` with one seed: what it prints, and its picture"
-    command = ['reproduce', '--figure', 'concepts', '--seeds', 1, '--cache-dir', tmp_path/'cache']
+def precomputed(tmp_path):
+    "A folder of region features: few scenes"
+    from amsps.scenes import make_scenes
+    data = make_scenes(30, 10, 10)
+    notes,folder = data.annotations,tmp_path/'precomp'
+    folder.mkdir()
+    for split in ('train', 'dev', 'test'):
+        rows = np.flatnonzero(np.array(notes.splits)==split)
+        captions = [c for c,i in zip(notes.captions, notes.caption_image) if i in set(rows)]
+        np.save(folder/f'{split}_ims.npy', data.features[rows])
+        (folder/f'{split}_caps.txt').write_text('\n'.join(captions)+'\n', 'utf-8')
+    return folder
+
+
+@pytest.fixture
+def concepts(cli, precomputed, tmp_path):
+    "`amsps reproduce --figure concepts` with one seed and few images: what it prints, and its picture"
+    data = ['--dataset', 'flickr8k', '--data-root', precomputed]
+    command = ['reproduce', *data, '--figure', 'concepts', '--seeds', 1, '--cache-dir', tmp_path/'cache']
     def run(*more):
         return cli(*command, '--output', tmp_path/'out', *more)
     def said(*more):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Annotated
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from .config import LOCATIONS, RunConfig, label_of, loss_needs
+from .config import LOCATIONS, RunConfig, label_of, loss_needs, syntax_tree
 from .paths import is_plain_name, package_folder
 from ..errors import InputError, quoted
 
@@ -57,7 +57,7 @@ def bare_code(
     source:str, # Python
 )->str: # Without comments, docstrings and annotations, in one layout
     "What a piece of code does"
-    return ast.unparse(_Bare().visit(ast.parse(source)))
+    return ast.unparse(_Bare().visit(syntax_tree(source)))
 
 # %% ../../nbs/companion/23_cache.ipynb #1d00d2a6
 def _patched(node):
@@ -108,7 +108,7 @@ def _module(name):
     path = package_folder()/(name.replace('.', '/')+'.py')
     package = name.split('.')[:-1]
     code,mentions,imports = {},{},{}
-    for node in ast.parse(path.read_text('utf-8')).body:
+    for node in syntax_tree(path.read_text('utf-8')).body:
         if isinstance(node, ast.ImportFrom) and node.level:
             imports |= _imported(node, package)
         if isinstance(node, (ast.Import, ast.ImportFrom)):
@@ -194,7 +194,7 @@ USED_WHEN = {
 # %% ../../nbs/companion/23_cache.ipynb #72a8344c
 def _imports_of(text):
     "(module, name) of what a piece of code imports from amsps"
-    found = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.ImportFrom)]
+    found = [n for n in ast.walk(syntax_tree(text)) if isinstance(n, ast.ImportFrom)]
     own = [n for n in found if (n.module or '').startswith('amsps.')]
     return [(n.module.removeprefix('amsps.'), a.name) for n in own for a in n.names]
 

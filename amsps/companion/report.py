@@ -21,7 +21,6 @@ import os
 import re
 import shutil
 from concurrent.futures import as_completed, wait
-from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
 import jinja2
@@ -33,7 +32,7 @@ from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from .cache import code_behind, digest
 from .grid import read_grid, records_for, row_order
-from .kernels import NotebookFailure, WorkerPool, end_with_parent, run_notebook
+from .kernels import NotebookFailure, notebook_threads, run_notebook
 from .paths import asset, is_plain_name, path_name
 from .significance import seed_difference
 from .tables import cost_table, levels_frame, paired_differences, plain_text, read_records
@@ -935,10 +934,10 @@ def _failure_of(error, notebook): return NotebookFailure(notebook, None, '', f'{
 
 # %% ../../nbs/companion/34_report.ipynb #46683377
 def _outcomes(todo, arguments, pool):
-    "(output, failure or None) of each output as it ends; those whose process was killed once are made again"
+    "(output, future) of each output as it ends; those whose kernel was killed are made again, once"
     futures,again = {pool.submit(make_output, o, **arguments):o for o in todo},[]
     for f in as_completed(futures):
-        if isinstance(f.exception(), BrokenProcessPool): again.append(futures[f])
+        if not f.exception() and f.result() and f.result().killed: again.append(futures[f])
         else: yield futures[f],f
     for output in again: # one by one: a second kill is its own
         f = pool.submit(make_output, output, **arguments)
@@ -948,7 +947,7 @@ def _outcomes(todo, arguments, pool):
 def _render(todo, arguments, cache, jobs, say):
     "Make outputs, several at a time; failures"
     failures = []
-    with WorkerPool(min(jobs, len(todo)), end_with_parent) as pool:
+    with notebook_threads(min(jobs, len(todo))) as pool:
         for i,(output,f) in enumerate(_outcomes(todo, arguments, pool), 1):
             try:
                 failure = f.result()

@@ -13,7 +13,6 @@ import statistics
 import time
 from collections import Counter
 from concurrent.futures import wait
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -24,7 +23,7 @@ from .cache import whole_record
 from .config import RunConfig
 from .datasets import load_data, note_long_captions
 from .grid import Row
-from .kernels import NotebookFailure, WorkerPool, check_parameters, end_with_parent, log_to
+from .kernels import NotebookFailure, check_parameters, notebook_threads, warm_up
 from .kernels import run_notebook
 from .paths import asset, cache_root
 from .runs import key_of
@@ -363,16 +362,6 @@ def look(self,
 # %% ../../nbs/companion/30_schedule.ipynb #ece2d83a
 EXECUTORS = ('local', 'dask')
 
-def _start_worker(log):
-    "Errors of a worker go to a log; it ends with its parent"
-    log_to(log, streams=(2,))
-    end_with_parent()
-
-# %% ../../nbs/companion/30_schedule.ipynb #d6125f53
-def _local(jobs, log):
-    "Workers on this machine"
-    return WorkerPool(jobs, _start_worker, (str(log),))
-
 # %% ../../nbs/companion/30_schedule.ipynb #05a11084
 DASK_TIMEOUT = '10s' # Wait so long for a scheduler
 
@@ -406,17 +395,16 @@ def _failed(folder, error):
     return NotebookFailure(folder.with_suffix('.ipynb'), cell=None, source='', error=error, traceback='')
 
 # %% ../../nbs/companion/30_schedule.ipynb #0d8f73e9
-KILLED = 'killed' # A process of the pool was killed, perhaps that of another run
+KILLED = 'killed' # The kernel was killed
 ATTEMPTS = 3 # Of a run whose process is killed
 
 def _outcome(future, folder):
     "What came of a job; a notebook that ends without a record has failed too"
     try:
         outcome = future.result()
-    except BrokenProcessPool:
-        return KILLED
     except Exception as e:
         return _failed(folder, f'{type(e).__name__}: {e}')
+    if getattr(outcome, 'killed', False): return KILLED
     complete = outcome is not None or whole_record(folder) is not None
     return outcome if complete else _failed(folder, 'the notebook ended without a record')
 
@@ -526,6 +514,7 @@ def run_grid(
     "Make the runs of a plan that are neither cached nor committed"
     notebook = notebook or asset('nbs/experiments/train.ipynb')
     waiting = [p for p in plan if p.state not in ('cached','committed')]
+    if waiting and executor=='local': warm_up()
     _check_work(waiting, notebook, executor)
     say(f'{_runs(len(plan))}: {len(plan)-len(waiting)} complete, {len(waiting)} to do')
     if not waiting: return []
@@ -538,7 +527,7 @@ def run_grid(
     for name,why in damaged_records(runs).items(): say(f'note: {why}')
     progress.event('plan', runs=[p.name for p in waiting], jobs=jobs, threads=threads, devices=gpus or ['cpu'],
                    executor=executor)
-    workers = _dask(address) if executor=='dask' else _local(min(jobs, len(waiting)), runs/'kernels.log')
+    workers = _dask(address) if executor=='dask' else notebook_threads(min(jobs, len(waiting)))
     with workers as pool:
         work = _Work(pool, waiting, free=gpus or ['']*jobs, threads=threads, notebook=notebook, progress=progress,
                      on_done=on_done)
