@@ -16,7 +16,7 @@ import io
 import json
 import re
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -283,20 +283,26 @@ def _check_picture(im):
     if 0 in im.size or max(im.size)>200*min(im.size):
         raise ValueError(f'{im.width} x {im.height} pixels; one side is more than 200 times the other')
 
+# %% ../nbs/method/03_data.ipynb #5d1e1001
+def _opened(source):
+    if isinstance(source, Image.Image): return nullcontext(source)
+    return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
 # %% ../nbs/method/03_data.ipynb #7e012aa8
 def load_image(
-    source:Path|bytes, # Image file, or the content of one
+    source:Path|bytes|Image.Image, # Image file, the content of one, or an opened picture
     name:str='', # For messages. Empty: the path
 )->Image.Image: # RGB, the first frame as a viewer shows it
     "Decode an image; raises `InputError` where it is damaged"
     try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as im:
+        with _opened(source) as im:
             _check_picture(im)
             im.load()
             shown,turn = _rgb(im),_turn(im)
         return shown if turn is None else shown.transpose(turn)
     except Exception as e: # decoders of damaged files raise errors of many kinds
-        raise InputError(f"image {name or source} cannot be decoded ({quoted(e)}); "
+        called = name or getattr(source, 'filename', source)
+        raise InputError(f"image {called} cannot be decoded ({quoted(e)}); "
                          "replace the file or take the image out of its split") from None
 
 # %% ../nbs/method/03_data.ipynb #45775870

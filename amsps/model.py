@@ -9,9 +9,11 @@ __all__ = ['POOLINGS', 'CONSENSUS', 'masked_max', 'AttentionPooling', 'Generaliz
 # %% ../nbs/method/08_model.ipynb #ea1091a6
 import math
 from dataclasses import dataclass
+from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
@@ -20,7 +22,8 @@ from .consensus import ConceptLevel, GraphLevel, LikelihoodLevel
 from .errors import InputError
 from .patching import patch_to
 from .text import BiGRUEncoder, TransformersTextEncoder, text_from_config
-from .vision import RegionEncoder, check_finite_weights, check_fit, masked_mean, quiet_transformers
+from .vision import (
+    RegionEncoder, VisionEncoder, check_finite_weights, check_fit, load_vision, masked_mean, quiet_transformers)
 
 # %% ../nbs/method/08_model.ipynb #ee298926
 def masked_max(
@@ -129,6 +132,8 @@ class AmspsConfig(PreTrainedConfig):
         fusion:float=.75, # beta, share of the instance level, 0..1 [CVSE: 0.75 by default, 0.85 in training]
         concept_scale:float=10., # lambda, scale of the scores of concepts [CVSE]
         label_ratio:float=.35, # Weight of a caption's own concepts, 0..1 [CVSE]
+        grid:int=0, # Cells along a side that the vision encoder makes, see `pool_grid`; 0 is a model of regions alone
+        image_size:int=0, # Of the vision encoder, see `VisionEncoder`
         **kwargs, # What `PreTrainedConfig` takes
     ):
         _check_choices(pooling, consensus, fusion)
@@ -151,6 +156,8 @@ class AmspsConfig(PreTrainedConfig):
         self.fusion = fusion
         self.concept_scale = concept_scale
         self.label_ratio = label_ratio
+        self.grid = grid
+        self.image_size = image_size
         super().__init__(**kwargs)
 
     def get_text_config(self, *args, **kwargs):
@@ -221,6 +228,7 @@ class AmspsModel(PreTrainedModel):
         self.text_pool = _pooling(config)
         self.text_encoder = _text_encoder(config, text_backbone)
         self.consensus = _consensus_level(config)
+        self.vision = None # See `set_vision`
         self.post_init()
 
     def _init_weights(self, module):
@@ -302,6 +310,62 @@ def encode_text(self,
     "Joint embedding of captions"
     return self.text_levels(input_ids, attention_mask, states)[0]
 
+# %% ../nbs/method/08_model.ipynb #5d1e1102
+@patch_to(AmspsModel)
+def set_vision(self,
+    encoder:VisionEncoder, # That made the regions of the training
+):
+    "Add the encoder of pictures"
+    self.vision = encoder.to(self.device)
+    self.config.grid = encoder.grid
+    self.config.image_size = encoder.image_size
+
+@patch_to(AmspsModel)
+def get_image_features(self,
+    pixel_values:Tensor, # (B, 3, H, W) float, from the model's processor
+)->Tensor: # (B, E) unit length
+    "Joint embedding of pictures; raises `InputError` without a vision encoder"
+    if self.vision is None:
+        raise InputError("this model has no vision encoder: it was trained on regions that another program made; give "
+                         "regions to `encode_image`, or add the encoder with `set_vision`")
+    regions = self.vision(pixel_values)
+    if regions.shape[2]!=self.config.feature_size:
+        raise InputError(f"the vision encoder makes regions of size {regions.shape[2]}, and the model was trained on "
+                         f"{self.config.feature_size}; take the encoder of its training")
+    return self.encode_image(regions)
+
+@patch_to(AmspsModel)
+def get_text_features(self,
+    input_ids:Tensor, # (B, L) int64
+    attention_mask:Tensor, # (B, L), 1 for tokens
+)->Tensor: # (B, E) unit length
+    "Joint embedding of captions"
+    return self.encode_text(input_ids, attention_mask)
+
+# %% ../nbs/method/08_model.ipynb #5d1e1103
+@patch_to(AmspsModel)
+def save_pretrained(self,
+    save_directory:Path, # Is made
+    *args, **kwargs, # As for transformers' models
+):
+    "Save the model, and its vision encoder in the folder `vision`"
+    vision = self.vision
+    self.vision = None
+    try:
+        PreTrainedModel.save_pretrained(self, save_directory, *args, **kwargs)
+    finally:
+        self.vision = vision
+    if vision is not None: vision.save_pretrained(Path(save_directory)/'vision')
+
+def _saved_vision(name_or_path, config, revision):
+    "The vision encoder of a saved model"
+    home = Path(name_or_path)
+    if not home.is_dir():
+        home = Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns='vision/*'))
+    if not (home/'vision').is_dir():
+        raise InputError("its folder `vision` is missing, the encoder of pictures; copy the whole folder")
+    return load_vision(home/'vision', config.grid, config.image_size)
+
 # %% ../nbs/method/08_model.ipynb #27063b2a
 AutoConfig.register('amsps', AmspsConfig)
 AutoModel.register(AmspsConfig, AmspsModel)
@@ -321,6 +385,7 @@ def from_pretrained(cls,
     try:
         check_fit(info)
         check_finite_weights(model)
+        if model.config.grid: model.set_vision(_saved_vision(name_or_path, model.config, kwargs.get('revision')))
     except InputError as e:
         raise InputError(f"cannot load the model of {name_or_path}: {e}") from None
     return (model, info) if output_loading_info else model

@@ -773,9 +773,10 @@ def file_digests(
 )->dict[str,str]: # Name -> SHA-256, without the seal
     "Digests of the files of a folder"
     found = {}
-    for f in sorted(Path(folder).iterdir()):
+    for f in sorted(Path(folder).rglob('*')):
         if f.is_file() and f.name not in (SEAL, f'{SEAL}.tmp'):
-            with open(f, 'rb') as opened: found[f.name] = hashlib.file_digest(opened, 'sha256').hexdigest()
+            name = f.relative_to(folder).as_posix()
+            with open(f, 'rb') as opened: found[name] = hashlib.file_digest(opened, 'sha256').hexdigest()
     return found
 
 def seal(

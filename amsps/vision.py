@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_transformers', 'check_finite_weights',
            'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'backbone_grid', 'pool_grid',
-           'encoding_device', 'full_float32', 'picture_features', 'digest_weights', 'extract_features', 'region_means']
+           'encoding_device', 'full_float32', 'picture_pixels', 'VisionEncoder', 'load_vision', 'as_vision',
+           'picture_features', 'digest_weights', 'digest_vision', 'extract_features', 'region_means']
 
 # %% ../nbs/method/05_vision.ipynb #7d0bf358
 import hashlib
@@ -15,7 +16,6 @@ import math
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 import numpy as np
@@ -32,6 +32,7 @@ from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
 from .data import Regions, as_float, disk_room, is_plain_picture, load_features, load_image
 from .errors import InputError, out_of_memory, quoted
+from .patching import patch_to
 
 # %% ../nbs/method/05_vision.ipynb #03eb91af
 class ItemDropout(nn.Module):
@@ -298,29 +299,15 @@ def full_float32():
         torch.backends.cudnn.allow_tf32 = allowed
 
 # %% ../nbs/method/05_vision.ipynb #7f70c843
-@dataclass(frozen=True)
-class _Extractor:
-    "A backbone, and how it sees pictures"
-    processor:Callable # Images -> pixels
-    model:nn.Module
-    grid:int # Cells along a side
-    image_size:int # Side of the resized square in pixels; 0 leaves it to the processor
-
-    def pixels(self, images): # (B, 3, H, W)
-        if not self.image_size: return _stacked(self.processor(images=images)['pixel_values'])
-        squares = [im.resize((self.image_size,)*2, Image.Resampling.BICUBIC) for im in images]
-        shown = self.processor(images=squares, return_tensors='pt', do_resize=False, do_center_crop=False)
-        return shown['pixel_values']
-
-    @torch.inference_mode()
-    def features(self, pixels): # (B, K, C) float16
-        with full_float32():
-            maps = backbone_grid(self.model, pixels.to(self.model.device))
-        side = maps.shape[-1]
-        if self.grid>side:
-            raise InputError(f"`grid` {self.grid} is finer than the backbone's own {side} x {side} cells; "
-                             f"choose 1..{side}")
-        return pool_grid(maps, self.grid).clamp(-65504, 65504).cpu().numpy().astype('<f2') # the range of float16
+def picture_pixels(
+    processor, # An image processor of transformers
+    images:list[Image.Image], # B pictures, RGB
+    image_size:int=0, # Side of the resized square in pixels; 0 leaves it to the processor
+)->Tensor: # (B, 3, H, W) float32
+    "Pixels as a backbone takes them; raises `InputError` where the processor leaves pictures different sizes"
+    if not image_size: return _stacked(processor(images=images)['pixel_values'])
+    squares = [im.resize((image_size,)*2, Image.Resampling.BICUBIC) for im in images]
+    return processor(images=squares, return_tensors='pt', do_resize=False, do_center_crop=False)['pixel_values']
 
 # %% ../nbs/method/05_vision.ipynb #81f009d1
 def _stacked(pixels): # N arrays -> (N, 3, H, W)
@@ -333,17 +320,77 @@ def _stacked(pixels): # N arrays -> (N, 3, H, W)
                          "preprocessor_config.json")
     return torch.from_numpy(np.stack([np.asarray(p) for p in pixels]))
 
+# %% ../nbs/method/05_vision.ipynb #5d1e0f02
+class VisionEncoder(nn.Module):
+    """A frozen transformers vision model whose last feature map becomes regions [ours]
+
+    Arguments:
+        processor: its image processor.
+        backbone: the model, from `load_backbone`.
+        grid: cells along a side, see `pool_grid`.
+        image_size: pictures are resized to a square of this many pixels; 0 leaves it to the processor.
+    """
+    def __init__(self, processor, backbone, grid=3, image_size=0):
+        super().__init__()
+        self.processor = processor
+        self.backbone = backbone.requires_grad_(False).eval()
+        self.grid = grid
+        self.image_size = image_size
+
+    def train(self, mode=True): return self # batch norm keeps its statistics
+
+    def pixels(self,
+        images:list[Image.Image], # B pictures, RGB
+    )->Tensor: # (B, 3, H, W) float32
+        return picture_pixels(self.processor, images, self.image_size)
+
+    @torch.no_grad()
+    def forward(self,
+        pixel_values:Tensor, # (B, 3, H, W) float, from `pixels`
+    )->Tensor: # (B, K, C) float32, values of float16
+        "Regions of pictures; raises `InputError` for a grid finer than the feature map"
+        with full_float32():
+            maps = backbone_grid(self.backbone, pixel_values.to(self.backbone.device))
+        side = maps.shape[-1]
+        if self.grid>side:
+            raise InputError(f"`grid` {self.grid} is finer than the backbone's own {side} x {side} cells; "
+                             f"choose 1..{side}")
+        return pool_grid(maps, self.grid).clamp(-65504, 65504).half().float() # the range of float16
+
+# %% ../nbs/method/05_vision.ipynb #5d1e0f03
+@patch_to(VisionEncoder)
+def save_pretrained(self,
+    folder:Path, # For `load_vision`; `AmspsModel.save_pretrained` names it `vision`
+):
+    "Save backbone and image processor; grid and image size belong to the configuration of an `AmspsModel`"
+    self.backbone.save_pretrained(folder)
+    self.processor.save_pretrained(folder)
+
+def load_vision(
+    name_or_path:str, # Hub name or local folder of a transformers vision model
+    grid:int=3, # Cells along a side, see `pool_grid`
+    image_size:int=0, # See `VisionEncoder`
+)->VisionEncoder: # On the CPU
+    "A vision encoder; raises `InputError` where it cannot be loaded"
+    return VisionEncoder(*load_backbone(name_or_path), grid=grid, image_size=image_size)
+
+def as_vision(
+    backbone:str|VisionEncoder,
+    grid:int, image_size:int, # Of a backbone that is named
+)->VisionEncoder:
+    return backbone if isinstance(backbone, VisionEncoder) else load_vision(backbone, grid, image_size)
+
 # %% ../nbs/method/05_vision.ipynb #acc82595
+@torch.inference_mode()
 def picture_features(
     path:Path, # An image file
-    backbone:str, # Hub name or local folder of a transformers vision model
-    grid:int=3, # Cells along a side, see `pool_grid`
+    backbone:str|VisionEncoder, # Hub name or local folder of a transformers vision model, or an encoder
+    grid:int=3, # Cells along a side, see `pool_grid`; of a backbone that is named
     image_size:int=0, # Resize to a square of this many pixels; 0 leaves it to the processor
 )->np.ndarray: # (1, K, C) float32
     "Grid features of one picture, as `extract_features` computes them; not cached"
-    processor,model = load_backbone(backbone)
-    extractor = _Extractor(processor, model.to(encoding_device()), grid=grid, image_size=image_size)
-    return extractor.features(extractor.pixels([load_image(path)])).astype(np.float32)
+    encoder = as_vision(backbone, grid, image_size).to(encoding_device())
+    return encoder(encoder.pixels([load_image(path)])).cpu().numpy()
 
 # %% ../nbs/method/05_vision.ipynb #1114a537
 def _digest_pictures(paths):
@@ -370,9 +417,12 @@ def digest_weights(
     return h.hexdigest()
 
 # %% ../nbs/method/05_vision.ipynb #9aea7385
-def _digest_backbone(processor, model):
-    settings = json.dumps(processor.to_dict(), sort_keys=True, default=str)
-    return digest_weights(model, hashlib.sha256(settings.encode()))
+def digest_vision(
+    encoder:VisionEncoder, # On the CPU
+)->str: # Hex SHA-256
+    "Digest of a backbone's weights and of how its image processor sees pictures"
+    settings = json.dumps(encoder.processor.to_dict(), sort_keys=True, default=str)
+    return digest_weights(encoder.backbone, hashlib.sha256(settings.encode()))
 
 # %% ../nbs/method/05_vision.ipynb #c50cd3f8
 def _write_header(f, shape):
@@ -396,10 +446,10 @@ def _resume_point(part):
     return done
 
 # %% ../nbs/method/05_vision.ipynb #900b3cb8
-def _pixels_ahead(extractor, paths, batch_size):
+def _pixels_ahead(encoder, paths, batch_size):
     "Pixels of batches, each read ahead of its use"
     def read(i):
-        return extractor.pixels([load_image(p) for p in paths[i:i+batch_size]])
+        return encoder.pixels([load_image(p) for p in paths[i:i+batch_size]])
     with ThreadPoolExecutor(1) as reader:
         ahead = reader.submit(read, 0)
         for i in range(batch_size, len(paths)+batch_size, batch_size):
@@ -408,14 +458,15 @@ def _pixels_ahead(extractor, paths, batch_size):
             yield pixels
 
 # %% ../nbs/method/05_vision.ipynb #a1779b46
-def _extract_into(part, extractor, paths, batch_size):
+@torch.inference_mode()
+def _extract_into(part, encoder, paths, batch_size):
     "Append the features of the images that are missing in a partial file"
     done = _resume_point(part)
-    batches = _pixels_ahead(extractor, paths[done:], batch_size)
+    batches = _pixels_ahead(encoder, paths[done:], batch_size)
     bar = tqdm(total=len(paths), initial=done, desc='extracting grid features', unit='image')
     with open(part, 'ab') as f, bar:
         for i,pixels in zip(range(done, len(paths), batch_size), batches):
-            x = extractor.features(pixels)
+            x = encoder(pixels).cpu().numpy().astype('<f2')
             _check_finite(x, paths[i:i+len(x)])
             if not f.tell(): _write_header(f, (len(paths), *x.shape[1:]))
             f.write(x.tobytes())
@@ -432,38 +483,38 @@ def _check_finite(x, paths):
 # %% ../nbs/method/05_vision.ipynb #05c0bc45
 def extract_features(
     paths:list[Path], # N image files
-    backbone:str, # Hub name or local folder of a transformers vision model
+    backbone:str|VisionEncoder, # Hub name or local folder of a transformers vision model, or an encoder
     cache_dir:Path, # Has one folder for each set of features
-    grid:int=3, # Cells along a side, see `pool_grid`
+    grid:int=3, # Cells along a side, see `pool_grid`; of a backbone that is named
     image_size:int=0, # Resize to a square of this many pixels; 0 leaves it to the processor
     batch_size:int=32, # Images a forward pass
 )->np.ndarray: # (N, K, C) float16 memory map
     "Grid features of image files, cached; raises `InputError` for a damaged image"
     if not paths:
         raise InputError("there are no images to extract features from; check the folder")
-    extractor = _Extractor(*load_backbone(backbone), grid=grid, image_size=image_size)
-    key = _cache_key(extractor, paths)
+    encoder = as_vision(backbone, grid, image_size).cpu()
+    key = _cache_key(encoder, paths)
     folder = Path(cache_dir)/hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     out = folder/'features.npy'
     with FileLock(folder/'lock'):
         if not out.exists():
-            extractor.model.to(encoding_device())
+            encoder.to(encoding_device())
             with disk_room(out):
-                _extract_into(folder/'features.part', extractor, paths, batch_size)
-            manifest = dict(key, backbone_name=Path(backbone).name, n_images=len(paths))
+                _extract_into(folder/'features.part', encoder, paths, batch_size)
+            name = type(encoder.backbone).__name__ if backbone is encoder else Path(backbone).name
+            manifest = dict(key, backbone_name=name, n_images=len(paths))
             (folder/'manifest.json').write_text(json.dumps(manifest, indent=1), 'utf-8')
             os.replace(folder/'features.part', out)
     return load_features(out, len(paths))
 
 # %% ../nbs/method/05_vision.ipynb #e5d21592
-def _cache_key(extractor, paths):
+def _cache_key(encoder, paths):
     "Everything that decides the features"
-    backbone = _digest_backbone(extractor.processor, extractor.model)
     images,plain = _digest_pictures(paths)
-    key = dict(images=images, backbone=backbone, grid=extractor.grid, version=1)
+    key = dict(images=images, backbone=digest_vision(encoder), grid=encoder.grid, version=1)
     if not plain: key['pictures'] = 'upright, 8 bits, on white'
-    return key | dict(image_size=extractor.image_size) if extractor.image_size else key
+    return key | dict(image_size=encoder.image_size) if encoder.image_size else key
 
 # %% ../nbs/method/05_vision.ipynb #7e67b1ad
 def region_means(

@@ -51,7 +51,7 @@ OPTIONS = [ # Options that would have no effect
     (['reproduce', '--device', 'tpu'], "unknown device 'tpu'"),
     (['evaluate', 'x', '--accept', 2], 'give --relevance too'),
     (['verify', '--concept-vectors', '/nowhere.txt'], 'cannot read /nowhere.txt'),
-    (['search', 'x', '--image', 'x.jpg'], 'needs the vision `backbone`'),
+    (['search', 'x', '--image', 'x.jpg'], 'x.jpg cannot be decoded'),
     (['search', 'x', '--image', '/nowhere.jpg', '--backbone', 'x'], '/nowhere.jpg cannot be decoded'),
     (['search', 'x', '--caption', 'a dog', '--split', 'val'], "there is no split 'val'"),
     (['verify', '--data-root', 'x'], '--data-root is for records on photographs'),

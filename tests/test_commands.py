@@ -1,10 +1,12 @@
 "Whole commands on small data: failures, full disks, photographs, repetition."
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import numpy as np
 import pytest
+import torch
 from amsps.companion.config import parse_config
 from conftest import ROOT, SMALL, TINY
 
@@ -63,7 +65,7 @@ def test_own_photographs_and_text_encoder(cli, small_flickr8k, backbone, tmp_pat
     record = json.loads((folder/'record.json').read_text('utf-8'))
     assert sum(record['similarities']['hidden'])==1
     assert record['config']['seed']==2 and record['config']['text_backbone']=='bert'
-    for f in (folder/'record.json', folder/'model/config.json'):
+    for f in (folder/'record.json', *(folder/'model').rglob('*.json')):
         assert str(tmp_path) not in f.read_text('utf-8'), f'{f.name} names a place of this machine'
     report = ['report', folder.parent, '--output', tmp_path/'out']
     r = cli(*report)
@@ -71,6 +73,39 @@ def test_own_photographs_and_text_encoder(cli, small_flickr8k, backbone, tmp_pat
     assert not list((tmp_path/'out').glob('figure_retrieval*'))
     assert cli(*report, '--data-root', small_flickr8k).returncode==0
     assert list((tmp_path/'out').glob('figure_retrieval*.png'))
+
+
+@pytest.fixture
+def small_vit(tmp_path):
+    "A random vision transformer in transformers' format, which tells colours and places apart"
+    from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+    torch.manual_seed(0)
+    sizes = dict(hidden_size=64, num_hidden_layers=1, num_attention_heads=4, intermediate_size=64)
+    ViTModel(ViTConfig(**sizes, image_size=32, patch_size=8)).save_pretrained(tmp_path/'vit')
+    ViTImageProcessorPil(size=dict(height=32, width=32)).save_pretrained(tmp_path/'vit')
+    return tmp_path/'vit'
+
+
+def test_a_run_embeds_by_itself(cli, small_flickr8k, small_vit, tmp_path):
+    "The folder of a run evaluates, searches and embeds without the backbone that it was trained with"
+    from amsps.metrics import recall_metrics, retrieval_ranks
+    from amsps.processor import AmspsModel
+    where = ['--data-root', small_flickr8k, '--cache-dir', tmp_path/'cache']
+    r = cli('train', '--dataset', 'flickr8k', *where, '--backbone', small_vit, '--loss', 'infonce', '--epochs', 3)
+    assert r.returncode==0, r.stdout+r.stderr
+    folder = next((tmp_path/'cache/runs').glob('*/record.json')).parent
+    shutil.rmtree(small_vit)
+    r = cli('evaluate', folder, *where)
+    assert r.returncode==0 and 'equal to the record' in r.stdout, r.stdout+r.stderr
+    test = sorted((small_flickr8k/'Flicker8k_Dataset').glob('*.jpg'))[-4:]
+    r = cli('search', folder, '--image', test[0], '--top', 2, *where)
+    assert r.returncode==0 and len(r.stdout.splitlines())==2, r.stderr
+    model = AmspsModel.from_pretrained(shutil.copytree(folder/'model', tmp_path/'copied'))
+    lines = [l.split('\t') for l in (small_flickr8k/'Flickr8k.token.txt').read_text('utf-8').splitlines()]
+    owner,captions = zip(*[(k, c) for k,p in enumerate(test) for i,c in lines if i.startswith(p.name)])
+    found = recall_metrics(*retrieval_ranks(*model.encode(test, list(captions)), torch.tensor(owner)))
+    record = json.loads((folder/'record.json').read_text('utf-8'))
+    assert found['rsum']==pytest.approx(record['metrics']['test']['rsum'], abs=1e-6)
 
 
 @pytest.fixture

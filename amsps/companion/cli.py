@@ -695,7 +695,7 @@ def _verify(folder, runs, tolerance, given):
 
 # %% ../../nbs/companion/39_cli.ipynb #58cdb7ed
 _RUN = "Folder of a finished run, as `amsps train` prints it."
-_SAME = f"Vision {_MODEL}, as in training. Not for scenes, nor for a folder with region features."
+_SAME = f"Vision {_MODEL}. Only for a run without a vision encoder of its own. Not for scenes."
 RunFolder = Annotated[Path, typer.Argument(help=_RUN, metavar='RUN', show_default=False)]
 SameBackbone = Annotated[str, _opt_plain(_SAME, DATA)]
 
@@ -708,13 +708,14 @@ def _run_config(record, data_root, backbone, cache_dir):
     return config
 
 # %% ../../nbs/companion/39_cli.ipynb #bccb5458
-def _run_data(record, config, run):
+def _run_data(record, config, run, model):
     "Data for a finished run; features of another size are refused"
     import torch
     from amsps.companion.datasets import load_data
-    _note_backbone(record, config.backbone)
+    if config.backbone or model.vision is None: _note_backbone(record, config.backbone)
     torch.set_num_threads(config.threads)
-    data = load_data(config.model_copy(update=dict(freeze_text=False))) # the run has its own text encoder
+    config = config.model_copy(update=dict(freeze_text=False)) # the run has its own text encoder
+    data = load_data(config, model.vision)
     _check_size(record, data.features.shape[2], run)
     return data
 
@@ -769,13 +770,13 @@ def evaluate(
     \b
     Examples:
       amsps evaluate RUN
-      amsps evaluate RUN --data-root DIR --backbone PATH --relevance grades.csv --json"""
+      amsps evaluate RUN --data-root DIR --relevance grades.csv --json"""
     _begin()
     check_options({} if accept is None else dict(accept=accept), relevance=relevance)
     model,tokenizer,record = _load_run(run, cache_dir, keep_record)
     config = _run_config(record, data_root, backbone, cache_dir)
     grades = _grades(relevance, config) if relevance else None
-    data = _run_data(record, config, run)
+    data = _run_data(record, config, run, model)
     from amsps.companion.evaluation import evaluate_run
     metrics,test = evaluate_run(model, tokenizer, data, grades, accept=1. if accept is None else accept)
     graded = test.pop('graded', {})
@@ -845,13 +846,13 @@ def search(
 
     \b
     Examples:
-      amsps search RUN --caption "two dogs on a beach" --data-root DIR --backbone PATH
-      amsps search RUN --image holiday.jpg --data-root DIR --backbone PATH"""
+      amsps search RUN --caption "two dogs on a beach" --data-root DIR
+      amsps search RUN --image holiday.jpg --data-root DIR"""
     _begin()
-    _check_query(caption, image, split, backbone=backbone)
+    _check_query(caption, image, split)
     from amsps.companion.search import search_captions, search_images
     model,tokenizer,record = _load_run(run, cache_dir)
-    data = _run_data(record, _run_config(record, data_root, backbone, cache_dir), run)
+    data = _run_data(record, _run_config(record, data_root, backbone, cache_dir), run, model)
     where = dict(model=model, tokenizer=tokenizer, data=data, top=top, split=split)
     if caption:
         found = search_images(caption, **where)
@@ -861,16 +862,13 @@ def search(
         echo(f'{similarity:.3f}  {item}')
 
 # %% ../../nbs/companion/39_cli.ipynb #87bc8667
-def _check_query(caption, image, split, backbone):
+def _check_query(caption, image, split):
     "Raise `InputError` for a query that cannot be answered"
     from amsps.data import SPLITS, load_image
     if bool(caption)==bool(image):
         raise InputError("give either --caption TEXT or --image FILE")
     if split and split not in SPLITS:
         raise InputError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}, or leave it out")
-    if image and not backbone:
-        raise InputError("a picture needs the vision `backbone` (--backbone) that the run was trained with; "
-            "region features of other programs cannot be made here")
     if image:
         load_image(image)
 

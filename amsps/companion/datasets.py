@@ -25,7 +25,7 @@ from ..data import read_rows
 from ..errors import InputError, quoted
 from ..scenes import SceneData, make_scenes
 from ..text import MeanStates, TextStates, extract_states, load_text_backbone
-from ..vision import digest_weights, extract_features, region_means
+from ..vision import VisionEncoder, digest_weights, extract_features, region_means
 
 # %% ../../nbs/companion/24_datasets.ipynb #251e13f5
 @dataclass(frozen=True)
@@ -157,13 +157,14 @@ def _load_scenes(config, cache):
     return RunData(s.annotations, s.features, fingerprint, relevance=s.relevance, hidden=hidden, scenes=s)
 
 # %% ../../nbs/companion/24_datasets.ipynb #76c50478
-def _features_of(notes, config, cache):
+def _features_of(notes, config, cache, vision):
     "Region features of all images, and a digest of them"
-    if config.backbone:
+    encoder = config.backbone or vision
+    if encoder:
         if notes.image_paths is None:
             raise InputError(f"{config.data_root} has no image files for the `backbone`; leave `backbone` out to take "
                              "the region features of the folder")
-        x = extract_features(notes.image_paths, config.backbone, cache/'features', config.grid, config.image_size)
+        x = extract_features(notes.image_paths, encoder, cache/'features', config.grid, config.image_size)
         return x,Path(x.filename).parent.name
     if notes.regions is None:
         raise InputError(f"{config.data_root} has images but no region features: name a vision model with `backbone`")
@@ -195,11 +196,11 @@ def check_folder(
     return lines+[f'judgements   {len(j.grade):,} pairs by {name}' for name,j in judged.items()]
 
 # %% ../../nbs/companion/24_datasets.ipynb #e49d5ef2
-def _load_photographs(config, cache):
+def _load_photographs(config, cache, vision=None):
     root = Path(config.data_root)
     layout = find_layout(root, config.layout)
     notes = read_dataset(root, layout, cache, Columns(config.image_column, config.caption_column))
-    features,key = _features_of(notes, config, cache)
+    features,key = _features_of(notes, config, cache, vision)
     judged = _flickr8k_judgements(root, notes) if layout==config.dataset=='flickr8k' else {}
     hidden = hidden_pairs(judged['experts'], notes) if 'experts' in judged else None
     known = [] if hidden is None else [h.tolist() for h in hidden]
@@ -234,10 +235,11 @@ def _add_text_states(data, config, cache):
 # %% ../../nbs/companion/24_datasets.ipynb #6f758849
 def load_data(
     config:RunConfig, # Names the dataset and its folder
+    vision:VisionEncoder|None=None, # Encoder of pictures, where `config` names no `backbone`
 )->RunData:
     "Read the data of a run; features that are not in the cache are extracted"
     cache = cache_root(config.cache_dir)
-    data = _load_scenes(config, cache) if config.dataset=='scenes' else _load_photographs(config, cache)
+    data = _load_scenes(config, cache) if config.dataset=='scenes' else _load_photographs(config, cache, vision)
     if config.pooling=='mean' and not config.region_hidden and data.features.shape[1]>1:
         data.features = region_means(data.features, cache/f'means/{data.fingerprint[:16]}.npy')
     if config.freeze_text:

@@ -28,7 +28,7 @@ import torch
 from filelock import FileLock
 from transformers import AutoTokenizer
 from .build import build_loss, build_miner, build_model, concept_graph
-from .cache import UNNAMED, check_record, key_name, read_json, read_record, run_key, whole_record
+from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, whole_record
 from .config import RunConfig, parse_config
 from .datasets import RunData, load_data, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
@@ -37,8 +37,9 @@ from ..distributed import join_processes, rank_and_world, wait_for_all
 from ..errors import InputError, out_of_memory, quoted
 from ..metrics import recall_metrics, unpack_ranks
 from ..model import AmspsModel
+from ..processor import AmspsProcessor
 from ..training import checkpoints_of, file_digests, fit, note, write_atomically
-from ..vision import LOAD_ERRORS
+from ..vision import LOAD_ERRORS, load_vision
 
 # %% ../../nbs/companion/27_runs.ipynb #d2f23fa1
 def _file_digest(path):
@@ -127,10 +128,32 @@ def _saved(folder):
     "Digests of what the first process has saved"
     return file_digests(folder/'model') if rank_and_world()[0]==0 else {}
 
-def _save(model, tokenizer, folder):
-    if rank_and_world()[0]==0:
-        model.save_pretrained(folder/'model')
-        tokenizer.save_pretrained(folder/'model')
+def _save(model, tokenizer, config, folder):
+    "Save a model with all that embeds pictures and texts"
+    if rank_and_world()[0]: return
+    home,saver = folder/'model',tokenizer
+    if config.backbone:
+        model.set_vision(load_vision(config.backbone, config.grid, config.image_size))
+        saver = AmspsProcessor(model.vision.processor, tokenizer, image_size=config.image_size)
+    model.save_pretrained(home)
+    saver.save_pretrained(home)
+    if config.backbone: _share(home/'vision', cache_root(config.cache_dir)/'vision')
+
+def _share(folder, kept):
+    "Put hard links in the place of files that an earlier run has saved: many runs have one vision encoder"
+    kept = kept/digest(file_digests(folder))[:16]
+    kept.parent.mkdir(exist_ok=True)
+    with FileLock(f'{kept}.lock'):
+        if not kept.exists():
+            shutil.copytree(folder, kept.with_name(f'{kept.name}.tmp'), dirs_exist_ok=True)
+            os.replace(kept.with_name(f'{kept.name}.tmp'), kept)
+    for f in kept.iterdir():
+        new = folder/f'{f.name}.tmp'
+        try:
+            os.link(f, new)
+            os.replace(new, folder/f.name)
+        except OSError: # a file system without links
+            new.unlink(missing_ok=True)
 
 # %% ../../nbs/companion/27_runs.ipynb #db5933fc
 def _fit_and_evaluate(folder, config, data):
@@ -143,7 +166,7 @@ def _fit_and_evaluate(folder, config, data):
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
     settings = {k:getattr(config, k) for k in _FIT}
     out['history'] = fit(model, tokenizer, train_set, dev_set, folder, loss, miner, **settings, progress=False)
-    _save(model, tokenizer, folder)
+    _save(model, tokenizer, config, folder)
     metrics,test = evaluate_run(model, tokenizer, data)
     out |= dict(metrics=metrics, mining=miner.history() if miner else [], **test)
     if graph is not None:

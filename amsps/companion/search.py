@@ -75,15 +75,16 @@ def search_captions(
     tokenizer, data:RunData, # Where to look
     top:int=5, # Number of captions
     split:str='', # Where to look; empty is everywhere
-    backbone:str='', # Vision backbone, as in training
-    config:dict|None=None, # Of the run's record: `grid` and `image_size`
+    backbone:str='', # Vision backbone, as in training; empty is the model's own encoder
+    config:dict|None=None, # Of the run's record, with a `backbone`: `grid` and `image_size`
 )->list[tuple[float,str]]: # Cosine similarity and caption, best first
     "The captions that describe a picture best"
-    if not backbone:
-        raise InputError("a picture needs the vision `backbone` (--backbone) that the run was trained with; region "
-                         "features of other programs cannot be made here")
+    if not backbone and model.vision is None:
+        raise InputError("the model has no vision encoder: it was trained on region features of another program, which "
+                         "cannot be made here; search with a caption")
     splits = _searched(data, split)
-    regions = picture_features(image, backbone, config['grid'], config['image_size'])
+    sizes = (config['grid'], config['image_size']) if backbone else ()
+    regions = picture_features(image, backbone or model.vision, *sizes)
     query = model.encode_image(torch.from_numpy(regions).to(model.device))[0].cpu()
     items = [embed_captions(model, tokenizer, s) for s in splits]
     return _best(query, items, [c for s in splits for c in s.captions], top)
