@@ -1,4 +1,5 @@
 "An installed wheel works in an empty folder: it finds its own files, and what it makes stays in that folder."
+import json
 import os
 import re
 import subprocess
@@ -53,6 +54,23 @@ def test_commit(installed):
 
 def test_the_source_stays_clean(wheel):
     assert not (ROOT/'amsps/companion/assets').exists() and not (ROOT/'build').exists()
+
+def test_a_folder_that_looks_like_a_clone(installed, tmp_path):
+    "Its package is not imported, and its notebook is not executed"
+    (tmp_path/'nbs/experiments').mkdir(parents=True)
+    (tmp_path/'amsps/companion').mkdir(parents=True)
+    (tmp_path/'settings.ini').write_text('[DEFAULT]\nlib_name = amsps\n')
+    hostile = f"open({str(tmp_path/'ran')!r}, 'w')"
+    for f in ('amsps/__init__.py', 'amsps/companion/__init__.py', 'amsps/companion/runs.py', 'sitecustomize.py',
+              'papermill.py', 'torch.py'):
+        (tmp_path/f).write_text(hostile+'\n')
+    own = (installed/'amsps/companion/assets/nbs/experiments/train.ipynb').read_text('utf-8')
+    notebook = json.loads(own)
+    notebook['cells'].insert(0, dict(notebook['cells'][-1], cell_type='code', id='0000', source=hostile))
+    (tmp_path/'nbs/experiments/train.ipynb').write_text(json.dumps(notebook))
+    r = run(installed, tmp_path, 'train', *TINY)
+    assert r.returncode==0 and 'test: ' in r.stdout, r.stdout+r.stderr
+    assert not (tmp_path/'ran').exists()
 
 def test_train_and_report_in_an_empty_folder(installed, tmp_path):
     r = run(installed, tmp_path, 'train', *TINY)
