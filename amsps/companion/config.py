@@ -8,9 +8,9 @@ __all__ = ['LossName', 'GROUPS', 'CONFIG_RULES', 'LOCATIONS', 'PRESETS', 'FROZEN
            'ConsensusConfig', 'LossConfig', 'MiningConfig', 'OptimisationConfig', 'ProcessConfig', 'RunConfig',
            'config_groups', 'parse_config', 'config_rule', 'loss_needs', 'photographs_have_a_folder',
            'only_pretrained_text_is_frozen', 'tuned_layers_are_of_a_frozen_encoder', 'frozen_text_has_a_backbone',
-           'sentence_evidence_is_frozen', 'relatedness_has_evidence', 'active_mode_begins', 'penalty_has_a_range',
-           'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
-           'namespace_config', 'preset', 'check_palette', 'label_of']
+           'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen', 'relatedness_has_evidence', 'active_mode_begins',
+           'penalty_has_a_range', 'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level',
+           'vectors_need_a_graph', 'refuse_unknown', 'namespace_config', 'preset', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/21_config.ipynb #1d9c3536
 import ast
@@ -215,6 +215,9 @@ class OptimisationConfig(_Group):
     precision: Literal['fp32','bf16','fp16'] = Field('fp32',
         description="Precision of the encoders in training: fp32, bf16 or fp16. "
                     "By autocast; fp16 needs a GPU. Losses, mining and evaluation use fp32.")
+    chunk_size: int = Field(0, ge=0,
+        description="Pairs that are encoded at a time, for large batches in small memory. "
+                    "0: the whole batch. Losses see the whole batch in any case.")
 
 # %% ../../nbs/companion/21_config.ipynb #e96e4253
 class ProcessConfig(_Group):
@@ -311,6 +314,13 @@ def tuned_layers_are_of_a_frozen_encoder(config):
 def frozen_text_has_a_backbone(config):
     if config.freeze_text and not config.text_backbone:
         return "`freeze_text` needs a `text_backbone`; the Bi-GRU has nothing to freeze"
+
+# %% ../../nbs/companion/21_config.ipynb #5d1e1601
+@config_rule
+def chunks_have_no_batch_norm(config):
+    if config.chunk_size and config.n_concepts and config.consensus=='graph':
+        return ("the graph of concepts has batch norm, which would see one chunk of `chunk_size` pairs in place of the "
+                "batch: set `chunk_size` to 0, or `consensus` to 'likelihood'")
 
 # %% ../../nbs/companion/21_config.ipynb #4e36eb4d
 @config_rule

@@ -122,7 +122,8 @@ def _recorded_data(data):
 
 # %% ../../nbs/companion/27_runs.ipynb #d4aa1c2e
 _FIT = ('warmup_epochs', 'active_from', 'epochs', 'batch_size', 'batches', 'learning_rate', 'text_learning_rate',
-        'weight_decay', 'schedule', 'patience', 'max_steps', 'seed', 'precision') # Passed on under the same name
+        'weight_decay', 'schedule', 'patience', 'max_steps', 'seed', 'precision',
+        'chunk_size') # Passed on under the same name
 
 def _saved(folder):
     "Digests of what the first process has saved"

@@ -1,0 +1,95 @@
+"A step in chunks has the gradients of the whole batch, with everything that is mined"
+import numpy as np
+import pytest
+import torch
+from transformers import TrainingArguments
+from transformers.utils import logging
+from amsps.consensus import build_graph
+from amsps.data import PairCollator, PairDataset, build_tokenizer
+from amsps.errors import InputError
+from amsps.losses import LOSSES, make_loss
+from amsps.mining import Miner
+from amsps.model import AmspsConfig, AmspsModel
+from amsps.rivals import SAM # registers the published losses
+from amsps.scenes import make_scenes
+from amsps.training import MiningCallback, RetrievalTrainer, fit
+
+logging.set_verbosity_error()
+assert SAM
+
+
+@pytest.fixture(scope='module')
+def scenes():
+    return make_scenes(60, 30, 1)
+
+
+def parts(scenes):
+    train,dev = (PairDataset(scenes.annotations, scenes.features, s) for s in ('train', 'dev'))
+    return train,dev,build_tokenizer(scenes.annotations.captions, 1)
+
+
+def model_of(train, tokenizer, **more):
+    torch.manual_seed(0)
+    graph = build_graph(train.captions, 20)
+    concepts = dict(n_concepts=len(graph.words), consensus='likelihood', fusion=.8)
+    model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, **concepts|more))
+    model.consensus.set_graph(graph, tokenizer)
+    return model
+
+
+def gradients(scenes, loss, folder, chunk_size, **model):
+    "Loss and gradients of one step of the trainer"
+    train,dev,tokenizer = parts(scenes)
+    net = model_of(train, tokenizer, **model)
+    args = TrainingArguments(str(folder), report_to=[], use_cpu=True, disable_tqdm=True, label_names=[],
+                             remove_unused_columns=False)
+    mining = None
+    if loss.needs:
+        folder.mkdir(parents=True, exist_ok=True)
+        miner = Miner(train.captions, train.caption_image, len(train.image_ids), candidates=20)
+        mining = MiningCallback(miner, train, dev, folder, refresh=2)
+        mining.needs = frozenset(loss.needs)
+        mining.mine(net, tokenizer, 0)
+    net.double()
+    torch.set_default_dtype(torch.float64)
+    collator = PairCollator(train, tokenizer)
+    trainer = RetrievalTrainer(net, args, retrieval_loss=loss, mining=mining, data_collator=collator,
+                               train_dataset=train, processing_class=tokenizer, chunk_size=chunk_size)
+    batch = collator([train[j] for j in np.random.default_rng(0).permutation(len(train))[:37]])
+    trainer.create_optimizer_and_scheduler(10)
+    trainer.current_gradient_accumulation_steps = 1
+    value = trainer.training_step(net, batch)
+    torch.set_default_dtype(torch.float32)
+    return value.item(),{k:p.grad.clone() for k,p in net.named_parameters() if p.grad is not None}
+
+
+@pytest.fixture
+def double():
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.parametrize('pooling', ['max', 'attention', 'mean'])
+@pytest.mark.parametrize('name', ['ahrl', 'infonce', 'aoq', 'sam'])
+def test_gradients(name, pooling, scenes, tmp_path, double, monkeypatch):
+    "To 1e-6, with uneven chunks"
+    regions = PairDataset.regions
+    monkeypatch.setattr(PairDataset, 'regions', lambda self, image: regions(self, image).to(torch.get_default_dtype()))
+    assert name in LOSSES
+    settings = dict(mining_weight=.5) if name=='ahrl' else {}
+    value,whole = gradients(scenes, make_loss(name, **settings), tmp_path/'whole', 0, pooling=pooling)
+    other,chunks = gradients(scenes, make_loss(name, **settings), tmp_path/'chunks', 8, pooling=pooling)
+    assert other==pytest.approx(value, rel=1e-6)
+    assert whole.keys()==chunks.keys() and len(whole)>5
+    for k,g in whole.items():
+        torch.testing.assert_close(chunks[k], g, atol=1e-6, rtol=1e-6, msg=lambda s: f'{k}: {s}')
+    assert max(g.abs().max() for g in whole.values())>1e-3 # and there is something to compare
+
+
+def test_batch_norm_is_refused(scenes, tmp_path):
+    train,dev,tokenizer = parts(scenes)
+    graph = build_graph(train.captions, 20)
+    model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, n_concepts=len(graph.words)))
+    model.consensus.set_graph(graph, tokenizer)
+    with pytest.raises(InputError, match='batch norm'):
+        fit(model, tokenizer, train, dev, tmp_path, make_loss('infonce'), chunk_size=8, progress=False)
