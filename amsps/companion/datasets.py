@@ -159,7 +159,7 @@ def _load_scenes(config, cache):
 # %% ../../nbs/companion/24_datasets.ipynb #76c50478
 def _features_of(notes, config, cache, vision):
     "Region features of all images, and a digest of them"
-    encoder = config.backbone or vision
+    encoder = config.backbone or (vision if notes.image_paths else None)
     if encoder:
         if notes.image_paths is None:
             raise InputError(f"{config.data_root} has no image files for the `backbone`; leave `backbone` out to take "
