@@ -59,7 +59,7 @@ h3 { font-size:1.15rem }
 .content code, .content p, .content li { overflow-wrap:anywhere }
 .content pre { font-size:12px }
 .content img { max-width:100%; height:auto }
-.table-wrapper, .cell_output { overflow-x:auto }
+.table-wrapper, .cell_output { overflow-x:auto; margin-bottom:.8rem }
 .content table { font-size:.8rem; font-variant-numeric:tabular-nums; margin:0 }
 table.made, table.dataframe { white-space:nowrap }
 .content table p, .content table code { overflow-wrap:normal }
@@ -122,7 +122,7 @@ def page_name(notebook):
 
 def source_link(thing, page):
     "A link from a page to the line where an exported function or class begins"
-    thing = inspect.unwrap(thing)
+    thing = inspect.unwrap(thing.fget if isinstance(thing, property) else thing)
     path = Path(inspect.getsourcefile(thing)).resolve().relative_to(ROOT).with_suffix('')
     line = inspect.getsourcelines(thing)[1]
     up = '../'*(len(page.parts)-1)
