@@ -1,8 +1,9 @@
 "Mistakes on the command line: one message that says what to do, exit code 2, no traceback, nothing half-written."
 import json
+import shutil
 import numpy as np
 import pytest
-from conftest import TINY, amsps
+from conftest import ROOT, TINY, amsps
 
 def refused(r, *said):
     assert r.returncode==2, (r.returncode, r.stdout, r.stderr)
@@ -173,3 +174,12 @@ def test_a_finished_run(cli, tmp_path):
     refused(cli('evaluate', run, *cache, '--keep-record', tmp_path/'kept'), "'../precious'")
     cli('runs', 'gc', *cache)
     assert (tmp_path/'cache/precious').is_dir() and not (tmp_path/'kept').exists()
+
+
+def test_report_of_two_datasets(cli, tmp_path):
+    "Refused before any notebook runs"
+    for name in ('scenes', 'flickr8k'):
+        record = next(f for f in sorted((ROOT/'data/results'/name).glob('*.json')) if f.name!='summary.json')
+        shutil.copy(record, tmp_path)
+    refused(cli('report', tmp_path, '--output', tmp_path/'out'), 'do not belong in one table', 'flickr8k and scenes')
+    assert not list(tmp_path.rglob('*.ipynb'))

@@ -35,8 +35,8 @@ from .grid import read_grid, records_for, row_order
 from .kernels import NotebookFailure, notebook_threads, run_notebook
 from .paths import asset, is_plain_name, path_name
 from .significance import seed_difference
-from .tables import cost_table, levels_frame, paired_differences, plain_text, read_records
-from .tables import results_frame, row_of
+from .tables import check_one_dataset, cost_table, levels_frame, paired_differences, plain_text
+from .tables import read_records, results_frame, row_of
 from ..errors import InputError
 from ..training import write_atomically
 
@@ -981,6 +981,7 @@ def make_report(
     "Execute the table and figure notebooks that are out of date, and write the page"
     _check_folders(records_dir, folder)
     records,folder,cache = read_records(records_dir),writable_folder(folder).resolve(),Path(cache).resolve()
+    check_one_dataset(records)
     cache.mkdir(parents=True, exist_ok=True)
     data_root = str(Path(data_root).resolve()) if data_root else ''
     can = available_outputs(records, has_pictures(records, data_root))

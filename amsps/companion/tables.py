@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_CELLS', 'LEVELS', 'read_records', 'row_of',
-           'check_comparable', 'load_rows', 'by_label', 'row_stem', 'results_frame', 'summary_table', 'readable_table',
-           'compact_table', 'cell_note', 'paired_differences', 'readable_differences', 'provenance', 'write_provenance',
-           'markdown_text', 'plain_text', 'latex_text', 'write_table', 'write_summary', 'write_differences',
-           'levels_frame', 'levels_table', 'cost_table']
+           'check_one_dataset', 'check_comparable', 'load_rows', 'by_label', 'row_stem', 'results_frame',
+           'summary_table', 'readable_table', 'compact_table', 'cell_note', 'paired_differences',
+           'readable_differences', 'provenance', 'write_provenance', 'markdown_text', 'plain_text', 'latex_text',
+           'write_table', 'write_summary', 'write_differences', 'levels_frame', 'levels_table', 'cost_table']
 
 # %% ../../nbs/companion/32_tables.ipynb #80ea0fea
 import json
@@ -67,7 +67,10 @@ def _one_value(what, values):
         raise InputError(f"these records do not belong in one table: they have {len(set(values))} values of {what}, "
                          f"{' and '.join(found[:2])}; keep one folder for each")
 
-def _check_data(records):
+def check_one_dataset(
+    records:list[dict], # Of a table
+):
+    "Raise `InputError` for records of different datasets, or of different features of one kind"
     _one_value('dataset', [r['config']['dataset'] for r in records])
     _one_value('data', [r['data']['summary'] for r in records])
     for features in set(map(_features_of, records)):
@@ -101,7 +104,7 @@ def check_comparable(
     records:list[dict], # Meant for one table
 ):
     "Raise `InputError` unless the records share their data, and each row one setting with different seeds"
-    _check_data(records)
+    check_one_dataset(records)
     for row in dict.fromkeys(map(row_of, records)):
         _check_row(row, [r for r in records if row_of(r)==row])
 
