@@ -145,8 +145,10 @@ def _share(folder, kept):
     kept = kept/digest(file_digests(folder))[:16]
     kept.parent.mkdir(exist_ok=True)
     with FileLock(f'{kept}.lock'):
-        if not kept.exists():
-            shutil.copytree(folder, kept.with_name(f'{kept.name}.tmp'), dirs_exist_ok=True)
+        if not kept.exists() or digest(file_digests(kept))[:16]!=kept.name: # or changed by hand
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.rmtree(kept.with_name(f'{kept.name}.tmp'), ignore_errors=True)
+            shutil.copytree(folder, kept.with_name(f'{kept.name}.tmp'))
             os.replace(kept.with_name(f'{kept.name}.tmp'), kept)
     for f in kept.iterdir():
         new = folder/f'{f.name}.tmp'

@@ -80,8 +80,8 @@ def search_captions(
 )->list[tuple[float,str]]: # Cosine similarity and caption, best first
     "The captions that describe a picture best"
     if not backbone and model.vision is None:
-        raise InputError("the model has no vision encoder: it was trained on region features of another program, which "
-                         "cannot be made here; search with a caption")
+        raise InputError("the model has no vision encoder of its own: name the one of its training (--backbone), or "
+                         "search with a caption; region features of another program cannot be made here")
     splits = _searched(data, split)
     sizes = (config['grid'], config['image_size']) if backbone else ()
     regions = picture_features(image, backbone or model.vision, *sizes)
