@@ -7,6 +7,7 @@ __all__ = ['TYPES', 'PRELOAD', 'check_parameters', 'fork_server', 'warm_up', 'en
            'NotebookFailure', 'run_notebook', 'notebook_threads']
 
 # %% ../../nbs/companion/29_kernels.ipynb #fd1a3254
+import logging
 import multiprocessing
 import os
 import re
@@ -21,6 +22,7 @@ from pathlib import Path
 from jupyter_client import AsyncKernelManager
 from jupyter_client.provisioning import LocalProvisioner
 from pydantic import TypeAdapter, ValidationError
+from tqdm import tqdm
 from traitlets.config import Config
 from ..errors import InputError
 from ..patching import patch_to
@@ -92,6 +94,7 @@ def _kernel(connection_file, environment, log):
     os.environ.clear()
     os.environ.update(environment)
     end_with_parent()
+    tqdm.set_lock(threading.RLock()) # its own is a semaphore, which a killed process leaves behind
     from ipykernel.kernelapp import IPKernelApp
     app = IPKernelApp.instance()
     app.initialize(['-f', connection_file])
@@ -192,6 +195,7 @@ _ANSI = re.compile(r'\x1b\[[0-9;]*m') # Colours in tracebacks
 def _execute(notebook, output, parameters, environment):
     "Execute in a warm kernel; raises what papermill raises"
     import papermill
+    logging.getLogger('papermill').addHandler(logging.NullHandler()) # what it says is in the failure
     manager = type('WarmKernelManager', (WarmKernelManager,), dict(environment=environment))
     with tempfile.TemporaryDirectory() as sockets:
         ipc = Config(KernelManager=dict(transport='ipc', connection_file=f'{sockets}/kernel.json'))
