@@ -43,7 +43,7 @@ def _like(x, tensors):
     return None if x is None else next(tensors)
 
 def _chunk(x, n, rows):
-    return x[rows] if hasattr(x, '__len__') and hasattr(x, 'shape') and len(x)==n else x
+    return x[rows] if getattr(x, 'shape', ())[:1]==(n,) else x
 
 # %% ../nbs/method/13_chunks.ipynb #5d1e1409
 @dataclass

@@ -321,14 +321,19 @@ def set_vision(self,
     self.config.image_size = encoder.image_size
 
 @patch_to(AmspsModel)
+def check_vision(self):
+    "Raise `InputError` for a model without an encoder of pictures"
+    if self.vision is None:
+        raise InputError("this model has no vision encoder: it was trained on regions that another program made; give "
+                         "regions to `encode_image`, or add the encoder with `set_vision`")
+
+@patch_to(AmspsModel)
 def get_image_features(self,
     pixel_values:Tensor, # (B, 3, H, W) float, from the model's processor
 )->Tensor: # (B, E) unit length
     "Joint embedding of pictures; raises `InputError` without a vision encoder"
-    if self.vision is None:
-        raise InputError("this model has no vision encoder: it was trained on regions that another program made; give "
-                         "regions to `encode_image`, or add the encoder with `set_vision`")
-    regions = self.vision(pixel_values)
+    self.check_vision()
+    regions = self.vision(pixel_values).to(self.device)
     if regions.shape[2]!=self.config.feature_size:
         raise InputError(f"the vision encoder makes regions of size {regions.shape[2]}, and the model was trained on "
                          f"{self.config.feature_size}; take the encoder of its training")

@@ -163,6 +163,7 @@ class HostCopy:
             self.copied.record()
 
     def read(self)->dict[str,Tensor]: # Scalars on the host
+        "The values, once they are there"
         if self.copied: self.copied.synchronize()
         return dict(zip(self.names, self.values))
 
@@ -601,7 +602,7 @@ def training_step(self, model, *args, **kwargs):
     self.cache.backward()
     return loss
 
-def _check_chunks_alone(chunk_size):
+def _check_one_process(chunk_size):
     if chunk_size and rank_and_world()[1]>1:
         raise InputError("`chunk_size` is for one process: several share a batch already; set it to 0")
 
@@ -1067,7 +1068,7 @@ def fit(
     join_processes()
     args = _training_arguments(output_dir, settings, progress)
     _check_processes(args)
-    _check_chunks_alone(chunk_size)
+    _check_one_process(chunk_size)
     _claim_for_all(output_dir, loss, mining, settings)
     place_features(args, train_set, dev_set)
     parts = dict(args=args, loss=loss, mining=mining, settings=settings)

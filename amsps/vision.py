@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_transformers', 'check_finite_weights',
            'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'backbone_grid', 'pool_grid',
-           'encoding_device', 'full_float32', 'picture_pixels', 'VisionEncoder', 'load_vision', 'as_vision',
-           'picture_features', 'digest_weights', 'digest_vision', 'extract_features', 'region_means']
+           'encoding_device', 'full_float32', 'picture_pixels', 'VisionEncoder', 'load_vision', 'picture_features',
+           'digest_weights', 'digest_vision', 'extract_features', 'region_means']
 
 # %% ../nbs/method/05_vision.ipynb #7d0bf358
 import hashlib
@@ -374,10 +374,8 @@ def load_vision(
     "A vision encoder; raises `InputError` where it cannot be loaded"
     return VisionEncoder(*load_backbone(name_or_path), grid=grid, image_size=image_size)
 
-def as_vision(
-    backbone:str|VisionEncoder,
-    grid:int, image_size:int, # Of a backbone that is named
-)->VisionEncoder:
+def _as_vision(backbone, grid, image_size):
+    "An encoder, given or named"
     return backbone if isinstance(backbone, VisionEncoder) else load_vision(backbone, grid, image_size)
 
 # %% ../nbs/method/05_vision.ipynb #acc82595
@@ -389,7 +387,7 @@ def picture_features(
     image_size:int=0, # Resize to a square of this many pixels; 0 leaves it to the processor
 )->np.ndarray: # (1, K, C) float32
     "Grid features of one picture, as `extract_features` computes them; not cached"
-    encoder = as_vision(backbone, grid, image_size).to(encoding_device())
+    encoder = _as_vision(backbone, grid, image_size).to(encoding_device())
     return encoder(encoder.pixels([load_image(path)])).cpu().numpy()
 
 # %% ../nbs/method/05_vision.ipynb #1114a537
@@ -407,18 +405,18 @@ def _digest_pictures(paths):
 
 # %% ../nbs/method/05_vision.ipynb #9d6a79d2
 def digest_weights(
-    model:nn.Module, # On the CPU
+    model:nn.Module,
     h, # A hash of `hashlib`, which is updated
 )->str: # Hex digest
     "Digest of a model's weights, added to a hash"
     for k,v in sorted(model.state_dict().items()):
         h.update(k.encode())
-        h.update(v.contiguous().numpy().tobytes())
+        h.update(v.cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
 
 # %% ../nbs/method/05_vision.ipynb #9aea7385
 def digest_vision(
-    encoder:VisionEncoder, # On the CPU
+    encoder:VisionEncoder,
 )->str: # Hex SHA-256
     "Digest of a backbone's weights and of how its image processor sees pictures"
     settings = json.dumps(encoder.processor.to_dict(), sort_keys=True, default=str)
@@ -492,7 +490,7 @@ def extract_features(
     "Grid features of image files, cached; raises `InputError` for a damaged image"
     if not paths:
         raise InputError("there are no images to extract features from; check the folder")
-    encoder = as_vision(backbone, grid, image_size).cpu()
+    encoder = _as_vision(backbone, grid, image_size)
     key = _cache_key(encoder, paths)
     folder = Path(cache_dir)/hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)

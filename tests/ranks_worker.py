@@ -7,43 +7,22 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from transformers import TrainingArguments
 from transformers.utils import logging
-from amsps.consensus import build_graph
-from amsps.data import PairCollator, PairDataset, build_tokenizer
+from amsps.data import PairCollator
 from amsps.distributed import gather_objects, nonempty_shard, rank_and_world
 from amsps.losses import AHRL, InfoNCELoss
-from amsps.mining import Miner
 from amsps.model import AmspsConfig, AmspsModel
 from amsps.scenes import make_scenes
-from amsps.training import MiningCallback, RetrievalTrainer, evaluate_split, fit
+from amsps.training import RetrievalTrainer, evaluate_split, fit
+from small_runs import ShakyDataset, mining_of, model_of, parts
 
 logging.set_verbosity_error()
 EVERY = dict(mining_weight=.5) # all parts of AHRL are on
-
-
-def parts():
-    data = make_scenes(60, 30, 1)
-    tokenizer = build_tokenizer(data.annotations.captions, 1)
-    train,dev = (PairDataset(data.annotations, data.features, s) for s in ('train','dev'))
-    return train,dev,tokenizer
-
-
-def model_of(train, tokenizer):
-    torch.manual_seed(0)
-    graph = build_graph(train.captions, 20)
-    concepts = dict(n_concepts=len(graph.words), consensus='likelihood', fusion=.8)
-    model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, pooling='max', **concepts))
-    model.consensus.set_graph(graph, tokenizer)
-    return model
-
-
-def mining_of(train, dev, folder):
-    miner = Miner(train.captions, train.caption_image, len(train.image_ids), candidates=20, hidden_confidence=.3)
-    return MiningCallback(miner, train, dev, folder, refresh=2)
+SCENES = make_scenes(60, 30, 1)
 
 
 def gradients(folder, sizes):
     "Losses of batches, gradients of all weights, and what was mined"
-    train,dev,tokenizer = parts()
+    train,dev,tokenizer = parts(SCENES)
     plain = dict(report_to=[], use_cpu=True, disable_tqdm=True, label_names=[], remove_unused_columns=False)
     args = TrainingArguments(str(folder/'one'), **plain) # joins the processes
     return [gradient_of_batch(size, folder, train, dev, tokenizer, args) for size in sizes]
@@ -80,7 +59,7 @@ def refuses_whole_batches(trainer, model, train, tokenizer):
 
 def training(folder):
     "History and metrics of a run whose last batch is uneven"
-    train,dev,tokenizer = parts()
+    train,dev,tokenizer = parts(SCENES)
     model = model_of(train, tokenizer)
     options = dict(warmup_epochs=1, active_from=1, epochs=4, batch_size=64, learning_rate=5e-3, progress=False)
     loss,mining = AHRL(**EVERY),mining_of(train, dev, folder)
@@ -88,19 +67,9 @@ def training(folder):
     return history,evaluate_split(model, tokenizer, dev)
 
 
-class ShakyDataset(PairDataset):
-    countdown = 0 # pairs until it fails
-
-    def __getitems__(self, pairs):
-        ShakyDataset.countdown -= len(pairs)
-        if ShakyDataset.countdown<0:
-            raise InterruptedError
-        return super().__getitems__(pairs)
-
-
 def train_with_dropout(folder, data):
     "History and weights of a run"
-    train,dev,tokenizer = parts()
+    train,dev,tokenizer = parts(SCENES)
     torch.manual_seed(0)
     model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, dropout=.2))
     options = dict(epochs=3, batch_size=64, learning_rate=5e-3, progress=False)
@@ -112,8 +81,7 @@ def interrupted(folder):
     "Whether a run that was stopped in its third epoch ends like an undisturbed one; random numbers of each process"
     history,weights = train_with_dropout(folder/'straight', None)
     masks = gather_objects(torch.rand(3).tolist())
-    data = make_scenes(60, 30, 1)
-    shaky = ShakyDataset(data.annotations, data.features, 'train')
+    shaky = ShakyDataset(SCENES.annotations, SCENES.features, 'train')
     ShakyDataset.countdown = int(2.5*len(shaky))
     try:
         train_with_dropout(folder/'cut', shaky)

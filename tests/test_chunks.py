@@ -4,15 +4,13 @@ import pytest
 import torch
 from transformers import TrainingArguments
 from transformers.utils import logging
-from amsps.consensus import build_graph
-from amsps.data import PairCollator, PairDataset, build_tokenizer
+from amsps.data import PairCollator, PairDataset
 from amsps.errors import InputError
 from amsps.losses import LOSSES, make_loss
-from amsps.mining import Miner
-from amsps.model import AmspsConfig, AmspsModel
 from amsps.rivals import SAM # registers the published losses
 from amsps.scenes import make_scenes
-from amsps.training import MiningCallback, RetrievalTrainer, fit
+from amsps.training import RetrievalTrainer, fit
+from small_runs import mining_of, model_of, parts
 
 logging.set_verbosity_error()
 assert SAM
@@ -23,20 +21,6 @@ def scenes():
     return make_scenes(60, 30, 1)
 
 
-def parts(scenes):
-    train,dev = (PairDataset(scenes.annotations, scenes.features, s) for s in ('train', 'dev'))
-    return train,dev,build_tokenizer(scenes.annotations.captions, 1)
-
-
-def model_of(train, tokenizer, **more):
-    torch.manual_seed(0)
-    graph = build_graph(train.captions, 20)
-    concepts = dict(n_concepts=len(graph.words), consensus='likelihood', fusion=.8)
-    model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, **concepts|more))
-    model.consensus.set_graph(graph, tokenizer)
-    return model
-
-
 def gradients(scenes, loss, folder, chunk_size, **model):
     "Loss and gradients of one step of the trainer"
     train,dev,tokenizer = parts(scenes)
@@ -45,9 +29,7 @@ def gradients(scenes, loss, folder, chunk_size, **model):
                              remove_unused_columns=False)
     mining = None
     if loss.needs:
-        folder.mkdir(parents=True, exist_ok=True)
-        miner = Miner(train.captions, train.caption_image, len(train.image_ids), candidates=20)
-        mining = MiningCallback(miner, train, dev, folder, refresh=2)
+        mining = mining_of(train, dev, folder)
         mining.needs = frozenset(loss.needs)
         mining.mine(net, tokenizer, 0)
     net.double()
@@ -88,8 +70,6 @@ def test_gradients(name, pooling, scenes, tmp_path, double, monkeypatch):
 
 def test_batch_norm_is_refused(scenes, tmp_path):
     train,dev,tokenizer = parts(scenes)
-    graph = build_graph(train.captions, 20)
-    model = AmspsModel(AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, n_concepts=len(graph.words)))
-    model.consensus.set_graph(graph, tokenizer)
+    model = model_of(train, tokenizer, consensus='graph')
     with pytest.raises(InputError, match='batch norm'):
         fit(model, tokenizer, train, dev, tmp_path, make_loss('infonce'), chunk_size=8, progress=False)

@@ -5,18 +5,18 @@ import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, TrainingArguments, ViTConfig, ViTImageProcessor, ViTModel
 from transformers.utils import logging
-from amsps.consensus import build_graph
-from amsps.data import PairCollator, PairDataset, build_tokenizer
+from amsps.data import PairCollator, PairDataset
 from amsps.losses import LOSSES, AHRL, InfoNCELoss, make_loss
 from amsps.metrics import (graded_metrics, judgement_metrics, pair_ranks, recall_metrics, relevance_metrics,
                            retrieval_ranks)
 from amsps.mining import Miner
-from amsps.model import AmspsConfig, AmspsModel
+from amsps.model import AmspsModel
 from amsps.rivals import SAM # registers the published losses
 from amsps.scenes import make_scenes
 from amsps.text import extract_states
-from amsps.training import MiningCallback, RetrievalTrainer, evaluate_split, fit, hold_features
+from amsps.training import RetrievalTrainer, evaluate_split, fit, hold_features
 from amsps.vision import extract_features, picture_features
+from small_runs import ShakyDataset, mining_of, model_of, parts
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU')
 DEVICES = ('cpu', 'cuda')
@@ -32,27 +32,6 @@ def exact(monkeypatch):
 @pytest.fixture(scope='module')
 def scenes():
     return make_scenes(120, 60, 1)
-
-
-def parts(scenes, kind=PairDataset):
-    tokenizer = build_tokenizer(scenes.annotations.captions, 1)
-    train,dev = (kind(scenes.annotations, scenes.features, s) for s in ('train', 'dev'))
-    return train,dev,tokenizer
-
-
-def model_of(train, tokenizer, pooling='max', **more):
-    torch.manual_seed(0)
-    graph = build_graph(train.captions, 20)
-    config = AmspsConfig(train.features.shape[2], len(tokenizer), 16, 8, pooling=pooling, n_concepts=len(graph.words),
-                         consensus='likelihood', fusion=.8, **more)
-    model = AmspsModel(config)
-    model.consensus.set_graph(graph, tokenizer)
-    return model
-
-
-def mining_of(train, dev, folder):
-    miner = Miner(train.captions, train.caption_image, len(train.image_ids), candidates=20)
-    return MiningCallback(miner, train, dev, folder, refresh=2)
 
 
 class Step:
@@ -72,7 +51,6 @@ class Step:
         self.model.train()
 
     def mining(self, loss, folder):
-        folder.mkdir(parents=True, exist_ok=True)
         mining = mining_of(self.train, self.dev, folder)
         mining.needs = frozenset(loss.needs)
         mining.mine(self.model, self.tokenizer, 0)
@@ -190,16 +168,6 @@ def test_training(loss, precision, scenes, tmp_path):
     assert history[-1]['loss']<history[1]['loss'] or metrics['rsum']>1.3*history[0]['dev_rsum']
     again = trained(scenes, tmp_path, loss(), precision=precision)[1]
     assert again==pytest.approx(metrics, rel=1e-6)
-
-
-class ShakyDataset(PairDataset):
-    countdown = 10**9 # pairs until it fails
-
-    def __getitems__(self, pairs):
-        ShakyDataset.countdown -= len(pairs)
-        if ShakyDataset.countdown<0:
-            raise InterruptedError
-        return super().__getitems__(pairs)
 
 
 def test_resumed(scenes, tmp_path):

@@ -81,16 +81,15 @@ def end_with_parent():
 # %% ../../nbs/companion/29_kernels.ipynb #a897e8e8
 def log_to(
     path:str, # Appended to
-    streams:tuple[int,...], # File descriptors: 1 is standard output, 2 is standard error
 ):
-    "Send output of this process to a file"
-    for stream in streams: os.dup2(os.open(path, os.O_WRONLY|os.O_CREAT|os.O_APPEND), stream)
+    "Send standard output and standard error of this process to a file"
+    for stream in (1, 2): os.dup2(os.open(path, os.O_WRONLY|os.O_CREAT|os.O_APPEND), stream)
 
 # %% ../../nbs/companion/29_kernels.ipynb #24a2ab70
 def _kernel(connection_file, environment, log):
     "Target of a kernel's process"
     os.setsid()
-    log_to(log, streams=(1, 2))
+    log_to(log)
     os.environ.clear()
     os.environ.update(environment)
     end_with_parent()
