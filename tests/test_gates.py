@@ -13,7 +13,7 @@ import shape
 from links import dead_links
 
 PATCHING = 'nbs/method/00_patching.ipynb'
-LOSSES = 'nbs/method/09_losses.ipynb'
+LOSSES = 'nbs/method/12_losses.ipynb'
 FIGURES = 'nbs/companion/33_figures.ipynb'
 
 

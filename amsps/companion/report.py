@@ -611,7 +611,7 @@ def markdown_html(
     return _markdown().render(text)
 
 # %% ../../nbs/companion/34_report.ipynb #f58ef8ee
-METHOD = ('09_losses', '12_mining', '07_consensus', '11_metrics', '15_rivals')
+METHOD = ('12_losses', '15_mining', '10_consensus', '14_metrics', '18_rivals')
 
 # %% ../../nbs/companion/34_report.ipynb #cfb9ee76
 def method_cells(
