@@ -37,8 +37,8 @@ def block_list(
     "Where an encoder keeps its blocks; raises `InputError` for one without a list of them"
     found = list(_outer_lists(model))
     if not found:
-        raise InputError(f"{type(model).__name__} has no list of blocks, so that its last ones cannot be trained alone; "
-                         "train none of it or all of it")
+        raise InputError(f"{type(model).__name__} has no list of blocks, so that its last ones cannot be trained "
+                         "alone; train none of it")
     return max(found, key=len)
 
 # %% ../nbs/method/06_layers.ipynb #481868ef
@@ -71,8 +71,8 @@ def input_of_last_blocks(
     try: run()
     except _Reached: return found[0]
     finally: hook.remove()
-    raise InputError(f"{type(place.holder).__name__} does not run its blocks one after the other, so that its last ones "
-                     "cannot be trained alone; train none of it or all of it")
+    raise InputError(f"{type(place.holder).__name__} does not run its blocks one after the other, so that its last "
+                     "ones cannot be trained alone; train none of it")
 
 # %% ../nbs/method/06_layers.ipynb #31a280ac
 @contextmanager

@@ -16,14 +16,15 @@ import torch.nn.functional as F
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 from .consensus import ConceptLevel, GraphLevel, LikelihoodLevel
 from .errors import InputError
 from .patching import patch_to
 from .text import BiGRUEncoder, TransformersTextEncoder, text_from_config
 from .vision import (
-    RegionEncoder, VisionEncoder, check_finite_weights, check_fit, load_vision, masked_mean, quiet_transformers)
+    LOAD_ERRORS, RegionEncoder, VisionEncoder, check_finite_weights, check_fit, load_vision, masked_mean,
+    quiet_transformers, vision_from_config)
 
 # %% ../nbs/method/11_model.ipynb #ee298926
 def masked_max(
@@ -123,7 +124,7 @@ class AmspsConfig(PreTrainedConfig):
         word_dropout:float=0., # On word embeddings, 0..1
         text_config:dict|None=None, # Configuration of a transformers text encoder; None is the Bi-GRU
         freeze_text:bool=False, # Do not train the transformers text encoder
-        tune_layers:int=0, # With `freeze_text`: number of its last layers that are trained all the same
+        tune_text_layers:int=0, # With `freeze_text`: number of its last layers that are trained all the same
         n_concepts:int=0, # q, concepts of the consensus level; 0 is without it
         consensus:str='graph', # One of `CONSENSUS`, the form of that level
         concepts:list[str]|None=None, # The words of the concepts, for the reader
@@ -134,8 +135,12 @@ class AmspsConfig(PreTrainedConfig):
         label_ratio:float=.35, # Weight of a caption's own concepts, 0..1 [CVSE]
         grid:int=0, # Cells along a side that the vision encoder makes, see `pool_grid`; 0 is a model of regions alone
         image_size:int=0, # Of the vision encoder, see `VisionEncoder`
+        vision_config:dict|None=None, # Of a vision encoder that trains; None: it is frozen, or there is none
+        tune_vision_layers:int=0, # Number of its last blocks that train
+        from_pixels:bool=False, # It trains from pixels, see `VisionEncoder`
         **kwargs, # What `PreTrainedConfig` takes
     ):
+        tune_text_layers = kwargs.pop('tune_layers', tune_text_layers) # in models saved before it had this name
         _check_choices(pooling, consensus, fusion)
         self.feature_size = feature_size
         self.vocab_size = vocab_size
@@ -147,7 +152,7 @@ class AmspsConfig(PreTrainedConfig):
         self.word_dropout = word_dropout
         self.text_config = text_config
         self.freeze_text = freeze_text
-        self.tune_layers = tune_layers
+        self.tune_text_layers = tune_text_layers
         self.n_concepts = n_concepts
         self.consensus = consensus
         self.concepts = concepts
@@ -158,6 +163,9 @@ class AmspsConfig(PreTrainedConfig):
         self.label_ratio = label_ratio
         self.grid = grid
         self.image_size = image_size
+        self.vision_config = vision_config
+        self.tune_vision_layers = tune_vision_layers
+        self.from_pixels = from_pixels
         super().__init__(**kwargs)
 
     def get_text_config(self, *args, **kwargs):
@@ -200,7 +208,14 @@ def _text_encoder(config, backbone):
     if backbone is None:
         backbone = text_from_config(config.text_config)
     return TransformersTextEncoder(backbone, config.embed_size, freeze=config.freeze_text, dropout=config.word_dropout,
-                                   tune=config.tune_layers, mean=config.pooling=='mean')
+                                   tune=config.tune_text_layers, mean=config.pooling=='mean')
+
+# %% ../nbs/method/11_model.ipynb #54728217
+def _trained_vision(config):
+    "The vision encoder of a model that trains it, with fresh weights"
+    if not config.vision_config: return None
+    return VisionEncoder(None, vision_from_config(config.vision_config), grid=config.grid, image_size=config.image_size,
+                         tune=config.tune_vision_layers, from_pixels=config.from_pixels)
 
 # %% ../nbs/method/11_model.ipynb #ce1c855d
 def _consensus_level(config):
@@ -221,6 +236,7 @@ class AmspsModel(PreTrainedModel):
     def __init__(self,
         config:AmspsConfig, # What to build
         text_backbone:PreTrainedModel|None=None, # Encoder that `config.text_config` describes; None builds a fresh one
+        vision:VisionEncoder|None=None, # That trains, as `config.vision_config` describes; None builds a fresh one
     ):
         super().__init__(config)
         self.region_encoder = _region_encoder(config)
@@ -228,21 +244,22 @@ class AmspsModel(PreTrainedModel):
         self.text_pool = _pooling(config)
         self.text_encoder = _text_encoder(config, text_backbone)
         self.consensus = _consensus_level(config)
-        self.vision = None # See `set_vision`
+        self.vision = vision or _trained_vision(config) # A frozen one: see `set_vision`
         self.post_init()
 
     def _init_weights(self, module):
         "Nothing: each module keeps the initialisation of its constructor"
 
     def forward(self,
-        regions:Tensor, # (u, K, F) float
+        regions:Tensor, # (u, K, F) float; of a vision encoder that trains (u, ...), see `VisionEncoder.states`
         input_ids:Tensor, # (B, L) int64
         attention_mask:Tensor, # (B, L), 1 for tokens
         states:Tensor|None=None, # As for `encode_text`
         lengths:np.ndarray|None=None, # (B,) tokens of the captions, on the host; without them a GPU is waited for
         image_index:Tensor|None=None, # (B,) the image of each caption among the u; None is one image a caption
+        views:Tensor|None=None, # (u, 4) of `RandomViews`, where `regions` are pixels
     )->AmspsOutput:
-        image,image_levels = self.image_levels(regions)
+        image,image_levels = self.image_levels(regions, views)
         text,text_levels = self.text_levels(input_ids, attention_mask, states=states, lengths=lengths)
         if image_index is not None:
             image = image[image_index]
@@ -272,9 +289,11 @@ def fused(self,
 # %% ../nbs/method/11_model.ipynb #56ad082e
 @patch_to(AmspsModel)
 def image_levels(self,
-    regions:Tensor, # (B, K, F) float
+    regions:Tensor, # (B, K, F) float; of a vision encoder that trains (B, ...), see `VisionEncoder.states`
+    views:Tensor|None=None, # (B, 4) of `RandomViews`, where these are pixels
 )->tuple: # As `fused`
     "Embeddings of images"
+    if self.vision is not None: regions = self.vision.regions(regions, views)
     x = self.region_encoder(regions)
     everything = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     return self.fused(F.normalize(self.image_pool(x, everything), dim=1))
@@ -333,8 +352,8 @@ def get_image_features(self,
 )->Tensor: # (B, E) unit length
     "Joint embedding of pictures; raises `InputError` without a vision encoder"
     self.check_vision()
-    regions = self.vision(pixel_values).to(self.device)
-    if regions.shape[2]!=self.config.feature_size:
+    regions = self.vision.states(pixel_values).to(self.device)
+    if not self.vision.tune and regions.shape[2]!=self.config.feature_size:
         raise InputError(f"the vision encoder makes regions of size {regions.shape[2]}, and the model was trained on "
                          f"{self.config.feature_size}; take the encoder of its training")
     return self.encode_image(regions)
@@ -353,7 +372,8 @@ def save_pretrained(self,
     save_directory:Path, # Is made
     *args, **kwargs, # As for transformers' models
 ):
-    "Save the model, and its vision encoder in the folder `vision`"
+    "Save the model, and a frozen vision encoder in the folder `vision`; one that trains is saved with the model"
+    if self.config.vision_config: return PreTrainedModel.save_pretrained(self, save_directory, *args, **kwargs)
     vision = self.vision
     self.vision = None
     try:
@@ -370,6 +390,12 @@ def _saved_vision(name_or_path, config, revision):
     if not (home/'vision').is_dir():
         raise InputError("its folder `vision` is missing, the encoder of pictures; copy the whole folder")
     return load_vision(home/'vision', config.grid, config.image_size)
+
+def _saved_processor(name_or_path, options):
+    "The image processor beside the weights of a saved model, or None"
+    known = {k:v for k,v in options.items() if k in ('revision', 'local_files_only', 'token', 'cache_dir')}
+    try: return AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=False, **known)
+    except LOAD_ERRORS: return None # a checkpoint of a run has none
 
 # %% ../nbs/method/11_model.ipynb #27063b2a
 AutoConfig.register('amsps', AmspsConfig)
@@ -390,7 +416,8 @@ def from_pretrained(cls,
     try:
         check_fit(info)
         check_finite_weights(model)
-        if model.config.grid: model.set_vision(_saved_vision(name_or_path, model.config, kwargs.get('revision')))
+        if model.config.vision_config: model.vision.set_processor(_saved_processor(name_or_path, kwargs))
+        elif model.config.grid: model.set_vision(_saved_vision(name_or_path, model.config, kwargs.get('revision')))
     except InputError as e:
         raise InputError(f"cannot load the model of {name_or_path}: {e}") from None
     return (model, info) if output_loading_info else model

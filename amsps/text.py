@@ -176,12 +176,12 @@ def text_layers(
     "Where a text encoder keeps its layers; raises `InputError` where it has no list of them, or fewer than `last`"
     n,kind = backbone.config.num_hidden_layers,type(backbone).__name__
     if last>n:
-        raise InputError(f"`tune_layers` is {last}, and {kind} has {n} layers; choose 0..{n}")
+        raise InputError(f"`tune_text_layers` is {last}, and {kind} has {n} layers; choose 0..{n}")
     for module in backbone.modules():
         for name,child in module.named_children():
             if isinstance(child, nn.ModuleList) and len(child)==n: return module,name
     raise InputError(f"{kind} has no list of {n} layers, so that its last ones cannot be trained alone; "
-                     "set `tune_layers` to 0, or train all of it with `freeze_text` off")
+                     "set `tune_text_layers` to 0, or train all of it with `freeze_text` off")
 
 # %% ../nbs/method/08_text.ipynb #8408ae7a
 @contextmanager
@@ -220,8 +220,8 @@ def check_last_layers(
     backbone.train(mode)
     if not torch.allclose(alone, whole.last_hidden_state, rtol=1e-3, atol=1e-5):
         raise InputError(f"{type(backbone).__name__} passes more than the states from layer to layer, so that its last "
-                         f"{n} cannot be trained alone; set `tune_layers` to 0, or train all of it with `freeze_text` "
-                         "off")
+                         f"{n} cannot be trained alone; set `tune_text_layers` to 0, or train all of it with "
+                         "`freeze_text` off")
 
 # %% ../nbs/method/08_text.ipynb #f7ae25a0
 class TransformersTextEncoder(nn.Module):

@@ -62,6 +62,7 @@ def embed_images(
     keep=_fused, # (fused embedding, levels) of a batch -> what is kept of it
 )->Tensor: # (n, D) float32 on the CPU
     "Joint embeddings of a split's images"
+    if model.vision is not None and model.vision.tune: batch_size = min(batch_size, 64) # whole pictures, or maps
     def encode(i): return keep(*model.image_levels(on_device(dataset.regions(i.numpy()), model.device)))
     with _evaluating(model): return encode_all(encode, len(dataset.image_ids), batch_size).cpu()
 
@@ -512,6 +513,7 @@ class RetrievalTrainer(Trainer):
         mining:MiningCallback|None=None, # Gives what the loss `needs`
         schedule:str='cosine', # One of `SCHEDULES`
         text_learning_rate:float=5e-5, # Peak, of a transformers text encoder's own weights
+        vision_learning_rate:float=1e-4, # Peak, of a vision encoder's own weights
         batches:str='random', # One of `BATCHES`
         chunk_size:int=0, # Pairs encoded at a time, see `GradientCache`; 0 is the whole batch
         **kwargs, # What `Trainer` takes
@@ -521,6 +523,7 @@ class RetrievalTrainer(Trainer):
         self.mining = mining
         self.schedule = schedule
         self.text_learning_rate = text_learning_rate
+        self.vision_learning_rate = vision_learning_rate
         self.batches = batches
         self.cache = GradientCache(chunk_size) if chunk_size else None
         self._words = text_groups(self.train_dataset.captions)
@@ -681,18 +684,24 @@ def get_train_dataloader(self):
 # %% ../nbs/method/17_training.ipynb #7941136b
 @patch_to(RetrievalTrainer)
 def create_optimizer(self, model=None):
-    "Parameter groups of `Trainer`; pretrained text layers have their own learning rate"
+    "Parameter groups of `Trainer`; pretrained text and vision layers have their own learning rates"
     if self.optimizer is not None: return self.optimizer
     Trainer.create_optimizer(self, model)
-    backbone = getattr(self.model.text_encoder, 'backbone', None)
+    self._set_rate(self.model.text_encoder, self.text_learning_rate)
+    self._set_rate(self.model.vision, self.vision_learning_rate)
+    return self.optimizer
+
+@patch_to(RetrievalTrainer)
+def _set_rate(self, encoder, rate):
+    "Give the weights of a pretrained encoder a learning rate of their own"
+    backbone = getattr(encoder, 'backbone', None)
     pretrained = set() if backbone is None else set(backbone.parameters())
     for group in list(self.optimizer.param_groups):
         tuned = [p for p in group['params'] if p in pretrained]
         if not tuned: continue
         group['params'] = [p for p in group['params'] if p not in pretrained]
         settings = {k:v for k,v in group.items() if k!='params'}
-        self.optimizer.add_param_group(settings|dict(params=tuned, lr=self.text_learning_rate))
-    return self.optimizer
+        self.optimizer.add_param_group(settings|dict(params=tuned, lr=rate))
 
 # %% ../nbs/method/17_training.ipynb #c6dbb52a
 @patch_to(RetrievalTrainer)
@@ -1001,7 +1010,7 @@ def _callbacks(loss, mining, settings, output_dir):
 
 def _make_trainer(model, tokenizer, train_set, dev_set, args, loss, mining, settings):
     part = nonempty_shard if rank_and_world()[1]>1 else None
-    names = ('schedule', 'text_learning_rate', 'batches', 'chunk_size')
+    names = ('schedule', 'text_learning_rate', 'vision_learning_rate', 'batches', 'chunk_size')
     ours = dict(retrieval_loss=loss, mining=mining)|{k:settings[k] for k in names}
     data = dict(train_dataset=train_set, eval_dataset=dev_set, data_collator=PairCollator(train_set, tokenizer, part))
     callbacks = _callbacks(loss, mining, settings, Path(args.output_dir))
@@ -1044,6 +1053,7 @@ def fit(
     batches:str='random', # One of `BATCHES`: any captions, or captions of similar length (`LengthBatches`)
     learning_rate:float=5e-4, # Peak, AdamW
     text_learning_rate:float=5e-5, # Peak of a transformers text encoder's own weights, where they train
+    vision_learning_rate:float=1e-4, # Peak of a vision encoder's own weights, where they train
     weight_decay:float=1e-4, # AdamW
     schedule:str='cosine', # One of `SCHEDULES`
     patience:int=5, # Epochs without a better dev rSum before stopping
@@ -1056,7 +1066,8 @@ def fit(
     "Train, select on dev, resume where a run was interrupted"
     settings = dict(
         warmup_epochs=warmup_epochs, active_from=active_from, epochs=epochs, batch_size=batch_size, batches=batches,
-        learning_rate=learning_rate, text_learning_rate=text_learning_rate, weight_decay=weight_decay,
+        learning_rate=learning_rate, text_learning_rate=text_learning_rate,
+        vision_learning_rate=vision_learning_rate, weight_decay=weight_decay,
         schedule=schedule, patience=patience, max_steps=max_steps, seed=seed, precision=precision,
         chunk_size=chunk_size)
     output_dir = Path(output_dir).resolve()

@@ -6,8 +6,8 @@
 __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_transformers', 'check_finite_weights',
            'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'run_backbone', 'backbone_grid',
            'square_grid', 'pool_grid', 'encoding_device', 'full_float32', 'picture_pixels', 'VisionEncoder',
-           'channel_scale', 'picture_bytes', 'load_vision', 'picture_features', 'digest_weights', 'digest_vision',
-           'extract_features', 'region_means']
+           'channel_scale', 'picture_bytes', 'load_vision', 'vision_from_config', 'describe_vision', 'picture_features',
+           'digest_weights', 'digest_vision', 'extract_features', 'region_means']
 
 # %% ../nbs/method/07_vision.ipynb #7d0bf358
 import hashlib
@@ -29,11 +29,11 @@ from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
 from .data import Regions, as_float, disk_room, is_plain_picture, load_features, load_image
 from .errors import InputError, out_of_memory, quoted
-from .layers import BlockList, block_list, check_blocks, input_of_last_blocks, last_blocks_only
+from .layers import block_list, check_blocks, input_of_last_blocks, last_blocks_only
 from .layers import parameters_behind, train_mode
 from .patching import patch_to
 from .views import take_views
@@ -265,8 +265,8 @@ def run_backbone(
             raise
         size = ' x '.join(map(str, pixels.shape[2:]))
         raise InputError(f"{type(model).__name__} cannot take pictures of {size} pixels ({quoted(e)}); "
-                         f"its own size is {_said_sides(sides)}: set `image_size` (--image-size) to it, or to 0 for what its image "
-                         "processor does") from None
+                         f"its own size is {_said_sides(sides)}: set `image_size` (--image-size) to it, or to 0 for what "
+                         "its image processor does") from None
 
 def _said_sides(sides): return sides[0] if sides[0]==sides[1] else sides
 
@@ -363,8 +363,9 @@ class VisionEncoder(nn.Module):
         self.grid = grid
         self.image_size = image_size
         self.tune = tune
+        self.from_pixels = from_pixels
         self.stored = 'regions'
-        if tune: self._train_last(from_pixels)
+        if tune: self._train_last()
         self.set_processor(processor)
 
     def train(self, mode=True):
@@ -380,11 +381,11 @@ class VisionEncoder(nn.Module):
 
 # %% ../nbs/method/07_vision.ipynb #3fb52d69
 @patch_to(VisionEncoder)
-def _train_last(self, from_pixels):
+def _train_last(self):
     "Let the last blocks train, and decide what is stored"
     self.place = block_list(self.backbone)
     check_blocks(self.place, self.tune, 'tune_vision_layers')
-    self.stored = 'pixels' if from_pixels or self.tune==len(self.place) else 'states'
+    self.stored = 'pixels' if self.from_pixels or self.tune==len(self.place) else 'states'
     blank = _blank_pixels(self.backbone)
     def whole(): return self._features(self.backbone(pixel_values=blank))
     def last():
@@ -430,6 +431,12 @@ def states(self,
 def _frozen(self, run):
     if self.tune: return input_of_last_blocks(self.place, self.tune, run)
     return self._features(run())
+
+@patch_to(VisionEncoder)
+@torch.no_grad()
+def feature_size(self)->int: # C
+    "Size of a region"
+    return self(self.pixels([Image.new('RGB', (64, 64))])).shape[2]
 
 @patch_to(VisionEncoder)
 def _rounded(self, x): return x.clamp(-65504, 65504).half().float() # the range of float16
@@ -524,6 +531,26 @@ def load_vision(
 )->VisionEncoder: # On the CPU
     "A vision encoder; raises `InputError` where it cannot be loaded"
     return VisionEncoder(*load_backbone(name_or_path), grid=grid, image_size=image_size, **options)
+
+def vision_from_config(
+    described:dict, # A vision model's configuration, with its `model_type`
+)->nn.Module:
+    "A vision model with fresh weights"
+    return encoder_part(AutoModel.from_config(AutoConfig.for_model(**described)), 'vision_model')
+
+def describe_vision(
+    encoder:VisionEncoder, # That trains
+)->dict: # Plain values, for `vision_from_config`
+    "A vision model's configuration; raises `InputError` where it does not describe the whole model"
+    described = {k:v for k,v in encoder.backbone.config.to_dict().items() if k!='_name_or_path'}
+    def shapes(m): return {k:x.shape for k,x in m.state_dict().items()}
+    try:
+        with torch.device('meta'): same = shapes(vision_from_config(described))==shapes(encoder.backbone)
+    except LOAD_ERRORS: same = False
+    if not same:
+        raise InputError(f"{type(encoder.backbone).__name__} cannot be built from its configuration alone, so that a "
+                         "saved model could not be loaded again; set `tune_vision_layers` to 0, or take another model")
+    return described
 
 def _as_vision(backbone, grid, image_size):
     "An encoder, given or named"

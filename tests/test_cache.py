@@ -88,8 +88,8 @@ def test_no_run_enters_code_that_its_key_lacks(name, tmp_path):
     assert not lacking(parse_config(SMALL|RUNS[name]|dict(cache_dir=str(tmp_path))))
 
 
-@pytest.mark.parametrize('tune_layers', [0, 1])
-def test_nor_does_a_run_with_a_frozen_text_encoder(tune_layers, tmp_path):
+@pytest.mark.parametrize('tune_text_layers', [0, 1])
+def test_nor_does_a_run_with_a_frozen_text_encoder(tune_text_layers, tmp_path):
     from transformers import BertConfig, BertModel
     from amsps.data import build_tokenizer
     from amsps.scenes import make_scenes
@@ -97,7 +97,8 @@ def test_nor_does_a_run_with_a_frozen_text_encoder(tune_layers, tmp_path):
     layers = dict(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
     tokenizer.save_pretrained(tmp_path/'bert')
     BertModel(BertConfig(vocab_size=len(tokenizer), **layers)).save_pretrained(tmp_path/'bert')
-    text = dict(text_backbone=str(tmp_path/'bert'), freeze_text=True, tune_layers=tune_layers, evidence='sentence')
+    text = dict(text_backbone=str(tmp_path/"bert"), freeze_text=True, tune_text_layers=tune_text_layers,
+                evidence="sentence")
     assert not lacking(parse_config(SMALL|text|dict(loss='ahrl', pooling='mean', cache_dir=str(tmp_path))))
 
 

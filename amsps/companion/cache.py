@@ -153,11 +153,14 @@ USED_WHEN = {
     'companion.datasets.read_crowd': _on_flickr8k,
     'vision.extract_features': lambda c: _on_photographs(c) and bool(c.backbone),
     'vision.region_means': _averages_regions,
+    'vision.VisionEncoder': lambda c: _on_photographs(c),
+    'views.RandomViews': lambda c: c.min_view<1 or c.mirror,
+    'companion.datasets.backbone_digest': lambda c: bool(c.tune_vision_layers),
     # text encoder
     'companion.datasets.text_digest': _has_text_backbone,
     'companion.datasets._add_text_states': lambda c: c.freeze_text,
     'text.extract_states': lambda c: c.freeze_text,
-    'text.MeanStates': lambda c: c.freeze_text and not c.tune_layers and c.pooling=='mean',
+    'text.MeanStates': lambda c: c.freeze_text and not c.tune_text_layers and c.pooling=='mean',
     'text.load_text_backbone': lambda c: c.text_backbone not in ('','untrained'),
     'text.TransformersTextEncoder': _has_text_backbone,
     'text.BiGRUEncoder': lambda c: not c.text_backbone,
@@ -342,7 +345,15 @@ def check_record(
     fault = _record_fault(record)
     if fault:
         raise InputError(f"{source} is not a run record: {fault}; remove it, or make the run again")
-    return record
+    return _with_names_of_today(record)
+
+_RENAMED = dict(tune_layers='tune_text_layers') # Parameters that older records have under another name
+
+def _with_names_of_today(record):
+    def renamed(config): return {_RENAMED.get(k, k):v for k,v in config.items()}
+    found = dict(record, config=renamed(record['config']))
+    if 'key' in found: found['key'] = dict(found['key'], config=renamed(found['key']['config']))
+    return found
 
 # %% ../../nbs/companion/23_cache.ipynb #d93bae0b
 def load_record(

@@ -230,6 +230,8 @@ has_effect('grid image_size', 'backbone', bool,
 has_effect('word_size min_count', 'text_backbone', lambda t: t in ('','untrained'),
            'is for words that a Bi-GRU learns; a pretrained text encoder has its own')
 has_effect('text_learning_rate', 'text_backbone', bool, 'is for a --text-backbone')
+has_effect('vision_learning_rate', 'tune_vision_layers', bool,
+           'is for a vision model that trains; give --tune-vision-layers too')
 has_effect('fusion consensus', 'n_concepts', bool, 'is for a consensus level; give --n-concepts too')
 
 # %% ../../nbs/companion/39_cli.ipynb #8ce8041a
@@ -712,11 +714,14 @@ def _run_data(record, config, run, model):
     "Data for a finished run; features of another size are refused"
     import torch
     from amsps.companion.datasets import load_data
+    if config.backbone and config.tune_vision_layers:
+        raise InputError(f"--backbone: the run {run} has trained its own vision model, which is saved with it; leave the "
+                         "option out")
     if config.backbone or model.vision is None: _note_backbone(record, config.backbone)
     torch.set_num_threads(config.threads)
     config = config.model_copy(update=dict(freeze_text=False)) # the run has its own text encoder
     data = load_data(config, model.vision)
-    _check_size(record, data.features.shape[2], run)
+    if not config.tune_vision_layers: _check_size(record, data.features.shape[2], run)
     return data
 
 def _check_size(record, size, run):

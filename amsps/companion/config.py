@@ -7,10 +7,11 @@ __all__ = ['LossName', 'GROUPS', 'CONFIG_RULES', 'LOCATIONS', 'PRESETS', 'FROZEN
            'RegisteredLoss', 'registered_losses', 'known_losses', 'loss_labels', 'DataConfig', 'ModelConfig',
            'ConsensusConfig', 'LossConfig', 'MiningConfig', 'OptimisationConfig', 'ProcessConfig', 'RunConfig',
            'config_groups', 'parse_config', 'config_rule', 'loss_needs', 'photographs_have_a_folder',
-           'only_pretrained_text_is_frozen', 'tuned_layers_are_of_a_frozen_encoder', 'frozen_text_has_a_backbone',
-           'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen', 'relatedness_has_evidence', 'active_mode_begins',
-           'penalty_has_a_range', 'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level',
-           'vectors_need_a_graph', 'refuse_unknown', 'namespace_config', 'preset', 'check_palette', 'label_of']
+           'only_pretrained_text_is_frozen', 'tuned_layers_are_of_a_frozen_encoder', 'trained_vision_has_a_backbone',
+           'views_are_of_trained_vision', 'frozen_text_has_a_backbone', 'chunks_have_no_batch_norm',
+           'sentence_evidence_is_frozen', 'relatedness_has_evidence', 'active_mode_begins', 'penalty_has_a_range',
+           'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
+           'namespace_config', 'preset', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/21_config.ipynb #1d9c3536
 import ast
@@ -121,8 +122,17 @@ class ModelConfig(_Group):
         description="Text encoder of transformers, folder or hub name. Empty: Bi-GRU. "
                     "`untrained`: a two-layer BERT with random weights and the vocabulary of the training captions.")
     freeze_text: bool = Field(False, description="Do not train the transformers text encoder.")
-    tune_layers: int = Field(0, ge=0,
+    tune_text_layers: int = Field(0, ge=0,
         description="Number of last layers of a frozen text encoder that are trained nevertheless.")
+    tune_vision_layers: int = Field(0, ge=0,
+        description="Number of last blocks of the vision model that are trained. 0: it is frozen. "
+                    "All of them: the whole model, from pixels. A ResNet and a ConvNeXt have stages for blocks.")
+    min_view: float = Field(1.0, gt=0, le=1,
+        description="Trained vision model: smallest share of a picture that a random view shows, 0 to 1. "
+                    "1: no random views.")
+    mirror: bool = Field(False,
+        description="Trained vision model: mirror pictures at random, "
+                    "but for those with a caption that names a side, such as left.")
 
 # %% ../../nbs/companion/21_config.ipynb #c9f7d7dc
 class ConsensusConfig(_Group):
@@ -204,6 +214,8 @@ class OptimisationConfig(_Group):
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     text_learning_rate: float = Field(5e-5, gt=0,
         description="Peak learning rate of the weights of a transformers text encoder.")
+    vision_learning_rate: float = Field(1e-4, gt=0,
+        description="Peak learning rate of the trained weights of the vision model.")
     weight_decay: float = Field(1e-4, ge=0, description="Weight decay of AdamW.")
     schedule: Literal['step','cosine'] = Field('cosine',
         description="Learning rate over time: step or cosine. "
@@ -306,9 +318,21 @@ def only_pretrained_text_is_frozen(config):
 
 @config_rule
 def tuned_layers_are_of_a_frozen_encoder(config):
-    if config.tune_layers and not config.freeze_text:
-        return ("`tune_layers` is the number of layers of a frozen text encoder that train: set `text_backbone` and "
-                "`freeze_text` too")
+    if config.tune_text_layers and not config.freeze_text:
+        return ("`tune_text_layers` is the number of layers of a frozen text encoder that train: set `text_backbone` "
+                "and `freeze_text` too")
+
+@config_rule
+def trained_vision_has_a_backbone(config):
+    if config.tune_vision_layers and not config.backbone:
+        return ("`tune_vision_layers` is the number of blocks of the vision model that train: name the model with "
+                "`backbone`")
+
+@config_rule
+def views_are_of_trained_vision(config):
+    if (config.min_view<1 or config.mirror) and not config.tune_vision_layers:
+        return ("random views (`min_view` below 1, `mirror`) are for a vision model that trains: set "
+                "`tune_vision_layers` too")
 
 @config_rule
 def frozen_text_has_a_backbone(config):

@@ -157,7 +157,7 @@ _MINILM = ('8d8cde7ae6f8bbf4d81a9f823a1b3634bd3b4ae0',
 
 def _trained(config):
     "How much of the text encoder was trained"
-    layers = config.get('tune_layers', 0)
+    layers = config.get('tune_text_layers', 0)
     if not config.get('freeze_text'): return 'trained'
     return f"last {layers} layer{'s'*(layers>1)} trained" if layers else 'frozen'
 

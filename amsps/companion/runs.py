@@ -27,10 +27,10 @@ import numpy as np
 import torch
 from filelock import FileLock
 from transformers import AutoTokenizer
-from .build import build_loss, build_miner, build_model, concept_graph
+from .build import build_loss, build_miner, build_model, concept_graph, random_views
 from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, whole_record
 from .config import RunConfig, parse_config
-from .datasets import RunData, load_data, text_digest
+from .datasets import RunData, backbone_digest, load_data, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
@@ -56,6 +56,8 @@ def key_of(
     contents = {}
     if config.text_backbone:
         contents['text_backbone'] = text_digest(config.text_backbone)
+    if config.tune_vision_layers:
+        contents['backbone'] = backbone_digest(config.backbone)
     if config.concept_vectors:
         contents['concept_vectors'] = _file_digest(config.concept_vectors)
     return run_key(config, data.fingerprint, contents, asset('nbs/experiments/train.ipynb'))
@@ -122,7 +124,7 @@ def _recorded_data(data):
 
 # %% ../../nbs/companion/27_runs.ipynb #d4aa1c2e
 _FIT = ('warmup_epochs', 'active_from', 'epochs', 'batch_size', 'batches', 'learning_rate', 'text_learning_rate',
-        'weight_decay', 'schedule', 'patience', 'max_steps', 'seed', 'precision',
+        'vision_learning_rate', 'weight_decay', 'schedule', 'patience', 'max_steps', 'seed', 'precision',
         'chunk_size') # Passed on under the same name
 
 def _saved(folder):
@@ -133,12 +135,14 @@ def _save(model, tokenizer, config, folder):
     "Save a model with all that embeds pictures and texts"
     if rank_and_world()[0]: return
     home,saver = folder/'model',tokenizer
-    if config.backbone:
+    frozen = config.backbone and not config.tune_vision_layers
+    if frozen:
         model.set_vision(load_vision(config.backbone, config.grid, config.image_size))
+    if config.backbone:
         saver = AmspsProcessor(model.vision.processor, tokenizer, image_size=config.image_size)
     model.save_pretrained(home)
     saver.save_pretrained(home)
-    if config.backbone: _share(home/'vision', cache_root(config.cache_dir)/'vision')
+    if frozen: _share(home/'vision', cache_root(config.cache_dir)/'vision')
 
 def _share(folder, kept):
     "Put hard links in the place of files that an earlier run has saved: many runs have one vision encoder"
@@ -165,6 +169,7 @@ def _fit_and_evaluate(folder, config, data):
     graph = concept_graph(config, train_set)
     model,tokenizer = build_model(config, data, train_set, graph)
     out = dict(before=similarities_of(model, tokenizer, data))
+    train_set.views = random_views(config, train_set)
     loss = build_loss(config)
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
     settings = {k:getattr(config, k) for k in _FIT}

@@ -53,8 +53,8 @@ class Planned:
 
 # %% ../../nbs/companion/30_schedule.ipynb #c0b9b301
 _DATA = ('dataset', 'data_root', 'layout', 'image_column', 'caption_column', 'backbone', 'cache_dir', 'grid',
-         'image_size', 'text_backbone', 'freeze_text', 'tune_layers', 'evidence', 'scenes_train', 'scenes_dev',
-         'scenes_test') # What is loaded
+         'image_size', 'text_backbone', 'freeze_text', 'tune_text_layers', 'tune_vision_layers', 'min_view', 'mirror',
+         'evidence', 'scenes_train', 'scenes_dev', 'scenes_test') # What is loaded
 
 def _load_once(config, loaded):
     "Data of a run; an empty split is refused before anything starts"
