@@ -14,6 +14,7 @@ import errno
 import hashlib
 import io
 import json
+import math
 import re
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -363,6 +364,7 @@ FEATURE_TYPES = ('float32', 'float16', 'uint8')
 def open_features(
     path:Path, # `.npy` file
     n_images:int|None=None, # Expected N
+    maps:bool=False, # Arrays of any form, such as feature maps or pixels, in the place of regions
 )->np.ndarray: # (N, K, F) memory map, of one of `FEATURE_TYPES`
     "Memory-map a feature file and check its type and shape; raises `InputError`"
     path = Path(path)
@@ -374,7 +376,7 @@ def open_features(
     if not x.dtype.isnative:
         raise InputError(f"{path}: features must have the byte order of this machine; "
                          f"found {x.dtype.str}: convert with `x.astype('{x.dtype.name}')`")
-    if x.ndim!=3 or 0 in x.shape:
+    if x.ndim!=3 and not maps or 0 in x.shape:
         raise InputError(f"{path}: features must have shape (images, regions, size), none of them 0; found {x.shape}")
     if n_images is not None and len(x)!=n_images:
         raise InputError(f"{path}: {len(x)} images, but the annotations have {n_images}; "
@@ -400,6 +402,7 @@ def check_features(
     block:int=256, # Images read together: bounds the memory
 ):
     "Raise `InputError` unless every feature is finite"
+    if x.dtype==np.uint8: return
     for i in range(0, len(x), block):
         bad = ~np.isfinite(_read_block(x, i, min(block, len(x)-i))).all(1)
         if bad.any():
@@ -409,7 +412,7 @@ def check_features(
 # %% ../nbs/method/03_data.ipynb #44fa7357
 def _read_block(x, i, n): # (n, K*F)
     if not _is_plain_map(x): return x[i:i+n].reshape(n, -1)
-    size = x.shape[1]*x.shape[2]
+    size = math.prod(x.shape[1:])
     start = x.offset+i*size*x.dtype.itemsize
     return np.fromfile(x.filename, x.dtype, n*size, offset=start).reshape(n, size)
 
@@ -419,9 +422,10 @@ def _is_plain_map(x): return isinstance(x, np.memmap) and x.flags.c_contiguous
 def load_features(
     path:Path, # `.npy` file
     n_images:int|None=None, # Expected N
+    maps:bool=False, # As for `open_features`
 )->np.ndarray: # (N, K, F) memory map, of one of `FEATURE_TYPES`, all finite
     "Memory-map a feature file and check its values; raises `InputError`"
-    x = open_features(path, n_images)
+    x = open_features(path, n_images, maps)
     check_features(x, str(path))
     return x
 
@@ -510,6 +514,7 @@ class PairDataset(torch.utils.data.Dataset):
         self.states = states
         self._tokens = None # (tokeniser, ids of all captions, where each caption begins)
         self._held = None # features on a device
+        self.views = None # `RandomViews` of the images in training, where they are pixels
         self._select(annotations)
 
     def __len__(self):
@@ -540,9 +545,10 @@ def _select(self, annotations):
 # %% ../nbs/method/03_data.ipynb #59ba1434
 def as_float(
     x:Tensor, # Features of one of `FEATURE_TYPES`
-)->Tensor: # float32; bytes become 0..1
+)->Tensor: # float32; bytes become 0..1, but those of pictures stay bytes
     "Features as a network takes them"
-    return x.float()/255 if x.dtype==torch.uint8 else x.float()
+    if x.dtype!=torch.uint8: return x.float()
+    return x if x.ndim==4 else x.float()/255
 
 # %% ../nbs/method/03_data.ipynb #79c74dc4
 def on_device(
@@ -559,13 +565,13 @@ def on_device(
 @patch_to(PairDataset)
 def regions(self,
     image:np.ndarray, # (B,) positions of images in the split
-)->Tensor: # (B, K, F) float32, finite
-    "Region features of images; raises `InputError` where one is NaN or infinite"
+)->Tensor: # (B, K, F) float32, finite; of pixels (B, 3, H, W) uint8
+    "Features of images; raises `InputError` where one is NaN or infinite"
     image = np.asarray(image)
     if self._held is not None:
         return as_float(self._held[on_device(torch.from_numpy(image), self._held.device)])
     x = as_float(self._stored(self.rows[image]))
-    if not x.sum().isfinite(): self._refuse(x, image)
+    if x.is_floating_point() and not x.sum().isfinite(): self._refuse(x, image)
     return x
 
 # %% ../nbs/method/03_data.ipynb #47aa434b
@@ -577,7 +583,7 @@ def _stored(self, rows):
 # %% ../nbs/method/03_data.ipynb #c7a733ad
 @patch_to(PairDataset)
 def _refuse(self, x, image):
-    bad = (~x.isfinite()).any(2).any(1)
+    bad = (~x.isfinite()).flatten(1).any(1)
     if not bad.any(): return # finite values may have an infinite sum
     name = self.image_ids[np.asarray(image)[int(bad.int().argmax())]]
     raise InputError(f"the features of image {name!r} are NaN or infinite: `amsps data check` names the file; "
@@ -712,5 +718,9 @@ class PairCollator:
 
     def _images(self, image):
         different,index = np.unique(image, return_inverse=True)
-        if len(different)==len(index): return dict(regions=self.dataset.regions(image))
-        return dict(regions=self.dataset.regions(different), image_index=torch.from_numpy(index))
+        if len(different)==len(index): return self._seen(image)
+        return self._seen(different)|dict(image_index=torch.from_numpy(index))
+
+    def _seen(self, image):
+        found = dict(regions=self.dataset.regions(image))
+        return found if self.dataset.views is None else found|dict(views=self.dataset.views(image))

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_transformers', 'check_finite_weights',
-           'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'backbone_grid', 'pool_grid',
-           'encoding_device', 'full_float32', 'picture_pixels', 'VisionEncoder', 'load_vision', 'picture_features',
-           'digest_weights', 'digest_vision', 'extract_features', 'region_means']
+           'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'run_backbone', 'backbone_grid',
+           'square_grid', 'pool_grid', 'encoding_device', 'full_float32', 'picture_pixels', 'VisionEncoder',
+           'channel_scale', 'picture_bytes', 'load_vision', 'picture_features', 'digest_weights', 'digest_vision',
+           'extract_features', 'region_means']
 
 # %% ../nbs/method/07_vision.ipynb #7d0bf358
 import hashlib
@@ -32,7 +33,10 @@ from transformers import AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
 from .data import Regions, as_float, disk_room, is_plain_picture, load_features, load_image
 from .errors import InputError, out_of_memory, quoted
+from .layers import BlockList, block_list, check_blocks, input_of_last_blocks, last_blocks_only
+from .layers import parameters_behind, train_mode
 from .patching import patch_to
+from .views import take_views
 
 # %% ../nbs/method/07_vision.ipynb #03eb91af
 class ItemDropout(nn.Module):
@@ -233,17 +237,26 @@ def load_backbone(
 def _blank_output(processor, model):
     "Last hidden state of a blank picture"
     pixels = processor(images=[Image.new('RGB', (64, 64))], return_tensors='pt')['pixel_values']
-    return _hidden(model, pixels)
+    return run_backbone(model, pixels).last_hidden_state
 
 # %% ../nbs/method/07_vision.ipynb #e1425110
-def _hidden(model, pixels):
-    "Last hidden state; raises `InputError` for pictures of a size that the model cannot take"
+def _own_sides(model):
+    "(height, width) of the pictures that a model is made for, or None twice"
     own = getattr(model.config, 'image_size', None)
-    sides = tuple(own) if isinstance(own, (list, tuple)) else (own, own)
+    return tuple(own) if isinstance(own, (list, tuple)) else (own, own)
+
+def run_backbone(
+    model:nn.Module, # From `load_backbone`
+    pixels:Tensor, # (B, 3, H, W), from the image processor
+): # Output of transformers, with `last_hidden_state`
+    "Run a backbone; raises `InputError` for pictures of a size that it cannot take"
+    sides = _own_sides(model)
     can_fit = 'interpolate_pos_encoding' in inspect.signature(model.forward).parameters
     options = dict(interpolate_pos_encoding=True) if can_fit and tuple(pixels.shape[2:])!=sides else {}
     try:
-        return model(pixel_values=pixels, **options).last_hidden_state
+        out = model(pixel_values=pixels, **options)
+        out.last_hidden_state
+        return out
     except (AttributeError, TypeError):
         raise InputError(f"{type(model).__name__} is no vision backbone: it does not turn pixels into a last hidden "
                          "state") from None
@@ -252,8 +265,10 @@ def _hidden(model, pixels):
             raise
         size = ' x '.join(map(str, pixels.shape[2:]))
         raise InputError(f"{type(model).__name__} cannot take pictures of {size} pixels ({quoted(e)}); "
-                         f"its own size is {own}: set `image_size` (--image-size) to it, or to 0 for what its image "
+                         f"its own size is {_said_sides(sides)}: set `image_size` (--image-size) to it, or to 0 for what its image "
                          "processor does") from None
+
+def _said_sides(sides): return sides[0] if sides[0]==sides[1] else sides
 
 # %% ../nbs/method/07_vision.ipynb #82d326c1
 _EXTRA_TOKENS = (0, 1, 2, 5) # none; class; class and distillation; class and four registers
@@ -263,8 +278,17 @@ def backbone_grid(
     pixels:Tensor, # (B, 3, H, W), from the image processor
 )->Tensor: # (B, C, S, S)
     "The last feature map as a square grid; raises `InputError` where it is not square"
-    h = _hidden(model, pixels)
-    if h.ndim==4: return h
+    return square_grid(model, run_backbone(model, pixels).last_hidden_state)
+
+def square_grid(
+    model:nn.Module, # For the message
+    h:Tensor, # (B, C, S, S), or (B, L, C) with perhaps a class token and registers before the patches
+)->Tensor: # (B, C, S, S)
+    "A last hidden state as a square grid; raises `InputError` where it is not square"
+    if h.ndim==4 and h.shape[2]==h.shape[3]: return h
+    if h.ndim==4:
+        raise InputError(f"{type(model).__name__} gives {h.shape[2]} x {h.shape[3]} cells, which is no square grid; "
+                         "use a backbone with square inputs")
     n = h.shape[1]
     for extra in _EXTRA_TOKENS:
         side = math.isqrt(n-extra)
@@ -322,40 +346,166 @@ def _stacked(pixels): # N arrays -> (N, 3, H, W)
 
 # %% ../nbs/method/07_vision.ipynb #5d1e0f02
 class VisionEncoder(nn.Module):
-    """A frozen transformers vision model whose last feature map becomes regions [ours]
+    """A transformers vision model whose last feature map becomes regions [ours]
 
     Arguments:
-        processor: its image processor.
+        processor: its image processor; None for a model whose weights are still to be loaded.
         backbone: the model, from `load_backbone`.
         grid: cells along a side, see `pool_grid`.
         image_size: pictures are resized to a square of this many pixels; 0 leaves it to the processor.
+        tune: number of its last blocks that train, with everything after them; all of them is the whole encoder.
+        from_pixels: store pixels also where the first blocks are frozen, for random views.
+    Raises `InputError` for more blocks than the backbone has.
     """
-    def __init__(self, processor, backbone, grid=3, image_size=0):
+    def __init__(self, processor, backbone, grid=3, image_size=0, tune=0, from_pixels=False):
         super().__init__()
-        self.processor = processor
         self.backbone = backbone.requires_grad_(False).eval()
         self.grid = grid
         self.image_size = image_size
+        self.tune = tune
+        self.stored = 'regions'
+        if tune: self._train_last(from_pixels)
+        self.set_processor(processor)
 
-    def train(self, mode=True): return self # batch norm keeps its statistics
+    def train(self, mode=True):
+        self.training = mode
+        train_mode(self.backbone, mode)
+        return self
 
-    def pixels(self,
-        images:list[Image.Image], # B pictures, RGB
-    )->Tensor: # (B, 3, H, W) float32
-        return picture_pixels(self.processor, images, self.image_size)
-
-    @torch.no_grad()
     def forward(self,
-        pixel_values:Tensor, # (B, 3, H, W) float, from `pixels`
-    )->Tensor: # (B, K, C) float32, values of float16
+        pixel_values:Tensor, # (B, 3, H, W), from `pixels`
+    )->Tensor: # (B, K, C) float32
         "Regions of pictures; raises `InputError` for a grid finer than the feature map"
-        with full_float32():
-            maps = backbone_grid(self.backbone, pixel_values.to(self.backbone.device))
-        side = maps.shape[-1]
-        if self.grid>side:
-            raise InputError(f"`grid` {self.grid} is finer than the backbone's own {side} x {side} cells; "
-                             f"choose 1..{side}")
-        return pool_grid(maps, self.grid).clamp(-65504, 65504).half().float() # the range of float16
+        return self.regions(self.states(pixel_values))
+
+# %% ../nbs/method/07_vision.ipynb #3fb52d69
+@patch_to(VisionEncoder)
+def _train_last(self, from_pixels):
+    "Let the last blocks train, and decide what is stored"
+    self.place = block_list(self.backbone)
+    check_blocks(self.place, self.tune, 'tune_vision_layers')
+    self.stored = 'pixels' if from_pixels or self.tune==len(self.place) else 'states'
+    blank = _blank_pixels(self.backbone)
+    def whole(): return self._features(self.backbone(pixel_values=blank))
+    def last():
+        with last_blocks_only(self.place, self.tune, states): return whole()
+    with torch.no_grad(): states = input_of_last_blocks(self.place, self.tune, whole)
+    everything = self.tune==len(self.place)
+    for p in parameters_behind(self.backbone, whole if everything else last): p.requires_grad_(True)
+
+def _blank_pixels(model):
+    "(1, 3, H, W) a picture for what runs before the blocks"
+    sides = [s or 64 for s in _own_sides(model)]
+    channels = getattr(model.config, 'num_channels', 3)
+    return torch.zeros(1, channels, *sides, device=next(model.parameters()).device)
+
+# %% ../nbs/method/07_vision.ipynb #78c323a8
+@patch_to(VisionEncoder, as_property=True)
+def stored_type(self)->str: # Of NumPy
+    return '|u1' if self.stored=='pixels' else '<f2'
+
+@patch_to(VisionEncoder)
+def pixels(self,
+    images:list[Image.Image], # B pictures, RGB
+)->Tensor: # (B, 3, H, W) float32; uint8 where pixels are stored
+    if self.processor is None:
+        raise InputError("the model has no image processor beside its weights: load both from a folder that `amsps "
+                         "train` or `AmspsProcessor.save_pretrained` wrote")
+    take = picture_bytes if self.stored=='pixels' else picture_pixels
+    return take(self.processor, images, self.image_size)
+
+@patch_to(VisionEncoder)
+@torch.no_grad()
+def states(self,
+    pixel_values:Tensor, # (B, 3, H, W), from `pixels`
+)->Tensor: # (B, ...) float32 with values of float16; pixels are returned as they are
+    "What is stored of pictures"
+    if self.stored=='pixels': return pixel_values
+    x = pixel_values.to(self.backbone.device)
+    with full_float32():
+        found = self._frozen(lambda: run_backbone(self.backbone, x))
+    return self._rounded(found)
+
+@patch_to(VisionEncoder)
+def _frozen(self, run):
+    if self.tune: return input_of_last_blocks(self.place, self.tune, run)
+    return self._features(run())
+
+@patch_to(VisionEncoder)
+def _rounded(self, x): return x.clamp(-65504, 65504).half().float() # the range of float16
+
+@patch_to(VisionEncoder)
+def _features(self, out):
+    "(B, K, C) regions of a backbone's output"
+    maps = square_grid(self.backbone, out.last_hidden_state)
+    side = maps.shape[-1]
+    if self.grid>side:
+        raise InputError(f"`grid` {self.grid} is finer than the backbone's own {side} x {side} cells; choose 1..{side}")
+    return pool_grid(maps, self.grid)
+
+# %% ../nbs/method/07_vision.ipynb #1716422a
+@patch_to(VisionEncoder)
+def regions(self,
+    states:Tensor, # (B, ...) from `states`
+    views:Tensor|None=None, # (B, 4) of `RandomViews`, where pixels are stored; None is the whole pictures
+)->Tensor: # (B, K, C)
+    "Regions of what is stored"
+    if not self.tune: return states
+    if self.stored=='pixels':
+        return self._features(run_backbone(self.backbone, self.normalised(states, views)))
+    with last_blocks_only(self.place, self.tune, states):
+        return self._features(self.backbone(pixel_values=_blank_pixels(self.backbone)))
+
+# %% ../nbs/method/07_vision.ipynb #f945a3b3
+def channel_scale(
+    processor, # An image processor of transformers
+)->tuple[Tensor,Tensor,Tensor]: # (3,) int64 order of the channels, (3, 1, 1) scale, (3, 1, 1) shift
+    "How a processor normalises bytes; raises `InputError` where it mixes channels"
+    colours = [Image.new('RGB', (64, 64), c) for c in ((0,0,0), (255,0,0), (0,255,0), (0,0,255))]
+    y = picture_pixels(processor, colours, 64)[:,:,0,0].double()
+    scale = (y[1:]-y[0])/255 # (channel of the picture, channel of the output)
+    order = scale.abs().argmax(0)
+    own = scale[order,torch.arange(3)]
+    if not torch.allclose(scale.abs().sum(0), own.abs()):
+        raise InputError(f"{type(processor).__name__} mixes the channels of pictures, so that stored pixels cannot be "
+                         "normalised; set `tune_vision_layers` to 0")
+    return order,own[:,None,None].float(),y[0,:,None,None].float()
+
+@patch_to(VisionEncoder)
+def set_processor(self,
+    processor, # An image processor of transformers, or None
+):
+    "Set the image processor"
+    self.processor = processor
+    if processor is None or not self.tune: return
+    home = next(self.backbone.parameters()).device
+    for name,x in zip(('order', 'scale', 'shift'), channel_scale(processor)):
+        self.register_buffer(name, x.to(home), persistent=False)
+
+@patch_to(VisionEncoder)
+def normalised(self,
+    pixels:Tensor, # (B, 3, H, W) uint8; floats are normalised already
+    views:Tensor|None=None, # (B, 4), see `regions`
+)->Tensor: # (B, 3, H, W) float32
+    "Pixels as the backbone takes them"
+    if pixels.dtype!=torch.uint8: return pixels
+    x = pixels.float()
+    if views is not None: x = take_views(x, views)
+    return x[:,self.order]*self.scale+self.shift
+
+# %% ../nbs/method/07_vision.ipynb #dc077fff
+def picture_bytes(
+    processor, # An image processor of transformers
+    images:list[Image.Image], # B pictures, RGB
+    image_size:int=0, # As for `picture_pixels`
+)->Tensor: # (B, 3, H, W) uint8
+    "Pixels before they are normalised; raises `InputError` as `picture_pixels`"
+    if image_size:
+        squares = [np.asarray(im.resize((image_size,)*2, Image.Resampling.BICUBIC)) for im in images]
+        return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
+    off = ('do_rescale', 'do_normalize', 'rescale_offset', 'include_top')
+    off = {k:False for k in off if hasattr(processor, k)}
+    return _stacked(processor(images=images, **off)['pixel_values']).round().clamp(0, 255).byte()
 
 # %% ../nbs/method/07_vision.ipynb #5d1e0f03
 @patch_to(VisionEncoder)
@@ -370,9 +520,10 @@ def load_vision(
     name_or_path:str, # Hub name or local folder of a transformers vision model
     grid:int=3, # Cells along a side, see `pool_grid`
     image_size:int=0, # See `VisionEncoder`
+    **options, # `tune`, `from_pixels`, see `VisionEncoder`
 )->VisionEncoder: # On the CPU
     "A vision encoder; raises `InputError` where it cannot be loaded"
-    return VisionEncoder(*load_backbone(name_or_path), grid=grid, image_size=image_size)
+    return VisionEncoder(*load_backbone(name_or_path), grid=grid, image_size=image_size, **options)
 
 def _as_vision(backbone, grid, image_size):
     "An encoder, given or named"
@@ -385,10 +536,10 @@ def picture_features(
     backbone:str|VisionEncoder, # Hub name or local folder of a transformers vision model, or an encoder
     grid:int=3, # Cells along a side, see `pool_grid`; of a backbone that is named
     image_size:int=0, # Resize to a square of this many pixels; 0 leaves it to the processor
-)->np.ndarray: # (1, K, C) float32
-    "Grid features of one picture, as `extract_features` computes them; not cached"
+)->np.ndarray: # (1, K, C) float32; of an encoder that trains (1, ...), see `VisionEncoder.states`
+    "What `extract_features` stores of one picture; not cached"
     encoder = _as_vision(backbone, grid, image_size).to(encoding_device())
-    return encoder(encoder.pixels([load_image(path)])).cpu().numpy()
+    return encoder.states(encoder.pixels([load_image(path)])).cpu().numpy()
 
 # %% ../nbs/method/07_vision.ipynb #1114a537
 def _digest_pictures(paths):
@@ -407,9 +558,11 @@ def _digest_pictures(paths):
 def digest_weights(
     model:nn.Module,
     h, # A hash of `hashlib`, which is updated
+    without:set=frozenset(), # Names of tensors that do not count
 )->str: # Hex digest
     "Digest of a model's weights, added to a hash"
     for k,v in sorted(model.state_dict().items()):
+        if k in without: continue
         h.update(k.encode())
         h.update(v.cpu().contiguous().numpy().tobytes())
     return h.hexdigest()
@@ -418,13 +571,17 @@ def digest_weights(
 def digest_vision(
     encoder:VisionEncoder,
 )->str: # Hex SHA-256
-    "Digest of a backbone's weights and of how its image processor sees pictures"
+    "Digest of a backbone's weights, but for those that train, and of how its image processor sees pictures"
+    trained = {k for k,p in encoder.backbone.named_parameters() if p.requires_grad}
+    return digest_weights(encoder.backbone, _digest_processor(encoder), trained)
+
+def _digest_processor(encoder):
     settings = json.dumps(encoder.processor.to_dict(), sort_keys=True, default=str)
-    return digest_weights(encoder.backbone, hashlib.sha256(settings.encode()))
+    return hashlib.sha256(settings.encode())
 
 # %% ../nbs/method/07_vision.ipynb #c50cd3f8
-def _write_header(f, shape):
-    np.lib.format.write_array_header_1_0(f, dict(descr='<f2', fortran_order=False, shape=shape))
+def _write_header(f, shape, descr='<f2'):
+    np.lib.format.write_array_header_1_0(f, dict(descr=descr, fortran_order=False, shape=shape))
 
 # %% ../nbs/method/07_vision.ipynb #4e4cd074
 def _resume_point(part):
@@ -433,9 +590,9 @@ def _resume_point(part):
     with open(part, 'r+b') as f:
         try:
             np.lib.format.read_magic(f)
-            shape,_,_ = np.lib.format.read_array_header_1_0(f)
+            shape,_,kind = np.lib.format.read_array_header_1_0(f)
             start = f.tell()
-            size = 2*shape[1]*shape[2] # bytes of an image
+            size = kind.itemsize*math.prod(shape[1:]) # bytes of an image
             done = max(0, f.seek(0, 2)-start)//size
         except Exception: # a damaged header raises errors of many kinds
             f.truncate(0)
@@ -456,24 +613,26 @@ def _pixels_ahead(encoder, paths, batch_size):
             yield pixels
 
 # %% ../nbs/method/07_vision.ipynb #a1779b46
+_DOING = dict(regions='extracting grid features', states='running the frozen blocks', pixels='decoding pictures')
+
 @torch.inference_mode()
 def _extract_into(part, encoder, paths, batch_size):
-    "Append the features of the images that are missing in a partial file"
+    "Append what is missing in a partial file"
     done = _resume_point(part)
     batches = _pixels_ahead(encoder, paths[done:], batch_size)
-    bar = tqdm(total=len(paths), initial=done, desc='extracting grid features', unit='image')
+    bar = tqdm(total=len(paths), initial=done, desc=_DOING[encoder.stored], unit='image')
     with open(part, 'ab') as f, bar:
         for i,pixels in zip(range(done, len(paths), batch_size), batches):
-            x = encoder(pixels).cpu().numpy().astype('<f2')
+            x = encoder.states(pixels).cpu().numpy().astype(encoder.stored_type)
             _check_finite(x, paths[i:i+len(x)])
-            if not f.tell(): _write_header(f, (len(paths), *x.shape[1:]))
+            if not f.tell(): _write_header(f, (len(paths), *x.shape[1:]), encoder.stored_type)
             f.write(x.tobytes())
             f.flush()
             bar.update(len(x))
 
 # %% ../nbs/method/07_vision.ipynb #2fdaa761
 def _check_finite(x, paths):
-    bad = ~np.isfinite(x).all((1,2))
+    bad = ~np.isfinite(x).reshape(len(x), -1).all(1)
     if bad.any():
         raise InputError(f"the backbone gives NaN for image {paths[int(bad.argmax())]}; "
                          "look at the picture and at the backbone's weights")
@@ -486,8 +645,8 @@ def extract_features(
     grid:int=3, # Cells along a side, see `pool_grid`; of a backbone that is named
     image_size:int=0, # Resize to a square of this many pixels; 0 leaves it to the processor
     batch_size:int=32, # Images a forward pass
-)->np.ndarray: # (N, K, C) float16 memory map
-    "Grid features of image files, cached; raises `InputError` for a damaged image"
+)->np.ndarray: # (N, K, C) float16 memory map; of an encoder that trains see `VisionEncoder.states`
+    "What an encoder stores of image files, cached; raises `InputError` for a damaged image"
     if not paths:
         raise InputError("there are no images to extract features from; check the folder")
     encoder = _as_vision(backbone, grid, image_size)
@@ -504,15 +663,20 @@ def extract_features(
             manifest = dict(key, backbone_name=name, n_images=len(paths))
             (folder/'manifest.json').write_text(json.dumps(manifest, indent=1), 'utf-8')
             os.replace(folder/'features.part', out)
-    return load_features(out, len(paths))
+    return load_features(out, len(paths), maps=encoder.stored!='regions')
 
 # %% ../nbs/method/07_vision.ipynb #e5d21592
 def _cache_key(encoder, paths):
     "Everything that decides the features"
     images,plain = _digest_pictures(paths)
-    key = dict(images=images, backbone=digest_vision(encoder), grid=encoder.grid, version=1)
+    key = dict(images=images, version=1) | _stored_key(encoder)
     if not plain: key['pictures'] = 'upright, 8 bits, on white'
     return key | dict(image_size=encoder.image_size) if encoder.image_size else key
+
+def _stored_key(encoder):
+    if encoder.stored=='pixels': return dict(pixels=_digest_processor(encoder).hexdigest())
+    weights = dict(backbone=digest_vision(encoder))
+    return weights|(dict(grid=encoder.grid) if encoder.stored=='regions' else dict(before_last=encoder.tune))
 
 # %% ../nbs/method/07_vision.ipynb #7e67b1ad
 def region_means(
