@@ -6,7 +6,7 @@
 __all__ = ['DUAL_TYPES', 'check_dual', 'describe_dual', 'join_projection', 'DualText', 'DualVision', 'SquarePixels', 'DualParts',
            'divide_dual', 'dual_from_config', 'load_dual']
 
-# %% ../nbs/method/09_dual.ipynb #efeab237
+# %% ../nbs/method/09_dual.ipynb #258e647f
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from .text import _check_vocabulary, set_padding, token_limit
 from .vision import LOAD_ERRORS, VisionEncoder, check_finite_weights, quiet_transformers
 from .vision import _check_weights, _origin, _own_sides
 
-# %% ../nbs/method/09_dual.ipynb #80fcf2da
+# %% ../nbs/method/09_dual.ipynb #d71abf94
 DUAL_TYPES = ('clip', 'siglip', 'siglip2', 'altclip', 'chinese_clip', 'metaclip_2', 'vision-text-dual-encoder')
 
 def check_dual(
@@ -31,10 +31,10 @@ def check_dual(
 ):
     "Raise `InputError` for a model that is no dual encoder of a known kind"
     if config.model_type not in DUAL_TYPES:
-        raise InputError(f"a model of the type {config.model_type!r} is no dual encoder of pictures and captions; known "
-                         f"types are {', '.join(DUAL_TYPES)}")
+        raise InputError(f"a model of the type {config.model_type!r} is no dual encoder of pictures and captions; "
+                         f"known types are {', '.join(DUAL_TYPES)}")
 
-# %% ../nbs/method/09_dual.ipynb #916d9cf6
+# %% ../nbs/method/09_dual.ipynb #d636643c
 def describe_dual(
     config, # Configuration of a dual encoder
 )->dict: # Plain values, for `dual_from_config`
@@ -42,13 +42,14 @@ def describe_dual(
     def bare(x): return {k:bare(v) if isinstance(v, dict) else v for k,v in x.items() if k!='_name_or_path'}
     return bare(config.to_dict())
 
+# %% ../nbs/method/09_dual.ipynb #ee4d021c
 def _fresh_model(described):
     "A dual encoder with fresh weights"
     config = AutoConfig.for_model(**described)
     check_dual(config)
     return AutoModel.from_config(config, dtype=torch.float32).eval()
 
-# %% ../nbs/method/09_dual.ipynb #aeeee835
+# %% ../nbs/method/09_dual.ipynb #f1db7cfa
 def join_projection(
     model:PreTrainedModel, # A dual encoder
     side:str, # `vision` or `text`
@@ -58,20 +59,21 @@ def join_projection(
     tower.projection = getattr(model, dict(vision='visual', text='text')[side]+'_projection', nn.Identity())
     return tower
 
-# %% ../nbs/method/09_dual.ipynb #2e3480a1
+# %% ../nbs/method/09_dual.ipynb #824e7e8e
 def _pooled(
     output, # Of a text tower
 )->Tensor: # (B, H)
     pooled = getattr(output, 'pooler_output', None)
     return output.last_hidden_state[:,0] if pooled is None else pooled
 
-# %% ../nbs/method/09_dual.ipynb #8865cd2b
+# %% ../nbs/method/09_dual.ipynb #7e0dd64b
 def _full_length(
     config, # Of a text tower
 )->int: # Tokens; 0 where a mask hides padding
     "The length to which a text tower needs its captions padded"
     return config.max_position_embeddings if config.model_type in ('siglip_text_model', 'siglip2_text_model') else 0
 
+# %% ../nbs/method/09_dual.ipynb #5c1bc3fc
 def _filled(
     ids:Tensor, # (B, L) int64
     mask:Tensor, # (B, L)
@@ -81,7 +83,7 @@ def _filled(
     "Token ids, with padding instead of masked tokens and up to a length"
     return F.pad(ids.masked_fill(~mask.bool(), padding), (0, length-ids.shape[1]), value=padding)
 
-# %% ../nbs/method/09_dual.ipynb #410712af
+# %% ../nbs/method/09_dual.ipynb #ae903c05
 class DualText(nn.Module):
     """The text half of a dual encoder
 
@@ -103,7 +105,7 @@ class DualText(nn.Module):
         self.training = mode
         return self
 
-# %% ../nbs/method/09_dual.ipynb #ccd8e35e
+# %% ../nbs/method/09_dual.ipynb #2f1eb30b
 @patch_to(DualText)
 def _run(self,
     ids:Tensor, # (B, L) int64
@@ -114,17 +116,19 @@ def _run(self,
         ids,mask = _filled(ids, mask, self.full_length, self.backbone.config.pad_token_id),None
     return self.backbone.projection(_pooled(self.backbone(input_ids=ids, attention_mask=mask)))
 
+# %% ../nbs/method/09_dual.ipynb #5fb233c1
 @patch_to(DualText)
 def _run_over(self, ids, mask, states): # (B, L) ids and mask, (B, L, H) states before the first trained layer
     "Features of captions, by the trained layers over the states before them"
     with last_blocks_only(block_list(self.backbone), self.tune, states): return self._run(ids, mask)
 
-# %% ../nbs/method/09_dual.ipynb #d3621b8e
+# %% ../nbs/method/09_dual.ipynb #dca5d571
 def _parts(lengths, size=32):
     "Rows of captions of like length, and the largest length of each part"
     order = lengths.argsort()
     return [(rows, int(lengths[rows].max())) for rows in order.split(size)],order.argsort()
 
+# %% ../nbs/method/09_dual.ipynb #07fa2315
 @patch_to(DualText)
 def _in_parts(self, run, ids, mask, lengths, states=None): # Output of `run` for each caption
     "A batch in parts of like length, which hold little padding"
@@ -137,7 +141,7 @@ def _in_parts(self, run, ids, mask, lengths, states=None): # Output of `run` for
         found.append(run(ids[rows,:n], mask[rows,:n], *given))
     return found,back.to(ids.device)
 
-# %% ../nbs/method/09_dual.ipynb #af13c4af
+# %% ../nbs/method/09_dual.ipynb #7b5eeb63
 @patch_to(DualText)
 def forward(self,
     input_ids:Tensor, # (B, L) int64
@@ -155,7 +159,7 @@ def forward(self,
         parts,back = self._in_parts(run, input_ids, attention_mask, lengths, states)
         return torch.cat(parts)[back][:,None],mask
 
-# %% ../nbs/method/09_dual.ipynb #f8796c90
+# %% ../nbs/method/09_dual.ipynb #088e27a2
 @patch_to(DualText)
 @torch.no_grad()
 def states(self,
@@ -164,7 +168,8 @@ def states(self,
     lengths:np.ndarray|None=None, # (B,) tokens, on the host; None takes them from the mask
 )->Tensor: # (B, 1, D), or (B, L, H) with `tune`
     "Output of the frozen part"
-    if not self.freeze: raise ValueError("an encoder that trains as a whole has no frozen part; set `freeze`")
+    if not self.freeze:
+        raise ValueError("an encoder that trains as a whole has no frozen part; set `freeze`")
     if not self.tune: return self(input_ids, attention_mask, lengths=lengths)[0]
     place = block_list(self.backbone)
     def run(ids, mask): return input_of_last_blocks(place, self.tune, lambda: self._run(ids, mask))
@@ -172,7 +177,7 @@ def states(self,
     n = max(x.shape[1] for x in parts)
     return torch.cat([F.pad(x, (0, 0, 0, n-x.shape[1])) for x in parts])[back]
 
-# %% ../nbs/method/09_dual.ipynb #d403eef0
+# %% ../nbs/method/09_dual.ipynb #5ada6c84
 @patch_to(DualText)
 def _train_last(self):
     "Let the last layers and all that follows them train; raises `InputError` where they cannot run alone"
@@ -180,7 +185,7 @@ def _train_last(self):
     check_blocks(place, self.tune, 'tune_layers')
     table = self.backbone.get_input_embeddings().weight
     ids = (torch.arange(8, device=table.device)%len(table)).view(2, 4)
-    mask = torch.ones_like(ids) if self.full_length else None # a mask would be read, which the meta device cannot
+    mask = torch.ones_like(ids) if self.full_length else None # transformers reads masks, but not on the meta device
     with torch.no_grad(): before = input_of_last_blocks(place, self.tune, lambda: self._run(ids, mask))
     for p in parameters_behind(self, lambda: self._run_over(ids, mask, before)): p.requires_grad_(True)
     if table.is_meta: return # its weights are still to be loaded
@@ -190,7 +195,7 @@ def _train_last(self):
         raise InputError(f"{type(self.backbone).__name__} passes more than the states from layer to layer, so that its "
                          f"last {self.tune} cannot be trained alone; set `tune_layers` to 0, or train all of it")
 
-# %% ../nbs/method/09_dual.ipynb #7f178f72
+# %% ../nbs/method/09_dual.ipynb #4cb928be
 def _check_end(tokenizer, tower):
     "Raise `InputError` where a text tower that pools at the end token would miss it"
     end,own = getattr(tower, 'eos_token_id', None),tokenizer.eos_token_id
@@ -207,13 +212,20 @@ def _check_end(tokenizer, tower):
         raise InputError(f"its tokeniser does not end every caption with {tokenizer.eos_token!r}, where the text tower "
                          "reads it; take the model's own tokeniser")
 
-# %% ../nbs/method/09_dual.ipynb #9346f0ba
+# %% ../nbs/method/09_dual.ipynb #a8e72f83
+def _check_words(tokenizer):
+    "Raise `InputError` for what transformers makes of the missing files of a tokeniser"
+    if set(tokenizer.get_vocab())<=set(tokenizer.all_special_tokens):
+        raise InputError("its tokeniser is missing, or has no word; copy the files of the tokeniser to the folder")
+
+# %% ../nbs/method/09_dual.ipynb #d1f431b3
 def _prepare_tokenizer(
     tokenizer, # Changed in place
     model, # A dual encoder; the padding token becomes a part of its configuration
 ):
     "Let a tokeniser pad and cut as the text tower needs it; raises `InputError` where they do not fit"
     tower = model.text_model
+    _check_words(tokenizer)
     set_padding(tokenizer)
     tokenizer.model_max_length = token_limit(tokenizer, tower)
     tokenizer.model_input_names = ['input_ids', 'attention_mask'] # SigLIP's tokeniser gives no mask
@@ -223,7 +235,7 @@ def _prepare_tokenizer(
     if _full_length(tower.config): # for `DualText`, also in a model that is built again
         tower.config.pad_token_id = model.config.text_config.pad_token_id = tokenizer.pad_token_id
 
-# %% ../nbs/method/09_dual.ipynb #5199fbe2
+# %% ../nbs/method/09_dual.ipynb #59aac5c5
 class DualVision(VisionEncoder):
     """The vision half of a dual encoder
 
@@ -248,7 +260,7 @@ class DualVision(VisionEncoder):
 
     def _rounded(self, x): return x if self.stored=='regions' else super()._rounded(x)
 
-# %% ../nbs/method/09_dual.ipynb #c38d8cc2
+# %% ../nbs/method/09_dual.ipynb #4092e42d
 @patch_to(DualVision)
 def pixels(self,
     images:list[Image.Image], # B pictures, RGB
@@ -261,12 +273,13 @@ def pixels(self,
                      f"{own[0]} x {own[1]}: take the model's own preprocessor_config.json, or set `image_size` "
                      "(--image-size)")
 
+# %% ../nbs/method/09_dual.ipynb #b77c4940
 @patch_to(DualVision)
 def save_pretrained(self, folder):
     "Not possible: a half has no configuration of its own"
     raise NotImplementedError("a half of a dual encoder is saved with the model that has it, see `dual_from_config`")
 
-# %% ../nbs/method/09_dual.ipynb #4cc5ca46
+# %% ../nbs/method/09_dual.ipynb #c60f25f8
 class SquarePixels:
     "An image processor of Siglip2 whose output are the pixels of squares"
     def __init__(self,
@@ -277,12 +290,14 @@ class SquarePixels:
         self.side = side
 
     def __getattr__(self, name): # what is not defined here
-        if name=='processor' or name.startswith('__'): raise AttributeError(name)
+        if name=='processor' or name.startswith('__'): # while it is copied
+            raise AttributeError(name)
         return getattr(self.processor, name)
 
     def __call__(self, images, return_tensors=None, do_resize=True, do_center_crop=False, **options):
         patch = self.processor.patch_size
-        if do_resize: images = [im.resize((self.side,)*2, Image.Resampling(self.processor.resample)) for im in images]
+        if do_resize:
+            images = [im.resize((self.side,)*2, Image.Resampling(self.processor.resample)) for im in images]
         n,rest = divmod(images[0].width, patch)
         if rest:
             raise InputError(f"`image_size` must be a multiple of {patch}, the patch of the vision tower; got "
@@ -292,22 +307,24 @@ class SquarePixels:
         x = x.unflatten(1, (n, n)).unflatten(3, (patch, patch, 3)) # (B, row, column, y, x, channel)
         return dict(pixel_values=x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3))
 
-# %% ../nbs/method/09_dual.ipynb #09e28ea8
+# %% ../nbs/method/09_dual.ipynb #a4446213
 def _cut_squares(tower, args, kwargs):
     "Pixels as patches, before a tower of Siglip2"
     pixels,patch = kwargs['pixel_values'],tower.config.patch_size
     rows,columns = (side//patch for side in pixels.shape[2:])
     x = pixels[:,:,:rows*patch,:columns*patch].unflatten(3, (columns, patch)).unflatten(2, (rows, patch))
     patches = x.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-    shapes = torch.tensor([[rows, columns]]*len(pixels))
+    shapes = torch.tensor([[rows, columns]]*len(pixels), device='cpu') # it is read, also on the meta device
     return args,dict(kwargs, pixel_values=patches, spatial_shapes=shapes, pixel_attention_mask=None)
 
+# %% ../nbs/method/09_dual.ipynb #c3168c02
 def _take_squares(tower):
     "Let a tower of Siglip2 take pixels"
     if tower.config.model_type!='siglip2_vision_model': return
     if _cut_squares not in tower._forward_pre_hooks.values():
         tower.register_forward_pre_hook(_cut_squares, with_kwargs=True)
 
+# %% ../nbs/method/09_dual.ipynb #15040241
 @patch_to(DualVision)
 def set_processor(self,
     processor, # An image processor of transformers, or None
@@ -318,7 +335,7 @@ def set_processor(self,
         processor = SquarePixels(processor, side=math.isqrt(config.num_patches)*config.patch_size)
     VisionEncoder.set_processor(self, processor)
 
-# %% ../nbs/method/09_dual.ipynb #71449dae
+# %% ../nbs/method/09_dual.ipynb #4b0e9c36
 @dataclass
 class DualParts:
     "A dual encoder in parts"
@@ -330,7 +347,7 @@ class DualParts:
     bias:Tensor|None # Scalar, float32: added to the product (SigLIP); None where there is none
     config:dict # For `dual_from_config`
 
-# %% ../nbs/method/09_dual.ipynb #b158c9a6
+# %% ../nbs/method/09_dual.ipynb #95c928bd
 def divide_dual(
     model:PreTrainedModel, # A dual encoder
     processor=None, # Its image processor
@@ -350,7 +367,7 @@ def divide_dual(
     return DualParts(vision.processor, tokenizer, vision, text, scale=scale, bias=bias,
                      config=describe_dual(model.config))
 
-# %% ../nbs/method/09_dual.ipynb #a94b8009
+# %% ../nbs/method/09_dual.ipynb #441dca56
 def dual_from_config(
     described:dict, # From `describe_dual`, or `config` of `DualParts`
     processor=None, # Its image processor
@@ -360,32 +377,35 @@ def dual_from_config(
     "A dual encoder with fresh weights; raises `InputError` for another kind of model"
     return divide_dual(_fresh_model(described), processor, tokenizer, **options)
 
-# %% ../nbs/method/09_dual.ipynb #3ae372c9
+# %% ../nbs/method/09_dual.ipynb #4660ab3e
 def _read_dual(name):
-    "Image processor, tokeniser, model, and what transformers says of the fit of its weights"
+    "Image processor and tokeniser, model, and what transformers says of the fit of its weights"
     options = _origin(name)|dict(trust_remote_code=False)
     with quiet_transformers():
         check_dual(AutoConfig.from_pretrained(name, **options))
-        processor = AutoImageProcessor.from_pretrained(name, **options)
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        tools = dict(processor=AutoImageProcessor.from_pretrained(name, **options),
+                     tokenizer=AutoTokenizer.from_pretrained(name, **options))
         model,info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True,
                                                ignore_mismatched_sizes=True, **options)
-    return processor,tokenizer,model.eval(),info
+    check_finite_weights(model)
+    return tools,model.eval(),info
 
+# %% ../nbs/method/09_dual.ipynb #2a5072b1
 def _text_features(parts, padding):
     "(1, D) of a caption with some padding behind it"
     x = parts.tokenizer('a dog', return_tensors='pt')['input_ids']
     ids = F.pad(x, (0, padding), value=parts.tokenizer.pad_token_id)
     return parts.text(ids, (torch.arange(ids.shape[1])<x.shape[1]).long()[None])[0][0]
 
+# %% ../nbs/method/09_dual.ipynb #fbe0f67e
 def _features_of_both(parts, model):
     "All that a dual encoder gives for a blank picture and a caption, in one tensor"
     blank = Image.new('RGB', (64, 64))
-    found = [parts.vision(parts.vision.pixels([blank])),_text_features(parts, padding=0),model.logit_scale]
+    found = [parts.vision(parts.vision.pixels([blank])), _text_features(parts, padding=0), model.logit_scale]
     if parts.bias is not None: found.append(model.logit_bias)
     return torch.cat([x.flatten() for x in found])
 
-# %% ../nbs/method/09_dual.ipynb #1bd8c7e6
+# %% ../nbs/method/09_dual.ipynb #0f28a000
 @torch.no_grad()
 def _check_parts(parts):
     "Raise `InputError` where the halves have different sizes, or padding changes the features of a caption"
@@ -393,12 +413,12 @@ def _check_parts(parts):
     alone,padded = _text_features(parts, padding=0),_text_features(parts, padding=2)
     if vision.shape[-1]!=alone.shape[-1]:
         raise InputError(f"its pictures become vectors of size {vision.shape[-1]}, and its captions of size "
-                         f"{alone.shape[-1]}, so that they cannot be compared; save one model with one `save_pretrained`")
+                         f"{alone.shape[-1]}, so that they cannot be compared; take a model with one common space")
     if not torch.allclose(alone, padded, rtol=0, atol=1e-4*float(alone.abs().max())):
         raise InputError("it gives another vector for a caption when padding stands behind it; take a text tower that "
                          "leaves masked tokens out")
 
-# %% ../nbs/method/09_dual.ipynb #51632c51
+# %% ../nbs/method/09_dual.ipynb #b2c59848
 @torch.no_grad()
 def load_dual(
     name_or_path:str, # Hub name or local folder
@@ -407,17 +427,17 @@ def load_dual(
     "A pretrained dual encoder in parts; raises `InputError` where it cannot be loaded, or its parts do not fit"
     name = str(name_or_path)
     try:
-        processor,tokenizer,model,info = _read_dual(name)
-        check_finite_weights(model)
-        _prepare_tokenizer(tokenizer, model)
-        parts = divide_dual(model, processor, tokenizer, image_size=options.get('image_size', 0))
+        tools,model,info = _read_dual(name)
+        _prepare_tokenizer(tools['tokenizer'], model)
+        parts = divide_dual(model, **tools, image_size=options.get('image_size', 0))
         _check_weights(model, info, lambda: _features_of_both(parts, model))
         _check_parts(parts)
-        return divide_dual(model, processor, tokenizer, **options)
+        return divide_dual(model, **tools, **options)
     except InputError as e:
         raise InputError(f"cannot load the dual encoder {name!r}: {e}") from None
     except LOAD_ERRORS as e:
-        if out_of_memory(e): raise
+        if out_of_memory(e):
+            raise
         raise InputError(f"cannot load the dual encoder {name!r}: {quoted(e)}. Name a folder written by "
                          "`save_pretrained` (config.json, model.safetensors, preprocessor_config.json and its "
                          "tokeniser) or a model of the hub") from None
