@@ -6,7 +6,7 @@
 __all__ = ['DUAL_TYPES', 'check_dual', 'describe_dual', 'join_projection', 'DualText', 'DualVision', 'SquarePixels', 'DualParts',
            'divide_dual', 'dual_from_config', 'load_dual']
 
-# %% ../nbs/method/09_dual.ipynb #258e647f
+# %% ../nbs/method/09_dual.ipynb #f8a54690
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -23,7 +23,7 @@ from .text import _check_vocabulary, set_padding, token_limit
 from .vision import LOAD_ERRORS, VisionEncoder, check_finite_weights, quiet_transformers
 from .vision import _check_weights, _origin, _own_sides
 
-# %% ../nbs/method/09_dual.ipynb #d71abf94
+# %% ../nbs/method/09_dual.ipynb #e8e3f232
 DUAL_TYPES = ('clip', 'siglip', 'siglip2', 'altclip', 'chinese_clip', 'metaclip_2', 'vision-text-dual-encoder')
 
 def check_dual(
@@ -34,7 +34,7 @@ def check_dual(
         raise InputError(f"a model of the type {config.model_type!r} is no dual encoder of pictures and captions; "
                          f"known types are {', '.join(DUAL_TYPES)}")
 
-# %% ../nbs/method/09_dual.ipynb #d636643c
+# %% ../nbs/method/09_dual.ipynb #aa0a7124
 def describe_dual(
     config, # Configuration of a dual encoder
 )->dict: # Plain values, for `dual_from_config`
@@ -42,14 +42,14 @@ def describe_dual(
     def bare(x): return {k:bare(v) if isinstance(v, dict) else v for k,v in x.items() if k!='_name_or_path'}
     return bare(config.to_dict())
 
-# %% ../nbs/method/09_dual.ipynb #ee4d021c
+# %% ../nbs/method/09_dual.ipynb #4669f49a
 def _fresh_model(described):
     "A dual encoder with fresh weights"
     config = AutoConfig.for_model(**described)
     check_dual(config)
     return AutoModel.from_config(config, dtype=torch.float32).eval()
 
-# %% ../nbs/method/09_dual.ipynb #f1db7cfa
+# %% ../nbs/method/09_dual.ipynb #67f3bf4f
 def join_projection(
     model:PreTrainedModel, # A dual encoder
     side:str, # `vision` or `text`
@@ -59,21 +59,21 @@ def join_projection(
     tower.projection = getattr(model, dict(vision='visual', text='text')[side]+'_projection', nn.Identity())
     return tower
 
-# %% ../nbs/method/09_dual.ipynb #824e7e8e
+# %% ../nbs/method/09_dual.ipynb #75d4127e
 def _pooled(
     output, # Of a text tower
 )->Tensor: # (B, H)
     pooled = getattr(output, 'pooler_output', None)
     return output.last_hidden_state[:,0] if pooled is None else pooled
 
-# %% ../nbs/method/09_dual.ipynb #7e0dd64b
+# %% ../nbs/method/09_dual.ipynb #590d9c0b
 def _full_length(
     config, # Of a text tower
 )->int: # Tokens; 0 where a mask hides padding
     "The length to which a text tower needs its captions padded"
     return config.max_position_embeddings if config.model_type in ('siglip_text_model', 'siglip2_text_model') else 0
 
-# %% ../nbs/method/09_dual.ipynb #5c1bc3fc
+# %% ../nbs/method/09_dual.ipynb #d9c9e130
 def _filled(
     ids:Tensor, # (B, L) int64
     mask:Tensor, # (B, L)
@@ -83,7 +83,7 @@ def _filled(
     "Token ids, with padding instead of masked tokens and up to a length"
     return F.pad(ids.masked_fill(~mask.bool(), padding), (0, length-ids.shape[1]), value=padding)
 
-# %% ../nbs/method/09_dual.ipynb #ae903c05
+# %% ../nbs/method/09_dual.ipynb #f80c453a
 class DualText(nn.Module):
     """The text half of a dual encoder
 
@@ -105,7 +105,7 @@ class DualText(nn.Module):
         self.training = mode
         return self
 
-# %% ../nbs/method/09_dual.ipynb #2f1eb30b
+# %% ../nbs/method/09_dual.ipynb #d6944717
 @patch_to(DualText)
 def _run(self,
     ids:Tensor, # (B, L) int64
@@ -116,19 +116,19 @@ def _run(self,
         ids,mask = _filled(ids, mask, self.full_length, self.backbone.config.pad_token_id),None
     return self.backbone.projection(_pooled(self.backbone(input_ids=ids, attention_mask=mask)))
 
-# %% ../nbs/method/09_dual.ipynb #5fb233c1
+# %% ../nbs/method/09_dual.ipynb #ec7dd017
 @patch_to(DualText)
 def _run_over(self, ids, mask, states): # (B, L) ids and mask, (B, L, H) states before the first trained layer
     "Features of captions, by the trained layers over the states before them"
     with last_blocks_only(block_list(self.backbone), self.tune, states): return self._run(ids, mask)
 
-# %% ../nbs/method/09_dual.ipynb #dca5d571
+# %% ../nbs/method/09_dual.ipynb #2f022658
 def _parts(lengths, size=32):
     "Rows of captions of like length, and the largest length of each part"
     order = lengths.argsort()
     return [(rows, int(lengths[rows].max())) for rows in order.split(size)],order.argsort()
 
-# %% ../nbs/method/09_dual.ipynb #07fa2315
+# %% ../nbs/method/09_dual.ipynb #7fe77f16
 @patch_to(DualText)
 def _in_parts(self, run, ids, mask, lengths, states=None): # Output of `run` for each caption
     "A batch in parts of like length, which hold little padding"
@@ -141,7 +141,7 @@ def _in_parts(self, run, ids, mask, lengths, states=None): # Output of `run` for
         found.append(run(ids[rows,:n], mask[rows,:n], *given))
     return found,back.to(ids.device)
 
-# %% ../nbs/method/09_dual.ipynb #7b5eeb63
+# %% ../nbs/method/09_dual.ipynb #6b5b10cf
 @patch_to(DualText)
 def forward(self,
     input_ids:Tensor, # (B, L) int64
@@ -159,7 +159,7 @@ def forward(self,
         parts,back = self._in_parts(run, input_ids, attention_mask, lengths, states)
         return torch.cat(parts)[back][:,None],mask
 
-# %% ../nbs/method/09_dual.ipynb #088e27a2
+# %% ../nbs/method/09_dual.ipynb #f78825b1
 @patch_to(DualText)
 @torch.no_grad()
 def states(self,
@@ -177,7 +177,7 @@ def states(self,
     n = max(x.shape[1] for x in parts)
     return torch.cat([F.pad(x, (0, 0, 0, n-x.shape[1])) for x in parts])[back]
 
-# %% ../nbs/method/09_dual.ipynb #5ada6c84
+# %% ../nbs/method/09_dual.ipynb #3902253d
 @patch_to(DualText)
 def _train_last(self):
     "Let the last layers and all that follows them train; raises `InputError` where they cannot run alone"
@@ -195,7 +195,7 @@ def _train_last(self):
         raise InputError(f"{type(self.backbone).__name__} passes more than the states from layer to layer, so that its "
                          f"last {self.tune} cannot be trained alone; set `tune_layers` to 0, or train all of it")
 
-# %% ../nbs/method/09_dual.ipynb #4cb928be
+# %% ../nbs/method/09_dual.ipynb #3378a512
 def _check_end(tokenizer, tower):
     "Raise `InputError` where a text tower that pools at the end token would miss it"
     end,own = getattr(tower, 'eos_token_id', None),tokenizer.eos_token_id
@@ -205,20 +205,20 @@ def _check_end(tokenizer, tower):
                          f"`text_config` is 2), and the tokeniser's end token has another id, {own}; take the model's "
                          f"own tokeniser, or set `eos_token_id` to {own}")
     if end not in (2, own):
-        raise InputError(f"its text tower reads a caption at the token {end} (`eos_token_id` of `text_config`), and the "
-                         f"tokeniser's end token has the id {own}; take the model's own tokeniser")
+        raise InputError(f"its text tower reads a caption at the token {end} (`eos_token_id` of `text_config`), and "
+                         f"the tokeniser's end token has the id {own}; take the model's own tokeniser")
     captions = ['a dog', 'a dog '*tokenizer.model_max_length]
     if any(ids[-1]!=own for ids in tokenizer(captions, truncation=True)['input_ids']):
         raise InputError(f"its tokeniser does not end every caption with {tokenizer.eos_token!r}, where the text tower "
                          "reads it; take the model's own tokeniser")
 
-# %% ../nbs/method/09_dual.ipynb #a8e72f83
+# %% ../nbs/method/09_dual.ipynb #d3f06e87
 def _check_words(tokenizer):
     "Raise `InputError` for what transformers makes of the missing files of a tokeniser"
     if set(tokenizer.get_vocab())<=set(tokenizer.all_special_tokens):
         raise InputError("its tokeniser is missing, or has no word; copy the files of the tokeniser to the folder")
 
-# %% ../nbs/method/09_dual.ipynb #d1f431b3
+# %% ../nbs/method/09_dual.ipynb #88047cd5
 def _prepare_tokenizer(
     tokenizer, # Changed in place
     model, # A dual encoder; the padding token becomes a part of its configuration
@@ -235,7 +235,7 @@ def _prepare_tokenizer(
     if _full_length(tower.config): # for `DualText`, also in a model that is built again
         tower.config.pad_token_id = model.config.text_config.pad_token_id = tokenizer.pad_token_id
 
-# %% ../nbs/method/09_dual.ipynb #59aac5c5
+# %% ../nbs/method/09_dual.ipynb #ae5c9a7f
 class DualVision(VisionEncoder):
     """The vision half of a dual encoder
 
@@ -260,7 +260,7 @@ class DualVision(VisionEncoder):
 
     def _rounded(self, x): return x if self.stored=='regions' else super()._rounded(x)
 
-# %% ../nbs/method/09_dual.ipynb #4092e42d
+# %% ../nbs/method/09_dual.ipynb #3b80db0a
 @patch_to(DualVision)
 def pixels(self,
     images:list[Image.Image], # B pictures, RGB
@@ -273,13 +273,13 @@ def pixels(self,
                      f"{own[0]} x {own[1]}: take the model's own preprocessor_config.json, or set `image_size` "
                      "(--image-size)")
 
-# %% ../nbs/method/09_dual.ipynb #b77c4940
+# %% ../nbs/method/09_dual.ipynb #b75b2d94
 @patch_to(DualVision)
 def save_pretrained(self, folder):
     "Not possible: a half has no configuration of its own"
     raise NotImplementedError("a half of a dual encoder is saved with the model that has it, see `dual_from_config`")
 
-# %% ../nbs/method/09_dual.ipynb #c60f25f8
+# %% ../nbs/method/09_dual.ipynb #857587a4
 class SquarePixels:
     "An image processor of Siglip2 whose output are the pixels of squares"
     def __init__(self,
@@ -307,7 +307,7 @@ class SquarePixels:
         x = x.unflatten(1, (n, n)).unflatten(3, (patch, patch, 3)) # (B, row, column, y, x, channel)
         return dict(pixel_values=x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3))
 
-# %% ../nbs/method/09_dual.ipynb #a4446213
+# %% ../nbs/method/09_dual.ipynb #2f5ad7f6
 def _cut_squares(tower, args, kwargs):
     "Pixels as patches, before a tower of Siglip2"
     pixels,patch = kwargs['pixel_values'],tower.config.patch_size
@@ -317,14 +317,14 @@ def _cut_squares(tower, args, kwargs):
     shapes = torch.tensor([[rows, columns]]*len(pixels), device='cpu') # it is read, also on the meta device
     return args,dict(kwargs, pixel_values=patches, spatial_shapes=shapes, pixel_attention_mask=None)
 
-# %% ../nbs/method/09_dual.ipynb #c3168c02
+# %% ../nbs/method/09_dual.ipynb #afda33dc
 def _take_squares(tower):
     "Let a tower of Siglip2 take pixels"
     if tower.config.model_type!='siglip2_vision_model': return
     if _cut_squares not in tower._forward_pre_hooks.values():
         tower.register_forward_pre_hook(_cut_squares, with_kwargs=True)
 
-# %% ../nbs/method/09_dual.ipynb #15040241
+# %% ../nbs/method/09_dual.ipynb #ee9a4902
 @patch_to(DualVision)
 def set_processor(self,
     processor, # An image processor of transformers, or None
@@ -335,7 +335,7 @@ def set_processor(self,
         processor = SquarePixels(processor, side=math.isqrt(config.num_patches)*config.patch_size)
     VisionEncoder.set_processor(self, processor)
 
-# %% ../nbs/method/09_dual.ipynb #4b0e9c36
+# %% ../nbs/method/09_dual.ipynb #c12f8538
 @dataclass
 class DualParts:
     "A dual encoder in parts"
@@ -347,7 +347,7 @@ class DualParts:
     bias:Tensor|None # Scalar, float32: added to the product (SigLIP); None where there is none
     config:dict # For `dual_from_config`
 
-# %% ../nbs/method/09_dual.ipynb #95c928bd
+# %% ../nbs/method/09_dual.ipynb #37ccc1ae
 def divide_dual(
     model:PreTrainedModel, # A dual encoder
     processor=None, # Its image processor
@@ -367,7 +367,7 @@ def divide_dual(
     return DualParts(vision.processor, tokenizer, vision, text, scale=scale, bias=bias,
                      config=describe_dual(model.config))
 
-# %% ../nbs/method/09_dual.ipynb #441dca56
+# %% ../nbs/method/09_dual.ipynb #40e389ef
 def dual_from_config(
     described:dict, # From `describe_dual`, or `config` of `DualParts`
     processor=None, # Its image processor
@@ -377,7 +377,7 @@ def dual_from_config(
     "A dual encoder with fresh weights; raises `InputError` for another kind of model"
     return divide_dual(_fresh_model(described), processor, tokenizer, **options)
 
-# %% ../nbs/method/09_dual.ipynb #4660ab3e
+# %% ../nbs/method/09_dual.ipynb #f9aba0c0
 def _read_dual(name):
     "Image processor and tokeniser, model, and what transformers says of the fit of its weights"
     options = _origin(name)|dict(trust_remote_code=False)
@@ -390,14 +390,14 @@ def _read_dual(name):
     check_finite_weights(model)
     return tools,model.eval(),info
 
-# %% ../nbs/method/09_dual.ipynb #2a5072b1
+# %% ../nbs/method/09_dual.ipynb #89aac4a5
 def _text_features(parts, padding):
     "(1, D) of a caption with some padding behind it"
     x = parts.tokenizer('a dog', return_tensors='pt')['input_ids']
     ids = F.pad(x, (0, padding), value=parts.tokenizer.pad_token_id)
     return parts.text(ids, (torch.arange(ids.shape[1])<x.shape[1]).long()[None])[0][0]
 
-# %% ../nbs/method/09_dual.ipynb #fbe0f67e
+# %% ../nbs/method/09_dual.ipynb #c382fdea
 def _features_of_both(parts, model):
     "All that a dual encoder gives for a blank picture and a caption, in one tensor"
     blank = Image.new('RGB', (64, 64))
@@ -405,7 +405,7 @@ def _features_of_both(parts, model):
     if parts.bias is not None: found.append(model.logit_bias)
     return torch.cat([x.flatten() for x in found])
 
-# %% ../nbs/method/09_dual.ipynb #0f28a000
+# %% ../nbs/method/09_dual.ipynb #03f8f423
 @torch.no_grad()
 def _check_parts(parts):
     "Raise `InputError` where the halves have different sizes, or padding changes the features of a caption"
@@ -418,7 +418,7 @@ def _check_parts(parts):
         raise InputError("it gives another vector for a caption when padding stands behind it; take a text tower that "
                          "leaves masked tokens out")
 
-# %% ../nbs/method/09_dual.ipynb #b2c59848
+# %% ../nbs/method/09_dual.ipynb #8e92cef2
 @torch.no_grad()
 def load_dual(
     name_or_path:str, # Hub name or local folder
