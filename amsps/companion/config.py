@@ -154,7 +154,8 @@ class LossConfig(_Group):
         description=f"Training loss. One of {', '.join(loss_labels())}. --row adds the settings that tables have.")
     margin: float = Field(0.2, ge=0, le=2, description="Margin of the triplet losses and of AHRL, in cosine units.")
     temperature: float = Field(0.07, gt=0,
-        description="Temperature of InfoNCE and of AHRL's smooth selection, in cosine units.")
+        description="Temperature of InfoNCE, of the sigmoid loss and of AHRL's smooth selection, in cosine units.")
+    bias: float = Field(-10.0, allow_inf_nan=False, description="Sigmoid loss: bias of the logits.")
     selection: Literal['mean','hardest','smooth'] = Field('smooth',
         description="AHRL: selection of the negatives of an anchor: mean, hardest or smooth.")
     adaptive_margin: float = Field(0.3, ge=0, le=1,
