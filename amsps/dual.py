@@ -94,11 +94,16 @@ class DualText(nn.Module):
     """
     def __init__(self, backbone, freeze=False, tune=0):
         super().__init__()
-        self.backbone = backbone.requires_grad_(not freeze).eval()
+        self.backbone = backbone.eval()
         self.freeze = freeze
         self.tune = tune
         self.full_length = _full_length(backbone.config)
-        if freeze and tune: self._train_last()
+        self.set_trained()
+
+    def set_trained(self):
+        "Freeze the backbone but for what trains"
+        self.backbone.requires_grad_(not self.freeze)
+        if self.freeze and self.tune: self._train_last()
 
     def train(self, mode=True):
         if not self.freeze: return super().train(mode)

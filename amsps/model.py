@@ -19,6 +19,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 from .consensus import ConceptLevel, GraphLevel, LikelihoodLevel
+from .dual import DualParts, dual_from_config
 from .errors import InputError
 from .patching import patch_to
 from .text import BiGRUEncoder, TransformersTextEncoder, text_from_config
@@ -113,6 +114,12 @@ def _check_choices(pooling, consensus, fusion):
 class AmspsConfig(PreTrainedConfig):
     "Configuration of an `AmspsModel`; raises `InputError` for unknown choices"
     model_type = 'amsps'
+    vision_config = None # dict, of a vision encoder that trains; None: it is frozen, or there is none
+    tune_vision_layers = 0 # Number of its last blocks that train
+    from_pixels = False # It trains from pixels, see `VisionEncoder`
+    dual_config = None # dict, of a CLIP-like model in the place of both encoders, see `divide_dual`
+    learn_temperature = False # Train the factor of the similarities (`scale`; 0 is none) and their `bias`
+    scale,bias = 0.,None # Before training; floats
     def __init__(self,
         feature_size:int=1280, # F, size of a region feature
         vocab_size:int=1000, # Token ids of the tokeniser
@@ -135,10 +142,7 @@ class AmspsConfig(PreTrainedConfig):
         label_ratio:float=.35, # Weight of a caption's own concepts, 0..1 [CVSE]
         grid:int=0, # Cells along a side that the vision encoder makes, see `pool_grid`; 0 is a model of regions alone
         image_size:int=0, # Of the vision encoder, see `VisionEncoder`
-        vision_config:dict|None=None, # Of a vision encoder that trains; None: it is frozen, or there is none
-        tune_vision_layers:int=0, # Number of its last blocks that train
-        from_pixels:bool=False, # It trains from pixels, see `VisionEncoder`
-        **kwargs, # What `PreTrainedConfig` takes
+        **kwargs, # The class attributes above, and what `PreTrainedConfig` takes
     ):
         tune_text_layers = kwargs.pop('tune_layers', tune_text_layers) # in models saved before it had this name
         _check_choices(pooling, consensus, fusion)
@@ -163,9 +167,6 @@ class AmspsConfig(PreTrainedConfig):
         self.label_ratio = label_ratio
         self.grid = grid
         self.image_size = image_size
-        self.vision_config = vision_config
-        self.tune_vision_layers = tune_vision_layers
-        self.from_pixels = from_pixels
         super().__init__(**kwargs)
 
     def get_text_config(self, *args, **kwargs):
@@ -211,6 +212,16 @@ def _text_encoder(config, backbone):
                                    tune=config.tune_text_layers, mean=config.pooling=='mean')
 
 # %% ../nbs/method/11_model.ipynb #54728217
+def _dual(config):
+    "A CLIP-like model with fresh weights"
+    return dual_from_config(config.dual_config, image_size=config.image_size, freeze_text=config.freeze_text,
+                            tune_vision_layers=config.tune_vision_layers, tune_layers=config.tune_text_layers,
+                            from_pixels=config.from_pixels)
+
+def _scalar(value, learn):
+    "A number as a parameter, or None"
+    return None if value is None else nn.Parameter(torch.tensor(float(value)), requires_grad=learn)
+
 def _trained_vision(config):
     "The vision encoder of a model that trains it, with fresh weights"
     if not config.vision_config: return None
@@ -237,14 +248,18 @@ class AmspsModel(PreTrainedModel):
         config:AmspsConfig, # What to build
         text_backbone:PreTrainedModel|None=None, # Encoder that `config.text_config` describes; None builds a fresh one
         vision:VisionEncoder|None=None, # That trains, as `config.vision_config` describes; None builds a fresh one
+        dual:DualParts|None=None, # As `config.dual_config` describes; None builds a fresh one
     ):
         super().__init__(config)
-        self.region_encoder = _region_encoder(config)
+        if config.dual_config and dual is None: dual = _dual(config)
+        self.region_encoder = nn.Identity() if dual else _region_encoder(config)
         self.image_pool = _pooling(config)
         self.text_pool = _pooling(config)
-        self.text_encoder = _text_encoder(config, text_backbone)
+        self.text_encoder = dual.text if dual else _text_encoder(config, text_backbone)
         self.consensus = _consensus_level(config)
-        self.vision = vision or _trained_vision(config) # A frozen one: see `set_vision`
+        self.vision = dual.vision if dual else vision or _trained_vision(config) # A frozen one: see `set_vision`
+        self.logit_scale = _scalar(math.log(config.scale) if config.scale else None, config.learn_temperature)
+        self.logit_bias = _scalar(config.bias, config.learn_temperature)
         self.post_init()
 
     def _init_weights(self, module):
@@ -313,6 +328,30 @@ def text_levels(self,
 
 # %% ../nbs/method/11_model.ipynb #bad4adf0
 @patch_to(AmspsModel)
+def learnt(self,
+    names:tuple[str,...], # Of `scale` and `bias`, those that the loss learns
+)->dict[str,Tensor]: # Scalars; none where the temperature is not learnt
+    "Factor and bias of the similarities, for a loss that learns them"
+    if not self.config.learn_temperature: return {}
+    return {k:x for k,x in self._scalars().items() if k in names}
+
+@patch_to(AmspsModel)
+def _scalars(self):
+    found = {} if self.logit_scale is None else dict(scale=self.logit_scale.exp().clamp(max=100))
+    return found if self.logit_bias is None else found|dict(bias=self.logit_bias)
+
+@patch_to(AmspsModel)
+def logits(self,
+    images:Tensor, # (n, E) embeddings
+    texts:Tensor, # (m, E)
+)->Tensor: # (n, m)
+    "Scaled similarities, as `logits_per_image` of a CLIP-like model"
+    scalars = self._scalars()
+    if not scalars:
+        raise InputError("this model has no scale of its own: take the similarities `images@texts.T`")
+    return scalars['scale']*images@texts.T+scalars.get('bias', 0)
+
+@patch_to(AmspsModel)
 def encode_image(self,
     regions:Tensor, # (B, K, F) float
 )->Tensor: # (B, E) unit length
@@ -373,7 +412,8 @@ def save_pretrained(self,
     *args, **kwargs, # As for transformers' models
 ):
     "Save the model, and a frozen vision encoder in the folder `vision`; one that trains is saved with the model"
-    if self.config.vision_config: return PreTrainedModel.save_pretrained(self, save_directory, *args, **kwargs)
+    if self.config.vision_config or self.config.dual_config:
+        return PreTrainedModel.save_pretrained(self, save_directory, *args, **kwargs)
     vision = self.vision
     self.vision = None
     try:
@@ -390,6 +430,14 @@ def _saved_vision(name_or_path, config, revision):
     if not (home/'vision').is_dir():
         raise InputError("its folder `vision` is missing, the encoder of pictures; copy the whole folder")
     return load_vision(home/'vision', config.grid, config.image_size)
+
+@patch_to(AmspsModel)
+def _set_trained(self):
+    "Freeze what does not train; transformers gives every loaded weight a gradient"
+    for part in (self.vision, self.text_encoder):
+        if hasattr(part, 'set_trained'): part.set_trained()
+    for x in (self.logit_scale, self.logit_bias):
+        if x is not None: x.requires_grad_(self.config.learn_temperature)
 
 def _saved_processor(name_or_path, options):
     "The image processor beside the weights of a saved model, or None"
@@ -416,7 +464,9 @@ def from_pretrained(cls,
     try:
         check_fit(info)
         check_finite_weights(model)
-        if model.config.vision_config: model.vision.set_processor(_saved_processor(name_or_path, kwargs))
+        model._set_trained()
+        if model.config.vision_config or model.config.dual_config:
+            model.vision.set_processor(_saved_processor(name_or_path, kwargs))
         elif model.config.grid: model.set_vision(_saved_vision(name_or_path, model.config, kwargs.get('revision')))
     except InputError as e:
         raise InputError(f"cannot load the model of {name_or_path}: {e}") from None

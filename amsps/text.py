@@ -241,12 +241,15 @@ class TransformersTextEncoder(nn.Module):
         self.tune = tune
         self.mean = mean
         self.drop = ItemDropout(dropout)
-        if freeze:
-            backbone.requires_grad_(False).eval()
-        if tune:
-            check_last_layers(backbone, tune)
-            holder,name = text_layers(backbone)
-            getattr(holder, name)[-tune:].requires_grad_(True)
+        self.set_trained()
+
+    def set_trained(self):
+        "Freeze the backbone but for what trains"
+        if self.freeze: self.backbone.requires_grad_(False).eval()
+        if not self.tune: return
+        check_last_layers(self.backbone, self.tune)
+        holder,name = text_layers(self.backbone)
+        getattr(holder, name)[-self.tune:].requires_grad_(True)
 
     def train(self, mode=True):
         if not self.freeze: return super().train(mode)

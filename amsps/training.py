@@ -568,7 +568,8 @@ def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=N
     image,words = (on_device(torch.from_numpy(x), self.args.device) for x in (image, self._words[caption]))
     known = words[:,None]==words[None,:]
     sims = {k:v@t.T for k,(v,t) in out.levels().items() if self._counts(k)}
-    losses = {k:self.retrieval_loss(s, image, known, **extras.get(k, {})) for k,s in sims.items()}
+    learnt = self.model.learnt(getattr(self.retrieval_loss, 'learns', ()))
+    losses = {k:self.retrieval_loss(s, image, known, **learnt, **extras.get(k, {})) for k,s in sims.items()}
     terms = level_objective(losses, out, self.model.consensus)
     self._unchecked = HostCopy(terms),self.state.global_step+1,self._get_learning_rate()
     if model.training: self._note(terms, sims['fused'].detach(), image)

@@ -265,8 +265,8 @@ def run_backbone(
             raise
         size = ' x '.join(map(str, pixels.shape[2:]))
         raise InputError(f"{type(model).__name__} cannot take pictures of {size} pixels ({quoted(e)}); "
-                         f"its own size is {_said_sides(sides)}: set `image_size` (--image-size) to it, or to 0 for what "
-                         "its image processor does") from None
+                         f"its own size is {_said_sides(sides)}: set `image_size` (--image-size) to it, or to 0 for "
+                         "what its image processor does") from None
 
 def _said_sides(sides): return sides[0] if sides[0]==sides[1] else sides
 
@@ -359,13 +359,13 @@ class VisionEncoder(nn.Module):
     """
     def __init__(self, processor, backbone, grid=3, image_size=0, tune=0, from_pixels=False):
         super().__init__()
-        self.backbone = backbone.requires_grad_(False).eval()
+        self.backbone = backbone.eval()
         self.grid = grid
         self.image_size = image_size
         self.tune = tune
         self.from_pixels = from_pixels
         self.stored = 'regions'
-        if tune: self._train_last()
+        self.set_trained()
         self.set_processor(processor)
 
     def train(self, mode=True):
@@ -381,8 +381,10 @@ class VisionEncoder(nn.Module):
 
 # %% ../nbs/method/07_vision.ipynb #3fb52d69
 @patch_to(VisionEncoder)
-def _train_last(self):
-    "Let the last blocks train, and decide what is stored"
+def set_trained(self):
+    "Freeze the backbone but for what trains, and decide what is stored"
+    self.backbone.requires_grad_(False)
+    if not self.tune: return
     self.place = block_list(self.backbone)
     check_blocks(self.place, self.tune, 'tune_vision_layers')
     self.stored = 'pixels' if self.from_pixels or self.tune==len(self.place) else 'states'

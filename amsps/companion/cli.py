@@ -704,7 +704,11 @@ SameBackbone = Annotated[str, _opt_plain(_SAME, DATA)]
 # %% ../../nbs/companion/39_cli.ipynb #b30eff6b
 def _run_config(record, data_root, backbone, cache_dir):
     "Configuration of a finished run, with the places of this machine"
-    here = dict(data_root=data_root, backbone=backbone, cache_dir=cache_dir, concept_vectors='')
+    trained = record['config']['backbone'] if record['config'].get('tune_vision_layers') else ''
+    if backbone and trained:
+        raise InputError(f"--backbone: {record['name']} has trained its own vision model, which is saved with it; leave "
+                         "the option out")
+    here = dict(data_root=data_root, backbone=backbone or trained, cache_dir=cache_dir, concept_vectors='')
     config = configuration.parse_config(record['config']|here)
     check_effect(config, _given(data_root=data_root, backbone=backbone))
     return config
@@ -714,10 +718,8 @@ def _run_data(record, config, run, model):
     "Data for a finished run; features of another size are refused"
     import torch
     from amsps.companion.datasets import load_data
-    if config.backbone and config.tune_vision_layers:
-        raise InputError(f"--backbone: the run {run} has trained its own vision model, which is saved with it; leave the "
-                         "option out")
-    if config.backbone or model.vision is None: _note_backbone(record, config.backbone)
+    if config.tune_vision_layers: pass # its vision model is a part of it
+    elif config.backbone or model.vision is None: _note_backbone(record, config.backbone)
     torch.set_num_threads(config.threads)
     config = config.model_copy(update=dict(freeze_text=False)) # the run has its own text encoder
     data = load_data(config, model.vision)
