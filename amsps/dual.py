@@ -90,7 +90,8 @@ class DualText(nn.Module):
     Arguments:
         backbone: the text tower, from `join_projection`.
         freeze: do not train it.
-        tune: with `freeze`, number of last layers that are trained all the same, with all that follows them.
+        tune: with `freeze`, number of last layers that are trained all the same, with all that follows them; all of
+            them is the whole half.
     """
     def __init__(self, backbone, freeze=False, tune=0):
         super().__init__()
@@ -187,10 +188,13 @@ def states(self,
 def _train_last(self):
     "Let the last layers and all that follows them train; raises `InputError` where they cannot run alone"
     place = block_list(self.backbone)
-    check_blocks(place, self.tune, 'tune_layers')
+    check_blocks(place, self.tune, 'tune_text_layers')
     table = self.backbone.get_input_embeddings().weight
     ids = (torch.arange(8, device=table.device)%len(table)).view(2, 4)
     mask = torch.ones_like(ids) if self.full_length else None # transformers reads masks, but not on the meta device
+    if self.tune==len(place):
+        for p in parameters_behind(self, lambda: self._run(ids, mask)): p.requires_grad_(True)
+        return
     with torch.no_grad(): before = input_of_last_blocks(place, self.tune, lambda: self._run(ids, mask))
     for p in parameters_behind(self, lambda: self._run_over(ids, mask, before)): p.requires_grad_(True)
     if table.is_meta: return # its weights are still to be loaded
@@ -198,7 +202,7 @@ def _train_last(self):
         whole,alone = self._run(ids, mask),self._run_over(ids, mask, before)
     if not torch.allclose(alone, whole, rtol=1e-3, atol=1e-5):
         raise InputError(f"{type(self.backbone).__name__} passes more than the states from layer to layer, so that its "
-                         f"last {self.tune} cannot be trained alone; set `tune_layers` to 0, or train all of it")
+                         f"last {self.tune} cannot be trained alone; set `tune_text_layers` to 0, or train all of it")
 
 # %% ../nbs/method/09_dual.ipynb #3378a512
 def _check_end(tokenizer, tower):

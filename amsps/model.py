@@ -118,7 +118,7 @@ class AmspsConfig(PreTrainedConfig):
     tune_vision_layers = 0 # Number of its last blocks that train
     from_pixels = False # It trains from pixels, see `VisionEncoder`
     dual_config = None # dict, of a CLIP-like model in the place of both encoders, see `divide_dual`
-    learn_temperature = False # Train the factor of the similarities (`scale`; 0 is none) and their `bias`
+    learn = () # Which train: the factor of the similarities, `scale` (0 is none), and their `bias` (None is none)
     scale,bias = 0.,None # Before training; floats
     def __init__(self,
         feature_size:int=1280, # F, size of a region feature
@@ -258,8 +258,8 @@ class AmspsModel(PreTrainedModel):
         self.text_encoder = dual.text if dual else _text_encoder(config, text_backbone)
         self.consensus = _consensus_level(config)
         self.vision = dual.vision if dual else vision or _trained_vision(config) # A frozen one: see `set_vision`
-        self.logit_scale = _scalar(math.log(config.scale) if config.scale else None, config.learn_temperature)
-        self.logit_bias = _scalar(config.bias, config.learn_temperature)
+        self.logit_scale = _scalar(math.log(config.scale) if config.scale else None, 'scale' in config.learn)
+        self.logit_bias = _scalar(config.bias, 'bias' in config.learn)
         self.post_init()
 
     def _init_weights(self, module):
@@ -332,8 +332,7 @@ def learnt(self,
     names:tuple[str,...], # Of `scale` and `bias`, those that the loss learns
 )->dict[str,Tensor]: # Scalars; none where the temperature is not learnt
     "Factor and bias of the similarities, for a loss that learns them"
-    if not self.config.learn_temperature: return {}
-    return {k:x for k,x in self._scalars().items() if k in names}
+    return {k:x for k,x in self._scalars().items() if k in names and k in self.config.learn}
 
 @patch_to(AmspsModel)
 def _scalars(self):
@@ -436,8 +435,8 @@ def _set_trained(self):
     "Freeze what does not train; transformers gives every loaded weight a gradient"
     for part in (self.vision, self.text_encoder):
         if hasattr(part, 'set_trained'): part.set_trained()
-    for x in (self.logit_scale, self.logit_bias):
-        if x is not None: x.requires_grad_(self.config.learn_temperature)
+    for name,x in dict(scale=self.logit_scale, bias=self.logit_bias).items():
+        if x is not None: x.requires_grad_(name in self.config.learn)
 
 def _saved_processor(name_or_path, options):
     "The image processor beside the weights of a saved model, or None"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from transformers import BertConfig, BertModel
 from .config import RunConfig
-from .datasets import RunData, trained_vision
+from .datasets import RunData, starting_model, trained_vision
 from ..consensus import ConceptGraph, build_graph, read_vectors, table_vectors
 from ..data import PairDataset, build_tokenizer
 from ..losses import LOSSES, Loss
@@ -81,6 +81,38 @@ def _vision_options(data, vision):
     trains = dict(tune_vision_layers=vision.tune, from_pixels=vision.from_pixels)
     return sizes|trains|dict(vision_config=describe_vision(vision))
 
+def _two_encoders(config, data, train_set, graph):
+    "Model of a vision and a text encoder, its tokeniser and word vectors of the concepts"
+    tokenizer,text = _text_encoder(config, train_set)
+    vectors = _concept_vectors(config, graph, tokenizer, text)
+    options = {k:getattr(config, k) for k in _MODEL}|_learnt_options(config)
+    options |= _text_options(config, tokenizer, text)
+    options |= _consensus_options(config, graph, vectors)
+    vision = trained_vision(config) if config.tune_vision_layers else None
+    options |= _vision_options(data, vision)
+    return AmspsModel(AmspsConfig(**options), text, vision),tokenizer,vectors
+
+def _learnt_options(config, scale=None, bias=None):
+    "Which of temperature and bias train, and their first values"
+    if not config.learn_temperature: return {} if scale is None else dict(scale=scale, bias=bias)
+    first = dict(scale=scale or 1/config.temperature, bias=config.bias if bias is None else bias)
+    learn = list(LOSSES[config.loss].factory.learns)
+    return dict(learn=learn, scale=first['scale'], bias=first['bias'] if 'bias' in learn else bias)
+
+def _dual_model(config, data, train_set, graph):
+    "Model over a CLIP-like model, its tokeniser and word vectors of the concepts"
+    parts = starting_model(config)
+    vectors = _concept_vectors(config, graph, parts.tokenizer, parts.text.backbone)
+    size = parts.vision.feature_size()
+    own = None if parts.bias is None else float(parts.bias)
+    options = _learnt_options(config, float(parts.scale), own)|_consensus_options(config, graph, vectors)
+    trains = dict(tune_vision_layers=config.tune_vision_layers, from_pixels=parts.vision.from_pixels, freeze_text=True,
+                  tune_text_layers=config.tune_text_layers)
+    words = max(len(parts.tokenizer), parts.text.backbone.get_input_embeddings().weight.shape[0])
+    made = AmspsConfig(feature_size=size, embed_size=size, vocab_size=words, pooling='mean', fusion=config.fusion,
+                       dual_config=parts.config, grid=1, image_size=config.image_size, **trains, **options)
+    return AmspsModel(made, dual=parts),parts.tokenizer,vectors
+
 def build_model(
     config:RunConfig,
     data:RunData, # Of the run; its features give the size of a region
@@ -90,14 +122,8 @@ def build_model(
     "Model and tokeniser of a run; sets the global seed"
     torch.manual_seed(config.seed)
     graph = graph or concept_graph(config, train_set)
-    tokenizer,text = _text_encoder(config, train_set)
-    vectors = _concept_vectors(config, graph, tokenizer, text)
-    options = {k:getattr(config, k) for k in _MODEL}
-    options |= _text_options(config, tokenizer, text)
-    options |= _consensus_options(config, graph, vectors)
-    vision = trained_vision(config) if config.tune_vision_layers else None
-    options |= _vision_options(data, vision)
-    model = AmspsModel(AmspsConfig(**options), text, vision)
+    make = _dual_model if config.model else _two_encoders
+    model,tokenizer,vectors = make(config, data, train_set, graph)
     if graph is not None:
         given = () if vectors is None else (vectors,)
         model.consensus.set_graph(graph, tokenizer, *given)

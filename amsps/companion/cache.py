@@ -154,6 +154,10 @@ USED_WHEN = {
     'vision.extract_features': lambda c: _on_photographs(c) and bool(c.backbone),
     'vision.region_means': _averages_regions,
     'vision.VisionEncoder': lambda c: _on_photographs(c),
+    'dual.DualParts': lambda c: bool(c.model),
+    'dual.dual_from_config': lambda c: bool(c.model),
+    'companion.datasets.starting_model': lambda c: bool(c.model),
+    'companion.datasets.model_digest': lambda c: bool(c.model),
     'views.RandomViews': lambda c: c.min_view<1 or c.mirror,
     'companion.datasets.backbone_digest': lambda c: bool(c.tune_vision_layers),
     # text encoder
@@ -174,7 +178,7 @@ USED_WHEN = {
     'consensus.GraphLevel': lambda c: _has_concepts(c) and c.consensus=='graph',
     'consensus.LikelihoodLevel': lambda c: _has_concepts(c) and c.consensus=='likelihood',
     # loss
-    'losses.PRESETS': lambda c: c.loss not in ('ahrl','infonce','sam','aoq','fne'),
+    'losses.PRESETS': lambda c: c.loss not in ('ahrl','infonce','sigmoid','sam','aoq','fne'),
     'mining.CiderD': lambda c: 'cider' in loss_needs(c),
     'mining.BatchCider': lambda c: 'cider' in loss_needs(c),
     'mining.quintuplet_masks': lambda c: 'quintuplet' in loss_needs(c),

@@ -220,18 +220,20 @@ def check_options(
 
 # %% ../../nbs/companion/39_cli.ipynb #97dbdfd9
 _NAME = 'name the dataset too, for example --dataset flickr8k or own'
-has_effect('data_root layout image_column caption_column backbone grid image_size', 'dataset',
+has_effect('data_root layout image_column caption_column backbone model grid image_size', 'dataset',
            lambda d: not d.startswith('scenes'), f'is not for scenes, which are generated; {_NAME}')
 has_effect('text_backbone', 'output_dataset', lambda d: not d.startswith('scenes'),
            f'is not for scenes, which are generated; {_NAME}')
 has_effect('scenes_train scenes_dev scenes_test', 'dataset', lambda d: d=='scenes', 'is for generated scenes only')
-has_effect('grid image_size', 'backbone', bool,
+has_effect('grid image_size', 'sees_pictures', bool,
            'is for features of a --backbone; region features of a folder are taken as they are')
 has_effect('word_size min_count', 'text_backbone', lambda t: t in ('','untrained'),
            'is for words that a Bi-GRU learns; a pretrained text encoder has its own')
-has_effect('text_learning_rate', 'text_backbone', bool, 'is for a --text-backbone')
+has_effect('text_learning_rate', 'reads_with', bool, 'is for a --text-backbone')
 has_effect('vision_learning_rate', 'tune_vision_layers', bool,
            'is for a vision model that trains; give --tune-vision-layers too')
+has_effect('embed_size pooling region_hidden dropout word_dropout word_size min_count grid backbone text_backbone '
+           'freeze_text', 'model', lambda m: not m, 'is for encoders of your own; a --model has both')
 has_effect('fusion consensus', 'n_concepts', bool, 'is for a consensus level; give --n-concepts too')
 
 # %% ../../nbs/companion/39_cli.ipynb #8ce8041a
@@ -265,7 +267,8 @@ def check_effect(
 ):
     "Raise `InputError` for options of a run that would be ignored"
     known = configuration.known_losses()[config.loss]
-    check_options(given, **config.model_dump(), loss_parameters=known.parameters,
+    check_options(given, **config.model_dump(), loss_parameters=(*known.parameters, 'learn_temperature'),
+                  sees_pictures=config.backbone or config.model, reads_with=config.text_backbone or config.model,
                   loss_needs=configuration.loss_needs(config))
 
 # %% ../../nbs/companion/39_cli.ipynb #6bc7362d
@@ -294,12 +297,14 @@ def check_device(precision):
 # %% ../../nbs/companion/39_cli.ipynb #adbdaf26
 def check_files(config):
     "Raise `InputError` if word vectors, text encoder or FAISS of a run cannot be loaded"
-    from amsps.companion.datasets import text_digest
+    from amsps.companion.datasets import model_digest, text_digest
     from amsps.mining import import_faiss
     if config.concept_vectors and not os.access(config.concept_vectors, os.R_OK):
         raise InputError(f"cannot read {config.concept_vectors}; check `concept_vectors`")
     if config.text_backbone:
         text_digest(config.text_backbone)
+    if config.model:
+        model_digest(config.model)
     if config.search=='faiss':
         import_faiss()
 
@@ -706,8 +711,8 @@ def _run_config(record, data_root, backbone, cache_dir):
     "Configuration of a finished run, with the places of this machine"
     trained = record['config']['backbone'] if record['config'].get('tune_vision_layers') else ''
     if backbone and trained:
-        raise InputError(f"--backbone: {record['name']} has trained its own vision model, which is saved with it; leave "
-                         "the option out")
+        raise InputError(f"--backbone: {record['name']} has trained its own vision model, which is saved with it; "
+                         "leave the option out")
     here = dict(data_root=data_root, backbone=backbone or trained, cache_dir=cache_dir, concept_vectors='')
     config = configuration.parse_config(record['config']|here)
     check_effect(config, _given(data_root=data_root, backbone=backbone))
@@ -718,12 +723,12 @@ def _run_data(record, config, run, model):
     "Data for a finished run; features of another size are refused"
     import torch
     from amsps.companion.datasets import load_data
-    if config.tune_vision_layers: pass # its vision model is a part of it
+    if config.tune_vision_layers or config.model: pass # its vision model is a part of it
     elif config.backbone or model.vision is None: _note_backbone(record, config.backbone)
     torch.set_num_threads(config.threads)
     config = config.model_copy(update=dict(freeze_text=False)) # the run has its own text encoder
     data = load_data(config, model.vision)
-    if not config.tune_vision_layers: _check_size(record, data.features.shape[2], run)
+    if not (config.tune_vision_layers or config.model): _check_size(record, data.features.shape[2], run)
     return data
 
 def _check_size(record, size, run):

@@ -30,7 +30,7 @@ from transformers import AutoTokenizer
 from .build import build_loss, build_miner, build_model, concept_graph, random_views
 from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, whole_record
 from .config import RunConfig, parse_config
-from .datasets import RunData, backbone_digest, load_data, text_digest
+from .datasets import RunData, backbone_digest, load_data, model_digest, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
@@ -56,7 +56,9 @@ def key_of(
     contents = {}
     if config.text_backbone:
         contents['text_backbone'] = text_digest(config.text_backbone)
-    if config.tune_vision_layers:
+    if config.model:
+        contents['model'] = model_digest(config.model)
+    elif config.tune_vision_layers:
         contents['backbone'] = backbone_digest(config.backbone)
     if config.concept_vectors:
         contents['concept_vectors'] = _file_digest(config.concept_vectors)
@@ -116,7 +118,7 @@ def public_name(
 # %% ../../nbs/companion/27_runs.ipynb #73bb40d0
 def _recorded_config(config):
     "Parameters as a record keeps them"
-    named = {k:public_name(getattr(config, k)) for k in ('backbone','text_backbone','concept_vectors')}
+    named = {k:public_name(getattr(config, k)) for k in ('backbone','model','text_backbone','concept_vectors')}
     return {k:v for k,v in (config.model_dump() | named).items() if k not in ('data_root','cache_dir')}
 
 def _recorded_data(data):
@@ -138,7 +140,7 @@ def _save(model, tokenizer, config, folder):
     frozen = config.backbone and not config.tune_vision_layers
     if frozen:
         model.set_vision(load_vision(config.backbone, config.grid, config.image_size))
-    if config.backbone:
+    if config.backbone or config.model:
         saver = AmspsProcessor(model.vision.processor, tokenizer, image_size=config.image_size)
     model.save_pretrained(home)
     saver.save_pretrained(home)
@@ -431,13 +433,16 @@ def _is_rounding(a, b):
 def _config_again(record, given, cache):
     "Configuration that makes a record again in another cache"
     own = {k:v for k,v in record['config'].items() if k in RunConfig.model_fields}
-    places = dict(backbone='', data_root='', concept_vectors='') | given | dict(cache_dir=str(cache))
+    places = dict(backbone='', model='', data_root='', concept_vectors='') | given | dict(cache_dir=str(cache))
     text = own.get('text_backbone', '')
     if text in ('','untrained'):
         places['text_backbone'] = text
     elif 'text_backbone' not in given:
         raise InputError(f"{record['name']} was made with the text encoder {text}: say where it lies with "
                          "`text_backbone` (--text-backbone)")
+    if own.get('model') and 'model' not in given:
+        raise InputError(f"{record['name']} started from the model {own['model']}: say where it lies with `model` "
+                         "(--model)")
     if not own.get('concept_vectors'):
         places['concept_vectors'] = ''
     return parse_config(own | places)

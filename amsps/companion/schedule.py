@@ -52,7 +52,7 @@ class Planned:
     def folder(self): return self.runs/self.name
 
 # %% ../../nbs/companion/30_schedule.ipynb #c0b9b301
-_DATA = ('dataset', 'data_root', 'layout', 'image_column', 'caption_column', 'backbone', 'cache_dir', 'grid',
+_DATA = ('dataset', 'data_root', 'layout', 'image_column', 'caption_column', 'backbone', 'model', 'cache_dir', 'grid',
          'image_size', 'text_backbone', 'freeze_text', 'tune_text_layers', 'tune_vision_layers', 'min_view', 'mirror',
          'evidence', 'scenes_train', 'scenes_dev', 'scenes_test') # What is loaded
 
