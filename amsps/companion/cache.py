@@ -160,6 +160,8 @@ USED_WHEN = {
     'companion.datasets.model_digest': lambda c: bool(c.model),
     'views.RandomViews': lambda c: c.min_view<1 or c.mirror,
     'companion.datasets.backbone_digest': lambda c: bool(c.tune_vision_layers),
+    'layers.add_adapters': lambda c: bool(c.lora),
+    'layers.merge_adapters': lambda c: bool(c.lora),
     # text encoder
     'companion.datasets.text_digest': _has_text_backbone,
     'companion.datasets._add_text_states': lambda c: c.freeze_text,

@@ -296,9 +296,12 @@ def check_device(precision):
 
 # %% ../../nbs/companion/39_cli.ipynb #adbdaf26
 def check_files(config):
-    "Raise `InputError` if word vectors, text encoder or FAISS of a run cannot be loaded"
+    "Raise `InputError` if word vectors, an encoder, or an optional package of a run cannot be loaded"
     from amsps.companion.datasets import model_digest, text_digest
+    from amsps.layers import import_peft
     from amsps.mining import import_faiss
+    if config.lora:
+        import_peft()
     if config.concept_vectors and not os.access(config.concept_vectors, os.R_OK):
         raise InputError(f"cannot read {config.concept_vectors}; check `concept_vectors`")
     if config.text_backbone:

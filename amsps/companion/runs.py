@@ -176,6 +176,8 @@ def _fit_and_evaluate(folder, config, data):
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
     settings = {k:getattr(config, k) for k in _FIT}
     out['history'] = fit(model, tokenizer, train_set, dev_set, folder, loss, miner, **settings, progress=False)
+    if config.lora:
+        model.merge()
     _save(model, tokenizer, config, folder)
     metrics,test = evaluate_run(model, tokenizer, data)
     out |= dict(metrics=metrics, mining=miner.history() if miner else [], **test)
