@@ -125,7 +125,7 @@ def train_mode(
     model.training = True
     for child in model.children(): train_mode(child, mode)
 
-# %% ../nbs/method/06_layers.ipynb #64e7c9b5
+# %% ../nbs/method/06_layers.ipynb #eb7b0447
 def import_peft():
     "The module `peft`, an optional extra"
     try: import peft
@@ -134,7 +134,7 @@ def import_peft():
         raise InputError(message) from None
     return peft
 
-# %% ../nbs/method/06_layers.ipynb #ad4d2735
+# %% ../nbs/method/06_layers.ipynb #46f8ff2b
 def _is_adapted(module):
     return module.groups==1 if isinstance(module, nn.Conv2d) else isinstance(module, (nn.Linear, Conv1D))
 
@@ -147,7 +147,7 @@ def adapted_layers(
     inside -= {m for a in inside if isinstance(a, nn.MultiheadAttention) for m in a.modules()}
     return [k for k,m in model.named_modules() if m in inside and _is_adapted(m)]
 
-# %% ../nbs/method/06_layers.ipynb #b52ec050
+# %% ../nbs/method/06_layers.ipynb #f7b543c4
 def add_adapters(
     model:nn.Module, # An encoder; changed in place
     blocks:Iterable[nn.Module], # Its blocks that train
@@ -170,7 +170,7 @@ def _copy_settings(adapted):
     for k,x in vars(adapted.get_base_layer()).items():
         if not k.startswith('_') and not hasattr(adapted, k): setattr(adapted, k, x)
 
-# %% ../nbs/method/06_layers.ipynb #7208e32c
+# %% ../nbs/method/06_layers.ipynb #b115887c
 def merge_adapters(
     model:nn.Module, # Perhaps with adapters; changed in place
 ):

@@ -106,6 +106,13 @@ def test_a_run_embeds_by_itself(cli, small_flickr8k, small_vit, tmp_path):
     found = recall_metrics(*retrieval_ranks(*model.encode(test, list(captions)), torch.tensor(owner)))
     record = json.loads((folder/'record.json').read_text('utf-8'))
     assert found['rsum']==pytest.approx(record['metrics']['test']['rsum'], abs=1e-6)
+    collect = ['runs', 'gc', '--cache-dir', tmp_path/'cache']
+    shared = [f for f in (tmp_path/'cache/vision').iterdir() if f.is_dir()]
+    assert cli(*collect).stdout=='nothing to remove\n'
+    shutil.rmtree(folder)
+    said = f'remove {shared[0].name}: no run links to it'
+    assert f'would {said}' in cli(*collect, '--dry-run').stdout and shared[0].exists()
+    assert said.replace('remove', 'removed') in cli(*collect).stdout and not list((tmp_path/'cache/vision').iterdir())
 
 
 def test_adapters(cli, small_flickr8k, small_vit, tmp_path):

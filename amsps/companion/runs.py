@@ -156,6 +156,10 @@ def _share(folder, kept):
             shutil.rmtree(kept.with_name(f'{kept.name}.tmp'), ignore_errors=True)
             shutil.copytree(folder, kept.with_name(f'{kept.name}.tmp'))
             os.replace(kept.with_name(f'{kept.name}.tmp'), kept)
+        _link(kept, folder) # under the lock: `amsps runs gc` removes what has no links
+
+def _link(kept, folder):
+    "Hard links to the files of one folder in another one"
     for f in kept.iterdir():
         new = folder/f'{f.name}.tmp'
         try:
