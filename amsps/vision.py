@@ -6,8 +6,8 @@
 __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_transformers', 'check_finite_weights',
            'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'run_backbone', 'backbone_grid',
            'square_grid', 'pool_grid', 'encoding_device', 'full_float32', 'picture_pixels', 'VisionEncoder',
-           'channel_scale', 'picture_bytes', 'load_vision', 'vision_from_config', 'describe_vision', 'picture_features',
-           'digest_weights', 'digest_vision', 'extract_features', 'region_means']
+           'channels_last', 'channel_scale', 'picture_bytes', 'load_vision', 'vision_from_config', 'describe_vision',
+           'picture_features', 'digest_weights', 'digest_vision', 'extract_features', 'region_means']
 
 # %% ../nbs/method/07_vision.ipynb #7d0bf358
 import hashlib
@@ -457,6 +457,12 @@ def _features(self, out):
     return pool_grid(maps, self.grid)
 
 # %% ../nbs/method/07_vision.ipynb #1716422a
+def channels_last(
+    x:Tensor, # (B, C, H, W) on any device, or of another form
+)->Tensor: # The same values
+    "On a GPU, pictures and maps in the layout in which convolutions are fast"
+    return x.contiguous(memory_format=torch.channels_last) if x.is_cuda and x.ndim==4 else x
+
 @patch_to(VisionEncoder)
 def regions(self,
     states:Tensor, # (B, ...) from `states`
@@ -465,8 +471,8 @@ def regions(self,
     "Regions of what is stored"
     if not self.tune: return states
     if self.stored=='pixels':
-        return self._features(run_backbone(self.backbone, self.normalised(states, views)))
-    with last_blocks_only(self.place, self.tune, states):
+        return self._features(run_backbone(self.backbone, channels_last(self.normalised(states, views))))
+    with last_blocks_only(self.place, self.tune, channels_last(states)):
         return self._features(self.backbone(pixel_values=_blank_pixels(self.backbone)))
 
 # %% ../nbs/method/07_vision.ipynb #f945a3b3
