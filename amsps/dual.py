@@ -106,6 +106,10 @@ class DualText(nn.Module):
         self.backbone.requires_grad_(not self.freeze)
         if self.freeze and self.tune: self._train_last()
 
+    @property
+    def trained_blocks(self)->nn.ModuleList: # The last `tune` layers
+        return block_list(self.backbone).blocks[-self.tune:]
+
     def train(self, mode=True):
         if not self.freeze: return super().train(mode)
         self.training = mode

@@ -21,6 +21,7 @@ from transformers.utils import ModelOutput
 from .consensus import ConceptLevel, GraphLevel, LikelihoodLevel
 from .dual import DualParts, dual_from_config
 from .errors import InputError
+from .layers import add_adapters, merge_adapters
 from .patching import patch_to
 from .text import BiGRUEncoder, TransformersTextEncoder, text_from_config
 from .vision import (
@@ -470,6 +471,21 @@ def from_pretrained(cls,
     except InputError as e:
         raise InputError(f"cannot load the model of {name_or_path}: {e}") from None
     return (model, info) if output_loading_info else model
+
+# %% ../nbs/method/11_model.ipynb #5f9930f9
+@patch_to(AmspsModel)
+def adapt(self,
+    rank:int, # Of the adapters, at least 1
+):
+    "Train adapters of the encoders' last blocks in the place of the pretrained weights that train"
+    for encoder in (self.vision, self.text_encoder):
+        if getattr(encoder, 'tune', 0): add_adapters(encoder.backbone, encoder.trained_blocks, rank)
+
+@patch_to(AmspsModel)
+def merge(self):
+    "Add adapters to the weights; the model is then as one that was loaded"
+    merge_adapters(self)
+    self._set_trained()
 
 # %% ../nbs/method/11_model.ipynb #1acfc76a
 def level_objective(

@@ -248,8 +248,12 @@ class TransformersTextEncoder(nn.Module):
         if self.freeze: self.backbone.requires_grad_(False).eval()
         if not self.tune: return
         check_last_layers(self.backbone, self.tune)
+        self.trained_blocks.requires_grad_(True)
+
+    @property
+    def trained_blocks(self)->nn.ModuleList: # The last `tune` layers
         holder,name = text_layers(self.backbone)
-        getattr(holder, name)[-self.tune:].requires_grad_(True)
+        return getattr(holder, name)[-self.tune:]
 
     def train(self, mode=True):
         if not self.freeze: return super().train(mode)

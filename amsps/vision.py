@@ -396,6 +396,10 @@ def set_trained(self):
     everything = self.tune==len(self.place)
     for p in parameters_behind(self.backbone, whole if everything else last): p.requires_grad_(True)
 
+@patch_to(VisionEncoder, as_property=True)
+def trained_blocks(self)->nn.ModuleList: # The last `tune` blocks
+    return self.place.blocks[-self.tune:]
+
 def _blank_pixels(model):
     "(1, 3, H, W) a picture for what runs before the blocks"
     sides = [s or 64 for s in _own_sides(model)]

@@ -106,6 +106,31 @@ def test_a_run_embeds_by_itself(cli, small_flickr8k, small_vit, tmp_path):
     found = recall_metrics(*retrieval_ranks(*model.encode(test, list(captions)), torch.tensor(owner)))
     record = json.loads((folder/'record.json').read_text('utf-8'))
     assert found['rsum']==pytest.approx(record['metrics']['test']['rsum'], abs=1e-6)
+    collect = ['runs', 'gc', '--cache-dir', tmp_path/'cache']
+    shared = [f for f in (tmp_path/'cache/vision').iterdir() if f.is_dir()]
+    assert cli(*collect).stdout=='nothing to remove\n'
+    shutil.rmtree(folder)
+    said = f'remove {shared[0].name}: no run links to it'
+    assert f'would {said}' in cli(*collect, '--dry-run').stdout and shared[0].exists()
+    assert said.replace('remove', 'removed') in cli(*collect).stdout and not list((tmp_path/'cache/vision').iterdir())
+
+
+def test_adapters(cli, small_flickr8k, small_vit, tmp_path):
+    "A run with adapters saves a plain model, whose vision model differs from its start by matrices of their rank"
+    from amsps.model import AmspsModel
+    from transformers import ViTModel
+    where = ['--data-root', small_flickr8k, '--cache-dir', tmp_path/'cache']
+    train = ['train', '--dataset', 'flickr8k', *where, '--backbone', small_vit, '--loss', 'infonce', '--epochs', 2]
+    r = cli(*train, '--tune-vision-layers', 1, '--lora', 3)
+    assert r.returncode==0, r.stdout+r.stderr
+    folder = next((tmp_path/'cache/runs').glob('*/record.json')).parent
+    after = AmspsModel.from_pretrained(folder/'model').vision.backbone.state_dict()
+    before = ViTModel.from_pretrained(small_vit).state_dict()
+    changed = [k for k,x in after.items() if not torch.equal(x, before[k])]
+    assert changed and all(torch.linalg.matrix_rank(after[k]-before[k], rtol=1e-3)==3 for k in changed)
+    shutil.rmtree(small_vit)
+    r = cli('evaluate', folder, *where)
+    assert r.returncode==0 and 'equal to the record' in r.stdout, r.stdout+r.stderr
 
 
 @pytest.fixture

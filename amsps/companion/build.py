@@ -127,6 +127,8 @@ def build_model(
     if graph is not None:
         given = () if vectors is None else (vectors,)
         model.consensus.set_graph(graph, tokenizer, *given)
+    if config.lora:
+        model.adapt(config.lora)
     return model,tokenizer
 
 # %% ../../nbs/companion/25_build.ipynb #80712837

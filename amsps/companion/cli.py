@@ -300,9 +300,12 @@ def check_device(precision):
 
 # %% ../../nbs/companion/39_cli.ipynb #adbdaf26
 def check_files(config):
-    "Raise `InputError` if word vectors, text encoder or FAISS of a run cannot be loaded"
+    "Raise `InputError` if word vectors, an encoder, or an optional package of a run cannot be loaded"
     from amsps.companion.datasets import model_digest, text_digest
+    from amsps.layers import import_peft
     from amsps.mining import import_faiss
+    if config.lora:
+        import_peft()
     if config.concept_vectors and not os.access(config.concept_vectors, os.R_OK):
         raise InputError(f"cannot read {config.concept_vectors}; check `concept_vectors`")
     if config.text_backbone:
@@ -980,21 +983,28 @@ DryRun = Annotated[bool, _opt_plain("Only say what would be removed.", 'Options'
 def gc(dry_run:DryRun=False, cache_dir:RunsCache=''):
     """Remove runs of other code than today's, and what belongs to no run.
 
-    Run records in other folders are not touched."""
-    from amsps.companion.cache import remove, stale_runs, why_kept
+    Vision encoders in the cache that no run links to are removed too. Run records in other folders are not touched."""
+    from amsps.companion import cache
     from amsps.companion.paths import existing_asset
     runs = _runs(cache_dir)
-    found = stale_runs(runs, existing_asset('nbs/experiments/train.ipynb'))
-    for path,reason in found.items():
-        kept = why_kept(path)
-        if kept:
-            echo(f'kept {path.name}: it {kept}')
-            continue
-        if not dry_run:
-            remove(path)
-        echo(f"{'would remove' if dry_run else 'removed'} {path.name}: {reason}")
-    if not found:
+    found = cache.stale_runs(runs, existing_asset('nbs/experiments/train.ipynb'))
+    gone = [p for p,why in found.items() if _collect(p, why, cache.why_kept, cache.remove, dry_run)]
+    unused = cache.unused_vision(runs.parent, gone)
+    for path in unused:
+        _collect(path, 'no run links to it', cache.why_vision_kept, cache.remove_vision, dry_run)
+    if not found and not unused:
         echo('nothing to remove')
+
+def _collect(path, reason, why_kept, remove, dry_run):
+    "Remove one thing, or say why not; whether it is removed, or would be"
+    kept = why_kept(path)
+    if kept:
+        echo(f'kept {path.name}: it {kept}')
+        return False
+    if not dry_run:
+        remove(path)
+    echo(f"{'would remove' if dry_run else 'removed'} {path.name}: {reason}")
+    return True
 
 # %% ../../nbs/companion/39_cli.ipynb #804e55fd
 data_app = _app("Look at a dataset on disk, or prepare it for training.")

@@ -156,6 +156,10 @@ def _share(folder, kept):
             shutil.rmtree(kept.with_name(f'{kept.name}.tmp'), ignore_errors=True)
             shutil.copytree(folder, kept.with_name(f'{kept.name}.tmp'))
             os.replace(kept.with_name(f'{kept.name}.tmp'), kept)
+        _link(kept, folder) # under the lock: `amsps runs gc` removes what has no links
+
+def _link(kept, folder):
+    "Hard links to the files of one folder in another one"
     for f in kept.iterdir():
         new = folder/f'{f.name}.tmp'
         try:
@@ -177,6 +181,8 @@ def _fit_and_evaluate(folder, config, data):
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
     settings = {k:getattr(config, k) for k in _FIT}
     out['history'] = fit(model, tokenizer, train_set, dev_set, folder, loss, miner, **settings, progress=False)
+    if config.lora:
+        model.merge()
     _save(model, tokenizer, config, folder)
     metrics,test = evaluate_run(model, tokenizer, data)
     out |= dict(metrics=metrics, mining=miner.history() if miner else [], **test)
