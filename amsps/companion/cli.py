@@ -7,9 +7,9 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'Explain', 'Force', 'Root', 'Backbone', 'TextBackbone', 'Jobs', 'Device', 'Stop', 'Executor', 'Address',
            'Records', 'Output', 'Cache', 'Executed', 'ReportTable', 'ReportFigure', 'RecordsFolder', 'ReportOutput',
            'PicturesRoot', 'AnyPalette', 'TablesOutput', 'Verified', 'Tolerance', 'Again', 'Encoder', 'Vectors',
-           'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'Relevance', 'Accept', 'AsJson',
-           'KeepRecord', 'Caption', 'Picture', 'Top', 'Split', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout',
-           'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
+           'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'Relevance', 'Accept',
+           'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top', 'Split', 'runs_app', 'RunsCache', 'DryRun', 'data_app',
+           'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
            'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'refuse_special_files', 'main', 'echo', 'Rule',
            'has_effect', 'check_options', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
            'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'list_', 'show', 'diff', 'gc', 'check',
@@ -261,6 +261,7 @@ has_effect('data_root', 'outputs', lambda o: not o or 'figure_retrieval' in o,
            'is for the figure of retrieved examples, which is not among those that are made')
 has_effect('data_root backbone', 'photographs', bool, 'is for records on photographs, and all of these are on scenes')
 has_effect('text_backbone', 'text_encoders', bool, 'is for records with a text encoder, and none of these has one')
+has_effect('model', 'models', bool, 'is for records that started from a CLIP-like model, and none of these did')
 has_effect('concept_vectors', 'vectors', bool, 'is for records with word vectors, and none of these has some')
 
 # %% ../../nbs/companion/39_cli.ipynb #afc48cf2
@@ -658,12 +659,13 @@ Tolerance = Annotated[float, _opt(_TOLERANCE, min=0)]
 Again = Annotated[int|None, _opt_plain(_AGAIN, min=1)]
 Encoder = Annotated[str, _opt_plain(f"Text {_MODEL}, as in training.", DATA)]
 Vectors = Annotated[str, _opt_plain("File of word vectors, as in training.", DATA)]
+SameModel = Annotated[str, _opt_plain("CLIP-like model that the runs started from.", DATA)]
 
 # %% ../../nbs/companion/39_cli.ipynb #beb85808
 @app.command(cls=GroupedCommand)
 def verify(
     records:Verified=None, runs:Again=None, tolerance:Tolerance=5., data_root:Root='', backbone:Backbone='',
-    text_backbone:Encoder='', concept_vectors:Vectors='',
+    model:SameModel='', text_backbone:Encoder='', concept_vectors:Vectors='',
 ):
     """Check run records by making some of them again.
 
@@ -678,8 +680,8 @@ def verify(
     _begin()
     from amsps.companion.paths import existing_asset
     folder = _own_or(records) if records else existing_asset('data/results/scenes')
-    given = dict(data_root=data_root, backbone=backbone, text_backbone=text_backbone, concept_vectors=concept_vectors)
-    given = {k:v for k,v in given.items() if v}
+    given = dict(data_root=data_root, backbone=backbone, model=model, text_backbone=text_backbone)
+    given = {k:v for k,v in given.items() if v}|_given(concept_vectors=concept_vectors)
     _check_verify(folder, runs, given)
     _verify(folder, runs or 1, tolerance, given)
 
@@ -696,7 +698,8 @@ def _check_verify(folder, runs, given):
     if configs:
         check_options(given, photographs=any(c['dataset']!='scenes' for c in configs),
                       text_encoders=any(c.get('text_backbone', '') not in ('','untrained') for c in configs),
-                      vectors=any(c.get('concept_vectors') for c in configs) and not one)
+                      vectors=any(c.get('concept_vectors') for c in configs) and not one,
+                      models=any(c.get('model') for c in configs))
 
 # %% ../../nbs/companion/39_cli.ipynb #c850abc5
 def _verify(folder, runs, tolerance, given):

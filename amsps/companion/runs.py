@@ -531,7 +531,7 @@ def _verify(record, path, given, cache, say):
     again = _repeat(path, config, data, record)
     found = differing(record, again)
     differences = _differences(record, again, found)
-    how = 'evaluated' if _is_saved(path) else 'trained'
+    how = 'evaluated' if _is_saved(path) or record.get('zero_shot') else 'trained'
     say(f"{record['name']} {how} again: {_said(found, differences)}")
     return max(differences.values(), default=0.)
 
