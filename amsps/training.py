@@ -723,7 +723,7 @@ def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'
     self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
     return metrics
 
-# %% ../nbs/method/17_training.ipynb #426b07b3
+# %% ../nbs/method/17_training.ipynb #2b0be6da
 @patch_to(RetrievalTrainer)
 def _save(self, output_dir=None, state_dict=None):
     "Write a checkpoint under the names of the modules"
