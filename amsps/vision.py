@@ -360,6 +360,8 @@ class VisionEncoder(nn.Module):
     def __init__(self, processor, backbone, grid=3, image_size=0, tune=0, from_pixels=False):
         super().__init__()
         self.backbone = backbone.eval()
+        self.name = '' # What it was loaded from, see `load_vision`
+        self.on_hub = False # Whether that is a name of the hub
         self.grid = grid
         self.image_size = image_size
         self.tune = tune
@@ -541,8 +543,11 @@ def load_vision(
     image_size:int=0, # See `VisionEncoder`
     **options, # `tune`, `from_pixels`, see `VisionEncoder`
 )->VisionEncoder: # On the CPU
-    "A vision encoder; raises `InputError` where it cannot be loaded"
-    return VisionEncoder(*load_backbone(name_or_path), grid=grid, image_size=image_size, **options)
+    "A vision encoder that knows its name; raises `InputError` where it cannot be loaded"
+    encoder = VisionEncoder(*load_backbone(name_or_path), grid=grid, image_size=image_size, **options)
+    encoder.on_hub = not Path(name_or_path).is_dir()
+    encoder.name = str(name_or_path) if encoder.on_hub else Path(name_or_path).resolve().name
+    return encoder
 
 def vision_from_config(
     described:dict, # A vision model's configuration, with its `model_type`

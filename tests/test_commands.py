@@ -133,6 +133,34 @@ def test_adapters(cli, small_flickr8k, small_vit, tmp_path):
     assert r.returncode==0 and 'equal to the record' in r.stdout, r.stdout+r.stderr
 
 
+def test_a_vision_model_by_reference(cli, small_flickr8k, small_vit, tmp_path):
+    "The folder of a run has the digest of its vision model alone, and takes no other model"
+    from transformers import ViTModel
+    where = ['--data-root', small_flickr8k, '--cache-dir', tmp_path/'cache']
+    train = ['train', '--dataset', 'flickr8k', *where, '--loss', 'infonce', '--epochs', 1]
+    r = cli(*train, '--backbone', small_vit, '--save-vision', 'reference')
+    assert r.returncode==0, r.stdout+r.stderr
+    folder = next((tmp_path/'cache/runs').glob('*/record.json')).parent
+    assert (folder/'model/vision.json').is_file() and not (folder/'model/vision').exists()
+    assert str(tmp_path) not in (folder/'model/vision.json').read_text('utf-8')
+    commands = [['evaluate', folder, *where], ['search', folder, '--caption', 'red', *where]]
+    for command in commands:
+        r = cli(*command)
+        assert r.returncode==2 and 'was saved without its vision model (vit)' in r.stderr and '--backbone' in r.stderr
+    moved = small_vit.rename(tmp_path/'moved')
+    assert 'equal to the record' in cli(*commands[0], '--backbone', moved).stdout
+    assert cli(*commands[1], '--backbone', moved).returncode==0
+    assert 'evaluated again: every number equal' in cli('verify', folder, *where[:2], '--backbone', moved).stdout
+    changed = ViTModel.from_pretrained(moved)
+    with torch.no_grad(): next(changed.parameters()).add_(.01)
+    changed.save_pretrained(moved)
+    r = cli(*commands[0], '--backbone', moved)
+    assert r.returncode==2 and "moved' is not that of its training" in r.stderr, r.stderr
+    (folder/'model/vision.json').unlink()
+    r = cli(*commands[0], '--backbone', moved)
+    assert r.returncode==2 and 'vision.json is gone' in r.stderr, r.stderr
+
+
 @pytest.fixture
 def precomputed(tmp_path):
     "A folder of region features: few scenes"

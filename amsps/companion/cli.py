@@ -712,7 +712,7 @@ def _verify(folder, runs, tolerance, given):
 
 # %% ../../nbs/companion/39_cli.ipynb #58cdb7ed
 _RUN = "Folder of a finished run, as `amsps train` prints it."
-_SAME = f"Vision {_MODEL}. Only for a run without a vision encoder of its own. Not for scenes."
+_SAME = f"Vision {_MODEL}. Only for a run that was saved without one. Not for scenes."
 RunFolder = Annotated[Path, typer.Argument(help=_RUN, metavar='RUN', show_default=False)]
 SameBackbone = Annotated[str, _opt_plain(_SAME, DATA)]
 MaybeRun = Annotated[Path|None, typer.Argument(help=f"{_RUN} Not with --model.", metavar='[RUN]', show_default=False)]
@@ -737,6 +737,7 @@ def _run_data(record, config, run, model):
     import torch
     from amsps.companion.datasets import load_data
     if config.tune_vision_layers or config.model: pass # its vision model is a part of it
+    elif config.save_vision=='reference': pass # the vision model was compared with that of its training
     elif config.backbone or model.vision is None: _note_backbone(record, config.backbone)
     torch.set_num_threads(config.threads)
     config = config.model_copy(update=dict(freeze_text=False)) # the run has its own text encoder
@@ -806,7 +807,7 @@ def evaluate(
         check_options(_given(backbone=backbone, relevance=relevance), zero_shot=False)
         _evaluate_as_it_is(model, dataset or 'own', data_root, cache_dir=cache_dir, keep=keep_record, as_json=as_json)
         return
-    model,tokenizer,record = _load_run(run, cache_dir, keep_record)
+    model,tokenizer,record = _load_run(run, backbone, cache_dir, keep_record)
     config = _run_config(record, data_root, backbone, cache_dir)
     grades = _grades(relevance, config) if relevance else None
     data = _run_data(record, config, run, model)
@@ -822,13 +823,13 @@ def evaluate(
     _print_agreement(metrics, record, data.fingerprint)
 
 # %% ../../nbs/companion/39_cli.ipynb #88445c41
-def _load_run(run, cache_dir, keep_record=None):
+def _load_run(run, backbone, cache_dir, keep_record=None):
     "Model, tokeniser and record of a finished run; the folders that will be written are checked"
     from amsps.companion.paths import cache_root, plain_name
     from amsps.companion.report import writable_folder
     from amsps.companion.runs import load_run
     cache_root(cache_dir)
-    model,tokenizer,record = load_run(run)
+    model,tokenizer,record = load_run(run, backbone)
     if keep_record:
         plain_name(record['name'], run/'record.json')
         writable_folder(keep_record)
@@ -900,7 +901,7 @@ def search(
     _begin()
     _check_query(caption, image, split)
     from amsps.companion.search import search_captions, search_images
-    model,tokenizer,record = _load_run(run, cache_dir)
+    model,tokenizer,record = _load_run(run, backbone, cache_dir)
     data = _run_data(record, _run_config(record, data_root, backbone, cache_dir), run, model)
     where = dict(model=model, tokenizer=tokenizer, data=data, top=top, split=split)
     if caption:

@@ -9,10 +9,11 @@ __all__ = ['LossName', 'GROUPS', 'CONFIG_RULES', 'LEARNING', 'LOCATIONS', 'PRESE
            'ProcessConfig', 'RunConfig', 'config_groups', 'parse_config', 'config_rule', 'loss_needs',
            'photographs_have_a_folder', 'only_pretrained_text_is_frozen', 'tuned_layers_are_of_a_frozen_encoder',
            'model_is_both_encoders', 'check_trains', 'some_losses_learn_a_temperature', 'trained_vision_has_a_backbone',
-           'adapters_are_of_trained_layers', 'views_are_of_trained_vision', 'frozen_text_has_a_backbone',
-           'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen', 'relatedness_has_evidence', 'active_mode_begins',
-           'penalty_has_a_range', 'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level',
-           'vectors_need_a_graph', 'refuse_unknown', 'namespace_config', 'preset', 'check_palette', 'label_of']
+           'adapters_are_of_trained_layers', 'reference_is_to_a_frozen_encoder', 'views_are_of_trained_vision',
+           'frozen_text_has_a_backbone', 'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen',
+           'relatedness_has_evidence', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
+           'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
+           'namespace_config', 'preset', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/21_config.ipynb #1d9c3536
 import ast
@@ -251,6 +252,10 @@ class ProcessConfig(_Group):
         description="CPU threads of the run. Another number can change the last bits of the results. "
                     "`amsps train` and `amsps reproduce` share out all cores unless told.")
     label: str = Field('', description="Name of this setting in tables. Empty: the label of the loss.")
+    save_vision: Literal['weights','reference'] = Field('weights',
+        description="How a frozen vision model is saved with the run: weights or reference. "
+                    "`reference`: its name and digest alone, for a large model. `amsps evaluate` and `amsps search` "
+                    "then need --backbone.")
     cache_dir: str = Field('',
         description="Folder of features, checkpoints and runs. "
                     "Empty: data/cache of a clone, amsps_cache of the current folder elsewhere.")
@@ -369,6 +374,12 @@ def adapters_are_of_trained_layers(config):
     if config.lora and not (config.tune_vision_layers or config.tune_text_layers):
         return ("`lora` is the rank of adapters in the last layers of pretrained encoders: set `tune_vision_layers` or "
                 "`tune_text_layers` too")
+
+@config_rule
+def reference_is_to_a_frozen_encoder(config):
+    if config.save_vision=='reference' and (not config.backbone or config.tune_vision_layers):
+        return ("`save_vision` 'reference' is for a frozen vision model: name one with `backbone`, and leave out "
+                "`tune_vision_layers`")
 
 @config_rule
 def views_are_of_trained_vision(config):

@@ -36,7 +36,7 @@ from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
 from ..errors import InputError, out_of_memory, quoted
 from ..metrics import recall_metrics, unpack_ranks
-from ..model import AmspsModel
+from ..model import REFERENCE, AmspsModel
 from ..processor import AmspsProcessor
 from ..training import checkpoints_of, file_digests, fit, note, write_atomically
 from ..vision import LOAD_ERRORS, encoding_device, load_vision
@@ -142,9 +142,9 @@ def _save(model, tokenizer, config, folder):
         model.set_vision(load_vision(config.backbone, config.grid, config.image_size))
     if config.backbone or config.model:
         saver = AmspsProcessor(model.vision.processor, tokenizer, image_size=config.image_size)
-    model.save_pretrained(home)
+    model.save_pretrained(home, vision=config.save_vision)
     saver.save_pretrained(home)
-    if frozen: _share(home/'vision', cache_root(config.cache_dir)/'vision')
+    if frozen and config.save_vision=='weights': _share(home/'vision', cache_root(config.cache_dir)/'vision')
 
 def _share(folder, kept):
     "Put hard links in the place of files that an earlier run has saved: many runs have one vision encoder"
@@ -283,25 +283,36 @@ def _check_saved(folder, saved):
             found = 'is not as the run saved it' if name in now else 'is gone'
             raise InputError(f"cannot load the model of {folder}: {name} {found}; remove the folder and train again")
 
-def _load_model(folder, commit):
+def _load_model(folder, commit, named):
     home = folder/'model'
     advice = f"train it again, or, if another version of amsps made it, take the commit of its record ({commit})"
     if not home.is_dir():
         raise InputError(f"the run {folder} lacks its folder `model`; copy the whole run, or train it again")
     try:
         options = dict(local_files_only=True, trust_remote_code=False)
-        model = AmspsModel.from_pretrained(home, **options)
+        model = AmspsModel.from_pretrained(home, vision=named, **options)
         tokenizer = AutoTokenizer.from_pretrained(home, **options)
     except LOAD_ERRORS as e:
         if out_of_memory(e):
             raise
-        why = quoted(e).removeprefix(f'cannot load the model of {home}: ')
-        raise InputError(f"cannot load the model of {folder}: {why}; {advice}") from None
+        why = str(e) if isinstance(e, InputError) else quoted(e)
+        why = why.removeprefix(f'cannot load the model of {home}: ')
+        raise InputError(f"cannot load the model of {folder}: {why}{'' if named else f'; {advice}'}") from None
     return model.eval(),tokenizer
+
+def _named_vision(folder, record, backbone):
+    "The vision model of a run that was saved with a reference to it, or None"
+    if not (folder/'model'/REFERENCE).is_file():
+        return None
+    if not backbone:
+        raise InputError(f"the run {folder} was saved without its vision model ({record['config'].get('backbone')}): "
+                         "say where it lies with `backbone` (--backbone)")
+    return backbone
 
 # %% ../../nbs/companion/27_runs.ipynb #96b6a64f
 def load_run(
     folder:Path, # Of a complete run
+    backbone:str='', # Its vision model, hub name or folder, where `save_vision` was reference; else it is not used
 )->tuple: # Model in eval mode, tokeniser, record
     "What a finished run left"
     folder = Path(folder)
@@ -310,7 +321,8 @@ def load_run(
         raise InputError(f"{folder} is no finished run: it lacks record.json; `amsps train` prints the folder of a run "
                          "when it ends")
     _check_saved(folder, record.get('saved', {}))
-    model,tokenizer = _load_model(folder, record['environment']['commit'])
+    named = _named_vision(folder, record, backbone)
+    model,tokenizer = _load_model(folder, record['environment']['commit'], named)
     return model,tokenizer,record
 
 # %% ../../nbs/companion/27_runs.ipynb #dba5cd6b
@@ -495,7 +507,7 @@ def _repeat(path, config, data, record):
     "The record of a repetition; metrics and what is measured on test where a saved model is evaluated"
     if record.get('zero_shot'): return zero_shot(config, data)
     if _is_saved(path):
-        model,tokenizer,_ = load_run(path)
+        model,tokenizer,_ = load_run(path, config.backbone)
         metrics,test = evaluate_run(model, tokenizer, data)
         return dict(metrics=metrics) | test
     return train_run(config, data)
