@@ -369,12 +369,12 @@ def divide_dual(
     tune_vision_layers:int=0, # `tune` of `DualVision`
     from_pixels:bool=False, # See `DualVision`
     freeze_text:bool=False, # `freeze` of `DualText`
-    tune_layers:int=0, # `tune` of `DualText`
+    tune_text_layers:int=0, # `tune` of `DualText`
 )->DualParts: # The halves share the weights of the model
     "A dual encoder in parts"
     tower,bias = join_projection(model, 'vision'),getattr(model, 'logit_bias', None)
     vision = DualVision(processor, tower, image_size=image_size, tune=tune_vision_layers, from_pixels=from_pixels)
-    text = DualText(join_projection(model, 'text'), freeze=freeze_text, tune=tune_layers)
+    text = DualText(join_projection(model, 'text'), freeze=freeze_text, tune=tune_text_layers)
     scale = model.logit_scale.detach().exp().reshape(())
     if bias is not None: bias = bias.detach().reshape(()).clone()
     return DualParts(vision.processor, tokenizer, vision, text, scale=scale, bias=bias,

@@ -220,7 +220,7 @@ def _text_encoder(config, backbone):
 def _dual(config):
     "A CLIP-like model with fresh weights"
     return dual_from_config(config.dual_config, image_size=config.image_size, freeze_text=config.freeze_text,
-                            tune_vision_layers=config.tune_vision_layers, tune_layers=config.tune_text_layers,
+                            tune_vision_layers=config.tune_vision_layers, tune_text_layers=config.tune_text_layers,
                             from_pixels=config.from_pixels)
 
 def _scalar(value, learn):

@@ -270,7 +270,7 @@ class PixelBench(Bench):
         described = CLIPConfig(text_config=text, vision_config=vision, projection_dim=size).to_dict()
         n = vision['num_hidden_layers']
         processor = CLIPImageProcessor(size=dict(shortest_edge=self.side), crop_size=self.side)
-        every = dict(tune_vision_layers=n, freeze_text=True, tune_layers=n)
+        every = dict(tune_vision_layers=n, freeze_text=True, tune_text_layers=n)
         parts = dual_from_config(described, processor, self.tokenizer, **every)
         config = AmspsConfig(
             size, len(self.tokenizer), embed_size=size, pooling='mean', dual_config=parts.config, freeze_text=True,
