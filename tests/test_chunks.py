@@ -2,14 +2,17 @@
 import numpy as np
 import pytest
 import torch
-from transformers import TrainingArguments
+from transformers import AutoModel, CLIPImageProcessorPil, ResNetConfig, TrainingArguments, ViTConfig
 from transformers.utils import logging
 from amsps.data import PairCollator, PairDataset
 from amsps.errors import InputError
 from amsps.losses import LOSSES, make_loss
+from amsps.model import AmspsConfig, AmspsModel
 from amsps.rivals import SAM # registers the published losses
 from amsps.scenes import make_scenes
 from amsps.training import RetrievalTrainer, fit
+from amsps.views import RandomViews
+from amsps.vision import VisionEncoder, describe_vision
 from small_runs import mining_of, model_of, parts
 
 logging.set_verbosity_error()
@@ -24,7 +27,10 @@ def scenes():
 def gradients(scenes, loss, folder, chunk_size, **model):
     "Loss and gradients of one step of the trainer"
     train,dev,tokenizer = parts(scenes)
-    net = model_of(train, tokenizer, **model)
+    return step(model_of(train, tokenizer, **model), train, dev, tokenizer, loss, folder, chunk_size)
+
+
+def step(net, train, dev, tokenizer, loss, folder, chunk_size):
     args = TrainingArguments(str(folder), report_to=[], use_cpu=True, disable_tqdm=True, label_names=[],
                              remove_unused_columns=False)
     mining = None
@@ -37,6 +43,7 @@ def gradients(scenes, loss, folder, chunk_size, **model):
     collator = PairCollator(train, tokenizer)
     trainer = RetrievalTrainer(net, args, retrieval_loss=loss, mining=mining, data_collator=collator,
                                train_dataset=train, processing_class=tokenizer, chunk_size=chunk_size)
+    torch.manual_seed(1) # for random views
     batch = collator([train[j] for j in np.random.default_rng(0).permutation(len(train))[:37]])
     trainer.create_optimizer_and_scheduler(10)
     trainer.current_gradient_accumulation_steps = 1
@@ -62,10 +69,66 @@ def test_gradients(name, pooling, scenes, tmp_path, double, monkeypatch):
     value,whole = gradients(scenes, make_loss(name, **settings), tmp_path/'whole', 0, pooling=pooling)
     other,chunks = gradients(scenes, make_loss(name, **settings), tmp_path/'chunks', 8, pooling=pooling)
     assert other==pytest.approx(value, rel=1e-6)
+    assert_same(whole, chunks)
+
+
+def assert_same(whole, chunks):
     assert whole.keys()==chunks.keys() and len(whole)>5
     for k,g in whole.items():
         torch.testing.assert_close(chunks[k], g, atol=1e-6, rtol=1e-6, msg=lambda s: f'{k}: {s}')
     assert max(g.abs().max() for g in whole.values())>1e-3 # and there is something to compare
+
+
+VIT = ViTConfig(image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                intermediate_size=16)
+RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type='basic')
+TOOL = CLIPImageProcessorPil(size=dict(shortest_edge=32), crop_size=dict(height=32, width=32))
+
+
+def seeing(scenes, config, tune, from_pixels):
+    "A model whose vision encoder trains, training set, dev set and tokeniser"
+    torch.manual_seed(0)
+    encoder = VisionEncoder(TOOL, AutoModel.from_config(config), grid=2, tune=tune, from_pixels=from_pixels)
+    train,dev,tokenizer = parts(scenes)
+    trains = dict(vision_config=describe_vision(encoder), tune_vision_layers=tune, from_pixels=from_pixels, grid=2)
+    net = AmspsModel(AmspsConfig(16, len(tokenizer), 16, 8, pooling='max', **trains), vision=encoder)
+    for p in encoder.parameters():
+        torch.nn.init.normal_(p, std=.3)
+    pictures = [scenes.picture(i) for i in range(len(scenes.annotations.image_ids))]
+    stored = encoder.states(encoder.pixels(pictures)).numpy().astype(encoder.stored_type)
+    train,dev = (PairDataset(scenes.annotations, stored, s) for s in ('train', 'dev'))
+    if from_pixels:
+        train.views = RandomViews(np.ones(len(train.image_ids), bool))
+    return net,train,dev,tokenizer
+
+
+WAYS = dict(states=dict(tune=1, from_pixels=False), views=dict(tune=1, from_pixels=True),
+            pixels=dict(tune=2, from_pixels=False))
+
+
+@pytest.mark.parametrize('way', WAYS)
+@pytest.mark.parametrize('config', [VIT, RESNET], ids=['vit', 'batch norm'])
+def test_vision_encoder(config, way, scenes, tmp_path, double, monkeypatch):
+    "A vision encoder that trains, from states and from pixels, with all that AHRL mines; batch norm stays frozen"
+    regions = PairDataset.regions
+    def in_double(self, image):
+        x = regions(self, image)
+        return x.to(torch.get_default_dtype()) if x.is_floating_point() else x
+    monkeypatch.setattr(PairDataset, 'regions', in_double)
+    def gradients_in(name, chunk_size):
+        loss = make_loss('ahrl', mining_weight=.5)
+        return step(*seeing(scenes, config, **WAYS[way]), loss, tmp_path/name, chunk_size)
+    value,whole = gradients_in('whole', 0)
+    other,chunks = gradients_in('chunks', 8)
+    assert other==pytest.approx(value, rel=1e-6)
+    assert any(k.startswith('vision.') for k in whole)
+    assert_same(whole, chunks)
+
+
+def test_batch_norm_of_a_vision_encoder_is_accepted(scenes, tmp_path):
+    "It is frozen, so that no picture sees another one"
+    net,train,dev,tokenizer = seeing(scenes, RESNET, tune=1, from_pixels=False)
+    fit(net, tokenizer, train, dev, tmp_path, make_loss('infonce'), chunk_size=50, max_steps=1, progress=False)
 
 
 def test_batch_norm_is_refused(scenes, tmp_path):

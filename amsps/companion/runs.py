@@ -576,7 +576,7 @@ def _refuse_contradiction(record):
 def verify_records(
     path:Path|None=None, # Folder of records, or of one finished run with its model; None: the project's, on scenes
     n:int=1, # Records to make again, the quickest first
-    given:dict={}, # `data_root`, `backbone`, `text_backbone`, `concept_vectors` of runs that need them
+    given:dict={}, # `data_root`, `backbone`, `model`, `text_backbone`, `concept_vectors` of runs that need them
     say=print, # Called with a line for each record
 )->float: # The largest difference, in percent
     "Make records again and compare"
