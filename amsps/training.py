@@ -17,13 +17,12 @@ import re
 import shutil
 import time
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 import numpy as np
 import torch
 from accelerate import DistributedType
 from scipy.sparse import csr_array
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 from transformers import TrainerState, TrainingArguments
@@ -724,6 +723,23 @@ def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'
     self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
     return metrics
 
+# %% ../nbs/method/17_training.ipynb #426b07b3
+@patch_to(RetrievalTrainer)
+def _save(self, output_dir=None, state_dict=None):
+    "Write a checkpoint under the names of the modules"
+    model = self.model
+    model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
+    try: Trainer._save(self, output_dir, state_dict)
+    finally: del model.save_pretrained
+
+@patch_to(RetrievalTrainer)
+def _issue_warnings_after_load(self, load_result):
+    "Raise `InputError` for a checkpoint with weights that the model has not"
+    odd = load_result.unexpected_keys
+    if odd:
+        raise InputError(f"the checkpoint has weights that the model has not, such as {odd[0]}: another version of "
+                         "amsps or transformers wrote it; remove the folder of the run and train again")
+
 # %% ../nbs/method/17_training.ipynb #b3934755
 class RankNoise(TrainerCallback):
     "Each process draws its own dropout masks"
@@ -1033,7 +1049,8 @@ def _run(trainer, output_dir, patience):
     "Train or resume; the history of the run"
     last,state = _last_checkpoint(output_dir)
     if state and _stopped_early(state, patience):
-        trainer.model.load_state_dict(load_file(f'{state.best_model_checkpoint}/model.safetensors'))
+        trainer.state = state
+        trainer._load_best_model()
         return epoch_history(state.log_history)
     trainer.train(resume_from_checkpoint=last)
     return epoch_history(trainer.state.log_history)

@@ -8,7 +8,7 @@ __all__ = ['LossName', 'GROUPS', 'CONFIG_RULES', 'LEARNING', 'LOCATIONS', 'PRESE
            'DataConfig', 'ModelConfig', 'ConsensusConfig', 'LossConfig', 'MiningConfig', 'OptimisationConfig',
            'ProcessConfig', 'RunConfig', 'config_groups', 'parse_config', 'config_rule', 'loss_needs',
            'photographs_have_a_folder', 'only_pretrained_text_is_frozen', 'tuned_layers_are_of_a_frozen_encoder',
-           'model_is_both_encoders', 'some_losses_learn_a_temperature', 'trained_vision_has_a_backbone',
+           'model_is_both_encoders', 'check_trains', 'some_losses_learn_a_temperature', 'trained_vision_has_a_backbone',
            'adapters_are_of_trained_layers', 'reference_is_to_a_frozen_encoder', 'views_are_of_trained_vision',
            'frozen_text_has_a_backbone', 'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen',
            'relatedness_has_evidence', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
@@ -346,8 +346,15 @@ def model_is_both_encoders(config):
         return "`model` embeds photographs, and scenes have none: name another dataset"
     named = [k for k in ('backbone', 'text_backbone') if getattr(config, k)]
     if named: return f"`model` has both encoders already: leave out `{named[0]}`"
-    if not any((config.tune_vision_layers, config.tune_text_layers, config.n_concepts, config.learn_temperature)):
-        return "nothing of the `model` would train: set `tune_vision_layers` or `tune_text_layers`"
+
+def check_trains(
+    config:RunConfig, # Of a run that is to be trained
+):
+    "Raise `InputError` where nothing would train"
+    parts = (config.tune_vision_layers, config.tune_text_layers, config.n_concepts, config.learn_temperature)
+    if config.model and not any(parts):
+        raise InputError("nothing of the `model` would train: set `tune_vision_layers` or `tune_text_layers`; `amsps "
+                         "evaluate --model` evaluates it as it is")
 
 LEARNING = ('infonce', 'sigmoid') # Losses that can train their temperature
 

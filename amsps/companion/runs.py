@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'RESULTS', 'key_of', 'run_dir', 'environment', 'public_name', 'train_run', 'load_run', 'contradiction',
-           'results_of', 'differing', 'records_in', 'verify_records', 'add_metrics']
+           'results_of', 'differing', 'zero_shot', 'records_in', 'verify_records', 'add_metrics']
 
 # %% ../../nbs/companion/27_runs.ipynb #269729a1
 import hashlib
@@ -29,7 +29,7 @@ from filelock import FileLock
 from transformers import AutoTokenizer
 from .build import build_loss, build_miner, build_model, concept_graph, random_views
 from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, whole_record
-from .config import RunConfig, parse_config
+from .config import RunConfig, check_trains, parse_config
 from .datasets import RunData, backbone_digest, load_data, model_digest, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import asset, cache_root, clone_root, default_cache
@@ -39,7 +39,7 @@ from ..metrics import recall_metrics, unpack_ranks
 from ..model import REFERENCE, AmspsModel
 from ..processor import AmspsProcessor
 from ..training import checkpoints_of, file_digests, fit, note, write_atomically
-from ..vision import LOAD_ERRORS, load_vision
+from ..vision import LOAD_ERRORS, encoding_device, load_vision
 
 # %% ../../nbs/companion/27_runs.ipynb #d2f23fa1
 def _file_digest(path):
@@ -174,6 +174,7 @@ def _fit_and_evaluate(folder, config, data):
     train_set,dev_set = data.split('train'),data.split('dev')
     graph = concept_graph(config, train_set)
     model,tokenizer = build_model(config, data, train_set, graph)
+    model.to(encoding_device())
     out = dict(before=similarities_of(model, tokenizer, data))
     train_set.views = random_views(config, train_set)
     loss = build_loss(config)
@@ -256,6 +257,7 @@ def train_run(
     data:RunData, # From `load_data(config)`
 )->dict: # The record
     "Train, evaluate and record a run, or read its record if it is complete"
+    check_trains(config)
     join_processes()
     final = run_dir(config, data)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -482,13 +484,28 @@ def _check_vectors(record, config):
                          "`concept_vectors` (--concept-vectors)")
 
 # %% ../../nbs/companion/27_runs.ipynb #8164aceb
+def zero_shot(
+    config:RunConfig, # With a `model`
+    data:RunData, # From `load_data(config)`
+)->dict: # A record, with `zero_shot`
+    "Evaluate a CLIP-like model as it is; its similarities are the cosines of its embeddings"
+    start,cpu = time.monotonic(),time.process_time()
+    torch.set_num_threads(config.threads)
+    key = key_of(config, data)
+    model,tokenizer = build_model(config, data, None)
+    metrics,test = evaluate_run(model.to(encoding_device()).eval(), tokenizer, data)
+    return dict(name=f'zero-shot-s0-{digest(key)[:10]}', config=_recorded_config(config), data=_recorded_data(data),
+                zero_shot=True, history=[], mining=[], metrics=metrics, **test, key=key, environment=environment(),
+                **_cost(start, cpu), finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
+
 def _is_saved(path):
     "Whether a folder is a finished run with its model"
     return (path/'record.json').is_file() and (path/'model').is_dir()
 
 # %% ../../nbs/companion/27_runs.ipynb #43739d1d
-def _repeat(path, config, data):
+def _repeat(path, config, data, record):
     "The record of a repetition; metrics and what is measured on test where a saved model is evaluated"
+    if record.get('zero_shot'): return zero_shot(config, data)
     if _is_saved(path):
         model,tokenizer,_ = load_run(path, config.backbone)
         metrics,test = evaluate_run(model, tokenizer, data)
@@ -523,10 +540,10 @@ def _verify(record, path, given, cache, say):
     if data.fingerprint!=own:
         raise InputError(f"the data are not those of {record['name']} (fingerprint {data.fingerprint[:12]}, not "
                          f"{own[:12]})")
-    again = _repeat(path, config, data)
+    again = _repeat(path, config, data, record)
     found = differing(record, again)
     differences = _differences(record, again, found)
-    how = 'evaluated' if _is_saved(path) else 'trained'
+    how = 'evaluated' if _is_saved(path) or record.get('zero_shot') else 'trained'
     say(f"{record['name']} {how} again: {_said(found, differences)}")
     return max(differences.values(), default=0.)
 
@@ -547,6 +564,7 @@ def records_in(
 def _refuse_contradiction(record):
     "Raise `InputError` for a record that need not be made again to be wrong"
     lacks = [k for k in ('data','history','environment') if not record.get(k)]
+    if record.get('zero_shot') and lacks==['history']: return
     if lacks:
         raise InputError(f"the record of {record['name']} lacks {', '.join(lacks)}; make the run again")
     why = contradiction(record)
