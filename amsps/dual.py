@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
 from .errors import InputError, out_of_memory, quoted
-from .layers import block_list, check_blocks, input_of_last_blocks, last_blocks_only, parameters_behind
+from .layers import block_list, input_of_last_blocks, last_blocks_only, trained_parameters
 from .patching import patch_to
 from .text import _check_vocabulary, part_size, set_padding, token_limit
 from .vision import LOAD_ERRORS, VisionEncoder, check_finite_weights, quiet_transformers
@@ -192,21 +192,11 @@ def states(self,
 def _train_last(self):
     "Let the last layers and all that follows them train; raises `InputError` where they cannot run alone"
     place = block_list(self.backbone)
-    check_blocks(place, self.tune, 'tune_text_layers')
     table = self.backbone.get_input_embeddings().weight
     ids = (torch.arange(8, device=table.device)%len(table)).view(2, 4)
     mask = torch.ones_like(ids) if self.full_length else None # transformers reads masks, but not on the meta device
-    if self.tune==len(place):
-        for p in parameters_behind(self, lambda: self._run(ids, mask)): p.requires_grad_(True)
-        return
-    with torch.no_grad(): before = input_of_last_blocks(place, self.tune, lambda: self._run(ids, mask))
-    for p in parameters_behind(self, lambda: self._run_over(ids, mask, before)): p.requires_grad_(True)
-    if table.is_meta: return # its weights are still to be loaded
-    with torch.no_grad():
-        whole,alone = self._run(ids, mask),self._run_over(ids, mask, before)
-    if not torch.allclose(alone, whole, rtol=1e-3, atol=1e-5):
-        raise InputError(f"{type(self.backbone).__name__} passes more than the states from layer to layer, so that its "
-                         f"last {self.tune} cannot be trained alone; set `tune_text_layers` to 0, or train all of it")
+    def output(): return self._run(ids, mask)
+    for p in trained_parameters(self, place, self.tune, output, option='tune_text_layers'): p.requires_grad_(True)
 
 # %% ../nbs/method/09_dual.ipynb #3378a512
 def _check_end(tokenizer, tower):

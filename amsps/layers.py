@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BlockList', 'block_list', 'check_blocks', 'input_of_last_blocks', 'last_blocks_only', 'parameters_behind',
-           'train_mode', 'import_peft', 'adapted_layers', 'add_adapters', 'merge_adapters']
+           'trained_parameters', 'train_mode', 'import_peft', 'adapted_layers', 'add_adapters', 'merge_adapters']
 
 # %% ../nbs/method/06_layers.ipynb #0c7fdfae
 import re
@@ -13,7 +13,7 @@ from typing import Callable, Iterable, NamedTuple
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
-from .errors import InputError
+from .errors import InputError, out_of_memory
 
 # %% ../nbs/method/06_layers.ipynb #5b82d2ee
 class BlockList(NamedTuple):
@@ -110,6 +110,34 @@ def parameters_behind(
     finally:
         for p,mode in zip(known, trained): p.requires_grad_(mode)
     return [p for p,grad in zip(known, found) if grad is not None]
+
+# %% ../nbs/method/06_layers.ipynb #6a1e0c02
+def trained_parameters(
+    model:nn.Module, # The encoder, or what contains it
+    place:BlockList, # Its blocks
+    n:int, # Number of last blocks, 1..all
+    output:Callable, # Runs the encoder; gives a tensor
+    option:str, # That sets `n`, for messages
+)->list[nn.Parameter]:
+    "Parameters that train with the last blocks; raises `InputError` where these cannot run alone"
+    check_blocks(place, n, option)
+    if n==len(place): return parameters_behind(model, output)
+    with torch.no_grad(): states = input_of_last_blocks(place, n, output)
+    def last():
+        with last_blocks_only(place, n, states): return output()
+    if not _give_the_same(last, output):
+        raise InputError(f"{type(model).__name__} passes more than the states from block to block, so that its last "
+                         f"{n} cannot be trained alone; set `{option}` to 0, or train all {len(place)}")
+    return parameters_behind(model, last)
+
+@torch.no_grad()
+def _give_the_same(last, output):
+    try: alone,whole = last(),output()
+    except (IndexError, KeyError, RuntimeError, TypeError, AttributeError) as e:
+        if out_of_memory(e):
+            raise
+        return False
+    return alone.is_meta or torch.allclose(alone, whole, rtol=1e-3, atol=1e-5) # weights on meta are still to be loaded
 
 # %% ../nbs/method/06_layers.ipynb #4805d3d6
 def train_mode(

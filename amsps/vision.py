@@ -33,8 +33,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
 from .data import Regions, as_float, disk_room, is_plain_picture, load_features, load_image
 from .errors import InputError, out_of_memory, quoted
-from .layers import block_list, check_blocks, input_of_last_blocks, last_blocks_only
-from .layers import parameters_behind, train_mode
+from .layers import block_list, input_of_last_blocks, last_blocks_only, train_mode, trained_parameters
 from .patching import patch_to
 from .views import take_views
 
@@ -388,15 +387,11 @@ def set_trained(self):
     self.backbone.requires_grad_(False)
     if not self.tune: return
     self.place = block_list(self.backbone)
-    check_blocks(self.place, self.tune, 'tune_vision_layers')
     self.stored = 'pixels' if self.from_pixels or self.tune==len(self.place) else 'states'
     blank = _blank_pixels(self.backbone)
-    def whole(): return self._features(self.backbone(pixel_values=blank))
-    def last():
-        with last_blocks_only(self.place, self.tune, states): return whole()
-    with torch.no_grad(): states = input_of_last_blocks(self.place, self.tune, whole)
-    everything = self.tune==len(self.place)
-    for p in parameters_behind(self.backbone, whole if everything else last): p.requires_grad_(True)
+    def output(): return self._features(self.backbone(pixel_values=blank))
+    for p in trained_parameters(self.backbone, self.place, self.tune, output, option='tune_vision_layers'):
+        p.requires_grad_(True)
 
 @patch_to(VisionEncoder, as_property=True)
 def trained_blocks(self)->nn.ModuleList: # The last `tune` blocks
