@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenize
 from .errors import InputError, out_of_memory, quoted
 from .layers import block_list, check_blocks, input_of_last_blocks, last_blocks_only, parameters_behind
 from .patching import patch_to
-from .text import _check_vocabulary, set_padding, token_limit
+from .text import _check_vocabulary, part_size, set_padding, token_limit
 from .vision import LOAD_ERRORS, VisionEncoder, check_finite_weights, quiet_transformers
 from .vision import _check_weights, _origin, _own_sides
 
@@ -106,6 +106,10 @@ class DualText(nn.Module):
         self.backbone.requires_grad_(not self.freeze)
         if self.freeze and self.tune: self._train_last()
 
+    @property
+    def trained_blocks(self)->nn.ModuleList: # The last `tune` layers
+        return block_list(self.backbone).blocks[-self.tune:]
+
     def train(self, mode=True):
         if not self.freeze: return super().train(mode)
         self.training = mode
@@ -129,7 +133,7 @@ def _run_over(self, ids, mask, states): # (B, L) ids and mask, (B, L, H) states 
     with last_blocks_only(block_list(self.backbone), self.tune, states): return self._run(ids, mask)
 
 # %% ../nbs/method/09_dual.ipynb #2f022658
-def _parts(lengths, size=32):
+def _parts(lengths, size):
     "Rows of captions of like length, and the largest length of each part"
     order = lengths.argsort()
     return [(rows, int(lengths[rows].max())) for rows in order.split(size)],order.argsort()
@@ -139,7 +143,7 @@ def _parts(lengths, size=32):
 def _in_parts(self, run, ids, mask, lengths, states=None): # Output of `run` for each caption
     "A batch in parts of like length, which hold little padding"
     if lengths is None: lengths = mask.sum(1).cpu()
-    parts,back = _parts(torch.as_tensor(lengths))
+    parts,back = _parts(torch.as_tensor(lengths), part_size(ids.device))
     found = []
     for rows,n in parts:
         rows = rows.to(ids.device)
@@ -365,12 +369,12 @@ def divide_dual(
     tune_vision_layers:int=0, # `tune` of `DualVision`
     from_pixels:bool=False, # See `DualVision`
     freeze_text:bool=False, # `freeze` of `DualText`
-    tune_layers:int=0, # `tune` of `DualText`
+    tune_text_layers:int=0, # `tune` of `DualText`
 )->DualParts: # The halves share the weights of the model
     "A dual encoder in parts"
     tower,bias = join_projection(model, 'vision'),getattr(model, 'logit_bias', None)
     vision = DualVision(processor, tower, image_size=image_size, tune=tune_vision_layers, from_pixels=from_pixels)
-    text = DualText(join_projection(model, 'text'), freeze=freeze_text, tune=tune_layers)
+    text = DualText(join_projection(model, 'text'), freeze=freeze_text, tune=tune_text_layers)
     scale = model.logit_scale.detach().exp().reshape(())
     if bias is not None: bias = bias.detach().reshape(()).clone()
     return DualParts(vision.processor, tokenizer, vision, text, scale=scale, bias=bias,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BiGRUEncoder', 'set_padding', 'token_limit', 'text_from_config', 'describe_text', 'load_text_backbone', 'text_layers',
-           'last_layers_only', 'check_last_layers', 'TransformersTextEncoder', 'TextStates', 'MeanStates',
+           'last_layers_only', 'check_last_layers', 'TransformersTextEncoder', 'part_size', 'TextStates', 'MeanStates',
            'extract_states']
 
 # %% ../nbs/method/08_text.ipynb #ee06a94b
@@ -248,8 +248,12 @@ class TransformersTextEncoder(nn.Module):
         if self.freeze: self.backbone.requires_grad_(False).eval()
         if not self.tune: return
         check_last_layers(self.backbone, self.tune)
+        self.trained_blocks.requires_grad_(True)
+
+    @property
+    def trained_blocks(self)->nn.ModuleList: # The last `tune` layers
         holder,name = text_layers(self.backbone)
-        getattr(holder, name)[-self.tune:].requires_grad_(True)
+        return getattr(holder, name)[-self.tune:]
 
     def train(self, mode=True):
         if not self.freeze: return super().train(mode)
@@ -277,10 +281,17 @@ def forward(self,
     return self.linear(self.drop(states)),mask
 
 # %% ../nbs/method/08_text.ipynb #37008afa
+def part_size(
+    device:torch.device, # Where a text encoder runs
+)->int: # Captions
+    "How many captions of like length run together: on a CPU padding costs, on a GPU each call of a layer"
+    return 32 if device.type=='cpu' else 512
+
 @patch_to(TransformersTextEncoder)
-def _run(self, ids, mask, states, lengths, size=32): # (B, L, H)
-    "The backbone, or its last layers over `states`, in parts of `size` captions"
+def _run(self, ids, mask, states, lengths): # (B, L, H)
+    "The backbone, or its last layers over `states`, in parts of captions of like length"
     order = lengths.argsort()
+    size = part_size(ids.device)
     trained = not self.freeze or self.tune>0
     with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
         parts = []

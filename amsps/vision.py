@@ -6,8 +6,8 @@
 __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_transformers', 'check_finite_weights',
            'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'run_backbone', 'backbone_grid',
            'square_grid', 'pool_grid', 'encoding_device', 'full_float32', 'picture_pixels', 'VisionEncoder',
-           'channel_scale', 'picture_bytes', 'load_vision', 'vision_from_config', 'describe_vision', 'picture_features',
-           'digest_weights', 'digest_vision', 'extract_features', 'region_means']
+           'channels_last', 'channel_scale', 'picture_bytes', 'load_vision', 'vision_from_config', 'describe_vision',
+           'picture_features', 'digest_weights', 'digest_vision', 'extract_features', 'region_means']
 
 # %% ../nbs/method/07_vision.ipynb #7d0bf358
 import hashlib
@@ -360,6 +360,8 @@ class VisionEncoder(nn.Module):
     def __init__(self, processor, backbone, grid=3, image_size=0, tune=0, from_pixels=False):
         super().__init__()
         self.backbone = backbone.eval()
+        self.name = '' # What it was loaded from, see `load_vision`
+        self.on_hub = False # Whether that is a name of the hub
         self.grid = grid
         self.image_size = image_size
         self.tune = tune
@@ -395,6 +397,10 @@ def set_trained(self):
     with torch.no_grad(): states = input_of_last_blocks(self.place, self.tune, whole)
     everything = self.tune==len(self.place)
     for p in parameters_behind(self.backbone, whole if everything else last): p.requires_grad_(True)
+
+@patch_to(VisionEncoder, as_property=True)
+def trained_blocks(self)->nn.ModuleList: # The last `tune` blocks
+    return self.place.blocks[-self.tune:]
 
 def _blank_pixels(model):
     "(1, 3, H, W) a picture for what runs before the blocks"
@@ -453,6 +459,12 @@ def _features(self, out):
     return pool_grid(maps, self.grid)
 
 # %% ../nbs/method/07_vision.ipynb #1716422a
+def channels_last(
+    x:Tensor, # (B, C, H, W) on any device, or of another form
+)->Tensor: # The same values
+    "On a GPU, pictures and maps in the layout in which convolutions are fast"
+    return x.contiguous(memory_format=torch.channels_last) if x.is_cuda and x.ndim==4 else x
+
 @patch_to(VisionEncoder)
 def regions(self,
     states:Tensor, # (B, ...) from `states`
@@ -461,8 +473,8 @@ def regions(self,
     "Regions of what is stored"
     if not self.tune: return states
     if self.stored=='pixels':
-        return self._features(run_backbone(self.backbone, self.normalised(states, views)))
-    with last_blocks_only(self.place, self.tune, states):
+        return self._features(run_backbone(self.backbone, channels_last(self.normalised(states, views))))
+    with last_blocks_only(self.place, self.tune, channels_last(states)):
         return self._features(self.backbone(pixel_values=_blank_pixels(self.backbone)))
 
 # %% ../nbs/method/07_vision.ipynb #f945a3b3
@@ -531,8 +543,11 @@ def load_vision(
     image_size:int=0, # See `VisionEncoder`
     **options, # `tune`, `from_pixels`, see `VisionEncoder`
 )->VisionEncoder: # On the CPU
-    "A vision encoder; raises `InputError` where it cannot be loaded"
-    return VisionEncoder(*load_backbone(name_or_path), grid=grid, image_size=image_size, **options)
+    "A vision encoder that knows its name; raises `InputError` where it cannot be loaded"
+    encoder = VisionEncoder(*load_backbone(name_or_path), grid=grid, image_size=image_size, **options)
+    encoder.on_hub = not Path(name_or_path).is_dir()
+    encoder.name = str(name_or_path) if encoder.on_hub else Path(name_or_path).resolve().name
+    return encoder
 
 def vision_from_config(
     described:dict, # A vision model's configuration, with its `model_type`

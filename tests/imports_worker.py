@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, req
 CORE = ('torch', 'numpy', 'scipy', 'safetensors', 'transformers', 'accelerate', 'pillow', 'tqdm')
 BARRED = frozenset(
     'pandas matplotlib seaborn typer pydantic papermill jupyter jupyter_client jupyter_core nbclient nbformat '
-    'nbconvert ipykernel sklearn networkx jinja2 fastcore nbdev execnb IPython eccv_caption faiss datasets dask '
+    'nbconvert ipykernel sklearn networkx jinja2 fastcore nbdev execnb IPython eccv_caption faiss peft datasets dask '
     'distributed textblob nltk'.split())
 
 

@@ -88,8 +88,8 @@ def test_no_run_enters_code_that_its_key_lacks(name, tmp_path):
     assert not lacking(parse_config(SMALL|RUNS[name]|dict(cache_dir=str(tmp_path))))
 
 
-@pytest.mark.parametrize('tune_text_layers', [0, 1])
-def test_nor_does_a_run_with_a_frozen_text_encoder(tune_text_layers, tmp_path):
+@pytest.mark.parametrize('tune_text_layers,lora', [(0, 0), (1, 0), (1, 2)])
+def test_nor_does_a_run_with_a_frozen_text_encoder(tune_text_layers, lora, tmp_path):
     from transformers import BertConfig, BertModel
     from amsps.data import build_tokenizer
     from amsps.scenes import make_scenes
@@ -98,7 +98,7 @@ def test_nor_does_a_run_with_a_frozen_text_encoder(tune_text_layers, tmp_path):
     tokenizer.save_pretrained(tmp_path/'bert')
     BertModel(BertConfig(vocab_size=len(tokenizer), **layers)).save_pretrained(tmp_path/'bert')
     text = dict(text_backbone=str(tmp_path/"bert"), freeze_text=True, tune_text_layers=tune_text_layers,
-                evidence="sentence")
+                lora=lora, evidence="sentence")
     assert not lacking(parse_config(SMALL|text|dict(loss='ahrl', pooling='mean', cache_dir=str(tmp_path))))
 
 

@@ -1,6 +1,7 @@
 "Mistakes on the command line: one message that says what to do, exit code 2, no traceback, nothing half-written."
 import json
 import shutil
+import sys
 import numpy as np
 import pytest
 from conftest import ROOT, TINY, amsps
@@ -121,12 +122,15 @@ def test_backbone(cli, small_flickr8k, tmp_path):
     refused(cli('extract', pictures, '--backbone', tmp_path, '--cache-dir', tmp_path/'cache'),
         'cannot load the vision backbone', 'config.json')
 
-def test_before_any_feature(cli, small_flickr8k, backbone, tmp_path):
+def test_before_any_feature(cli, small_flickr8k, backbone, tmp_path, monkeypatch):
     "Nothing is extracted for a run that cannot be trained"
     places = ['--data-root', small_flickr8k, '--backbone', backbone, '--cache-dir', tmp_path/'cache']
     refused(cli('train', *FLICKR8K, *places, '--text-backbone', '/nowhere'), "cannot load the text encoder '/nowhere'")
     refused(cli('train', *FLICKR8K, *places, '--precision', 'fp16'), '`precision` fp16 needs a GPU')
     refused(cli('reproduce', *FLICKR8K, *places, '--text-backbone', '/nowhere'), "cannot load the text encoder")
+    monkeypatch.setitem(sys.modules, 'peft', None)
+    adapters = ['--tune-vision-layers', 1, '--lora', 4]
+    refused(cli('train', *FLICKR8K, *places, *adapters), "`lora` needs the package peft: run pip install 'amsps[lora]'")
     (tmp_path/'file').touch()
     refused(cli('reproduce', *FLICKR8K, *places, '--output', tmp_path/'file/x'), 'cannot create the folder')
     assert not list(tmp_path.rglob('features.*'))

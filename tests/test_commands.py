@@ -106,6 +106,59 @@ def test_a_run_embeds_by_itself(cli, small_flickr8k, small_vit, tmp_path):
     found = recall_metrics(*retrieval_ranks(*model.encode(test, list(captions)), torch.tensor(owner)))
     record = json.loads((folder/'record.json').read_text('utf-8'))
     assert found['rsum']==pytest.approx(record['metrics']['test']['rsum'], abs=1e-6)
+    collect = ['runs', 'gc', '--cache-dir', tmp_path/'cache']
+    shared = [f for f in (tmp_path/'cache/vision').iterdir() if f.is_dir()]
+    assert cli(*collect).stdout=='nothing to remove\n'
+    shutil.rmtree(folder)
+    said = f'remove {shared[0].name}: no run links to it'
+    assert f'would {said}' in cli(*collect, '--dry-run').stdout and shared[0].exists()
+    assert said.replace('remove', 'removed') in cli(*collect).stdout and not list((tmp_path/'cache/vision').iterdir())
+
+
+def test_adapters(cli, small_flickr8k, small_vit, tmp_path):
+    "A run with adapters saves a plain model, whose vision model differs from its start by matrices of their rank"
+    from amsps.model import AmspsModel
+    from transformers import ViTModel
+    where = ['--data-root', small_flickr8k, '--cache-dir', tmp_path/'cache']
+    train = ['train', '--dataset', 'flickr8k', *where, '--backbone', small_vit, '--loss', 'infonce', '--epochs', 2]
+    r = cli(*train, '--tune-vision-layers', 1, '--lora', 3)
+    assert r.returncode==0, r.stdout+r.stderr
+    folder = next((tmp_path/'cache/runs').glob('*/record.json')).parent
+    after = AmspsModel.from_pretrained(folder/'model').vision.backbone.state_dict()
+    before = ViTModel.from_pretrained(small_vit).state_dict()
+    changed = [k for k,x in after.items() if not torch.equal(x, before[k])]
+    assert changed and all(torch.linalg.matrix_rank(after[k]-before[k], rtol=1e-3)==3 for k in changed)
+    shutil.rmtree(small_vit)
+    r = cli('evaluate', folder, *where)
+    assert r.returncode==0 and 'equal to the record' in r.stdout, r.stdout+r.stderr
+
+
+def test_a_vision_model_by_reference(cli, small_flickr8k, small_vit, tmp_path):
+    "The folder of a run has the digest of its vision model alone, and takes no other model"
+    from transformers import ViTModel
+    where = ['--data-root', small_flickr8k, '--cache-dir', tmp_path/'cache']
+    train = ['train', '--dataset', 'flickr8k', *where, '--loss', 'infonce', '--epochs', 1]
+    r = cli(*train, '--backbone', small_vit, '--save-vision', 'reference')
+    assert r.returncode==0, r.stdout+r.stderr
+    folder = next((tmp_path/'cache/runs').glob('*/record.json')).parent
+    assert (folder/'model/vision.json').is_file() and not (folder/'model/vision').exists()
+    assert str(tmp_path) not in (folder/'model/vision.json').read_text('utf-8')
+    commands = [['evaluate', folder, *where], ['search', folder, '--caption', 'red', *where]]
+    for command in commands:
+        r = cli(*command)
+        assert r.returncode==2 and 'was saved without its vision model (vit)' in r.stderr and '--backbone' in r.stderr
+    moved = small_vit.rename(tmp_path/'moved')
+    assert 'equal to the record' in cli(*commands[0], '--backbone', moved).stdout
+    assert cli(*commands[1], '--backbone', moved).returncode==0
+    assert 'evaluated again: every number equal' in cli('verify', folder, *where[:2], '--backbone', moved).stdout
+    changed = ViTModel.from_pretrained(moved)
+    with torch.no_grad(): next(changed.parameters()).add_(.01)
+    changed.save_pretrained(moved)
+    r = cli(*commands[0], '--backbone', moved)
+    assert r.returncode==2 and "moved' is not that of its training" in r.stderr, r.stderr
+    (folder/'model/vision.json').unlink()
+    r = cli(*commands[0], '--backbone', moved)
+    assert r.returncode==2 and 'vision.json is gone' in r.stderr, r.stderr
 
 
 @pytest.fixture

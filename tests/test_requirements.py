@@ -16,6 +16,7 @@ MODULES = { # Requirement -> module, where the names differ
 }
 PARTS = dict(pydantic_core='pydantic') # Module -> the requirement that it comes with
 TOOLS = ('jupyter', 'pytest-xdist', 'ruff') # Run, not imported
+EXTRAS = ('', 'companion', 'dask', 'datasets', 'faiss', 'lora', 'docs', 'dev')
 NAMED = ('furo', 'myst-nb', 'sphinx-mathjax-offline') # In the configuration of the documentation
 
 def required(extra=''):
@@ -57,7 +58,7 @@ def of_library(late=True):
 
 def test_the_library_needs_its_requirements_only():
     assert of_library(late=False)<=required()
-    assert of_library()<=required()|required('companion')|required('faiss')
+    assert of_library()<=required()|required('companion')|required('faiss')|required('lora')
 
 def test_the_companion_needs_its_extra():
     optional = required('dask')|required('datasets')
@@ -65,10 +66,10 @@ def test_the_companion_needs_its_extra():
     assert imported('amsps/companion')<=required()|required('companion')|optional
 
 def test_everything_else_needs_dev():
-    everything = {m for extra in ('', 'companion', 'dask', 'datasets', 'faiss', 'docs', 'dev') for m in required(extra)}
+    everything = {m for extra in EXTRAS for m in required(extra)}
     assert imported('nbs', 'tests', 'benchmarks', '.ci')<=everything
 
-@pytest.mark.parametrize('extra', ['', 'companion', 'dask', 'datasets', 'faiss', 'docs', 'dev'])
+@pytest.mark.parametrize('extra', EXTRAS)
 def test_what_is_required_is_used(extra):
     assert required(extra)<=imported('amsps', 'nbs', 'tests', 'benchmarks', '.ci')
 
@@ -84,6 +85,6 @@ def test_dev_has_the_other_extras(monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     exec(compile((ROOT/'setup.py').read_text(), ROOT/'setup.py', 'exec'), {'__file__':str(ROOT/'setup.py')})
     extras = given['extras_require']
-    for name in ('companion', 'dask', 'datasets', 'faiss'):
+    for name in set(EXTRAS)-{'', 'docs', 'dev'}:
         assert set(extras[name])<=set(extras['dev'])
     assert not set(extras['docs'])&set(extras['dev'])

@@ -116,7 +116,7 @@ def _dual_model(config, data, train_set, graph):
 def build_model(
     config:RunConfig,
     data:RunData, # Of the run; its features give the size of a region
-    train_set:PairDataset, # Its captions make vocabulary and concepts
+    train_set:PairDataset|None, # Its captions make vocabulary and concepts; None for a CLIP-like model without concepts
     graph:ConceptGraph|None=None, # From `concept_graph`, where it is made already
 )->tuple: # `AmspsModel`, tokeniser
     "Model and tokeniser of a run; sets the global seed"
@@ -127,6 +127,8 @@ def build_model(
     if graph is not None:
         given = () if vectors is None else (vectors,)
         model.consensus.set_graph(graph, tokenizer, *given)
+    if config.lora:
+        model.adapt(config.lora)
     return model,tokenizer
 
 # %% ../../nbs/companion/25_build.ipynb #80712837

@@ -6,7 +6,7 @@
 __all__ = ['USED_WHEN', 'UNNAMED', 'LOCKS', 'digest', 'bare_code', 'code_behind', 'training_cells', 'used_code', 'run_key',
            'key_name', 'run_of', 'check_record', 'load_record', 'read_json', 'read_record', 'whole_record',
            'known_records', 'damaged_records', 'explain_run', 'find_record', 'list_runs', 'diff_runs', 'stale_runs',
-           'held_locks', 'foreign_files', 'why_kept', 'remove']
+           'held_locks', 'foreign_files', 'why_kept', 'remove', 'unused_vision', 'why_vision_kept', 'remove_vision']
 
 # %% ../../nbs/companion/23_cache.ipynb #ec0187fb
 import ast
@@ -14,10 +14,11 @@ import hashlib
 import json
 import re
 import shutil
+from collections import Counter
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Iterable
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from .config import LOCATIONS, RunConfig, label_of, loss_needs, syntax_tree
@@ -160,6 +161,8 @@ USED_WHEN = {
     'companion.datasets.model_digest': lambda c: bool(c.model),
     'views.RandomViews': lambda c: c.min_view<1 or c.mirror,
     'companion.datasets.backbone_digest': lambda c: bool(c.tune_vision_layers),
+    'layers.add_adapters': lambda c: bool(c.lora),
+    'layers.merge_adapters': lambda c: bool(c.lora),
     # text encoder
     'companion.datasets.text_digest': _has_text_backbone,
     'companion.datasets._add_text_states': lambda c: c.freeze_text,
@@ -605,7 +608,10 @@ def held_locks(
     path:Path, # Of a run: its folder, or a file beside it
 ): # Yields whether nobody else holds a lock of the run
     "Hold those locks of a run that exist"
-    files = [Path(path).with_name(f'{run_of(path)}{suffix}') for suffix in LOCKS]
+    with _held([Path(path).with_name(f'{run_of(path)}{suffix}') for suffix in LOCKS]) as free: yield free
+
+@contextmanager
+def _held(files): # Locks; yields whether nobody else holds one
     with ExitStack() as held:
         try:
             for f in files:
@@ -663,3 +669,58 @@ def _remove(path):
         remove(trash)
     path.rename(trash)
     shutil.rmtree(trash)
+
+# %% ../../nbs/companion/23_cache.ipynb #1d32e53e
+_SHARED = re.compile(r'([0-9a-f]{16})(\.tmp|\.lock)?')
+_OF_ENCODER = re.compile(r'.+\.(json|safetensors|tmp)') # What `save_pretrained` writes
+
+def _inode(file): return file.stat().st_dev,file.stat().st_ino
+
+def _links_of(runs):
+    "How many links the folders of some runs have to each file"
+    return Counter(_inode(f) for run in runs for f in Path(run).glob('model/vision/*') if f.is_file())
+
+def _is_linked(folder, without):
+    "Whether a run has a link to a file of a shared encoder, besides links that do not count"
+    files = [f for f in folder.glob('*') if f.is_file() and not f.is_symlink()]
+    return any(f.stat().st_nlink-1>without[_inode(f)] for f in files)
+
+# %% ../../nbs/companion/23_cache.ipynb #51d6c3e1
+def unused_vision(
+    cache:Path, # Cache folder, with `runs` and `vision`
+    removed:Iterable[Path]=(), # Folders of runs whose links do not count
+)->list[Path]: # Folders, and locks without one
+    "Shared vision encoders that no run links to"
+    home,without = Path(cache)/'vision',_links_of(removed)
+    if home.is_symlink():
+        return []
+    made = [f for f in sorted(home.glob('*')) if _SHARED.fullmatch(f.name) and not f.is_symlink()]
+    folders = [f for f in made if f.is_dir() and not _is_linked(f, without)]
+    locks = [f for f in made if f.suffix=='.lock' and f.is_file() and not any(map(Path.exists, _folders_of(f)))]
+    return folders+locks
+
+def _folders_of(lock): return [lock.with_suffix(suffix) for suffix in ('', '.tmp')]
+
+def why_vision_kept(
+    path:Path, # From `unused_vision`
+)->str: # Empty if it may be removed
+    "Why a shared vision encoder must not be removed"
+    def own(f): return f.is_file() and not f.is_symlink() and _OF_ENCODER.fullmatch(f.name)
+    foreign = sorted(f.name for f in path.glob('*') if not own(f))
+    if foreign:
+        return f'holds {foreign[0]!r}, which amsps did not write; move it elsewhere'
+    with _held([path.with_suffix('.lock')]) as free:
+        return '' if free else 'is in use: another process saves a run with it'
+
+def remove_vision(
+    path:Path, # From `unused_vision`
+):
+    "Remove a shared vision encoder and its lock, unless a run has linked to it meanwhile or makes it now"
+    lock = path.with_suffix('.lock')
+    with _held([lock]) as free:
+        if not free or _is_linked(path, Counter()):
+            return
+        if path.is_dir():
+            shutil.rmtree(path)
+        if not any(map(Path.exists, _folders_of(lock))):
+            lock.unlink(missing_ok=True)

@@ -7,12 +7,13 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'Explain', 'Force', 'Root', 'Backbone', 'TextBackbone', 'Jobs', 'Device', 'Stop', 'Executor', 'Address',
            'Records', 'Output', 'Cache', 'Executed', 'ReportTable', 'ReportFigure', 'RecordsFolder', 'ReportOutput',
            'PicturesRoot', 'AnyPalette', 'TablesOutput', 'Verified', 'Tolerance', 'Again', 'Encoder', 'Vectors',
-           'RunFolder', 'SameBackbone', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
-           'Split', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn',
-           'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize',
-           'GroupedCommand', 'refuse_special_files', 'main', 'echo', 'Rule', 'has_effect', 'check_options',
-           'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare',
-           'verify', 'evaluate', 'search', 'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
+           'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'Relevance', 'Accept',
+           'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top', 'Split', 'runs_app', 'RunsCache', 'DryRun', 'data_app',
+           'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
+           'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'refuse_special_files', 'main', 'echo', 'Rule',
+           'has_effect', 'check_options', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
+           'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'list_', 'show', 'diff', 'gc', 'check',
+           'prepare', 'extract']
 
 # %% ../../nbs/companion/39_cli.ipynb #b105626d
 import errno
@@ -249,6 +250,8 @@ has_effect('address', 'executor', lambda e: e=='dask', 'is of a Dask scheduler; 
 has_effect('jobs stop address', 'explain', lambda e: not e, 'does nothing with --explain, which makes nothing')
 has_effect('palette', 'outputs', lambda o: not o or any(x.startswith('figure') for x in o),
            'is for figures, and only tables are made')
+has_effect('dataset', 'zero_shot', bool, 'is for a --model; a run has its own dataset')
+has_effect('backbone relevance', 'zero_shot', lambda z: z is not False, 'is for a finished run, not for a --model')
 has_effect('accept', 'relevance', bool,
            'is the grade from which a pair of --relevance is relevant; give --relevance too')
 has_effect('runs', 'one_run', lambda one: not one, 'is for a folder of records; this is one run, evaluated again')
@@ -258,6 +261,7 @@ has_effect('data_root', 'outputs', lambda o: not o or 'figure_retrieval' in o,
            'is for the figure of retrieved examples, which is not among those that are made')
 has_effect('data_root backbone', 'photographs', bool, 'is for records on photographs, and all of these are on scenes')
 has_effect('text_backbone', 'text_encoders', bool, 'is for records with a text encoder, and none of these has one')
+has_effect('model', 'models', bool, 'is for records that started from a CLIP-like model, and none of these did')
 has_effect('concept_vectors', 'vectors', bool, 'is for records with word vectors, and none of these has some')
 
 # %% ../../nbs/companion/39_cli.ipynb #afc48cf2
@@ -282,6 +286,7 @@ def check_run(
     existing_asset('nbs/experiments/train.ipynb')
     cache_root(config.cache_dir)
     check_effect(config, given)
+    configuration.check_trains(config)
     if config.dataset!='scenes':
         find_layout(config.data_root, config.layout)
     check_device(config.precision)
@@ -296,9 +301,12 @@ def check_device(precision):
 
 # %% ../../nbs/companion/39_cli.ipynb #adbdaf26
 def check_files(config):
-    "Raise `InputError` if word vectors, text encoder or FAISS of a run cannot be loaded"
+    "Raise `InputError` if word vectors, an encoder, or an optional package of a run cannot be loaded"
     from amsps.companion.datasets import model_digest, text_digest
+    from amsps.layers import import_peft
     from amsps.mining import import_faiss
+    if config.lora:
+        import_peft()
     if config.concept_vectors and not os.access(config.concept_vectors, os.R_OK):
         raise InputError(f"cannot read {config.concept_vectors}; check `concept_vectors`")
     if config.text_backbone:
@@ -651,12 +659,13 @@ Tolerance = Annotated[float, _opt(_TOLERANCE, min=0)]
 Again = Annotated[int|None, _opt_plain(_AGAIN, min=1)]
 Encoder = Annotated[str, _opt_plain(f"Text {_MODEL}, as in training.", DATA)]
 Vectors = Annotated[str, _opt_plain("File of word vectors, as in training.", DATA)]
+SameModel = Annotated[str, _opt_plain("CLIP-like model that the runs started from.", DATA)]
 
 # %% ../../nbs/companion/39_cli.ipynb #beb85808
 @app.command(cls=GroupedCommand)
 def verify(
     records:Verified=None, runs:Again=None, tolerance:Tolerance=5., data_root:Root='', backbone:Backbone='',
-    text_backbone:Encoder='', concept_vectors:Vectors='',
+    model:SameModel='', text_backbone:Encoder='', concept_vectors:Vectors='',
 ):
     """Check run records by making some of them again.
 
@@ -671,8 +680,8 @@ def verify(
     _begin()
     from amsps.companion.paths import existing_asset
     folder = _own_or(records) if records else existing_asset('data/results/scenes')
-    given = dict(data_root=data_root, backbone=backbone, text_backbone=text_backbone, concept_vectors=concept_vectors)
-    given = {k:v for k,v in given.items() if v}
+    given = dict(data_root=data_root, backbone=backbone, model=model, text_backbone=text_backbone)
+    given = {k:v for k,v in given.items() if v}|_given(concept_vectors=concept_vectors)
     _check_verify(folder, runs, given)
     _verify(folder, runs or 1, tolerance, given)
 
@@ -689,7 +698,8 @@ def _check_verify(folder, runs, given):
     if configs:
         check_options(given, photographs=any(c['dataset']!='scenes' for c in configs),
                       text_encoders=any(c.get('text_backbone', '') not in ('','untrained') for c in configs),
-                      vectors=any(c.get('concept_vectors') for c in configs) and not one)
+                      vectors=any(c.get('concept_vectors') for c in configs) and not one,
+                      models=any(c.get('model') for c in configs))
 
 # %% ../../nbs/companion/39_cli.ipynb #c850abc5
 def _verify(folder, runs, tolerance, given):
@@ -702,9 +712,12 @@ def _verify(folder, runs, tolerance, given):
 
 # %% ../../nbs/companion/39_cli.ipynb #58cdb7ed
 _RUN = "Folder of a finished run, as `amsps train` prints it."
-_SAME = f"Vision {_MODEL}. Only for a run without a vision encoder of its own. Not for scenes."
+_SAME = f"Vision {_MODEL}. Only for a run that was saved without one. Not for scenes."
 RunFolder = Annotated[Path, typer.Argument(help=_RUN, metavar='RUN', show_default=False)]
 SameBackbone = Annotated[str, _opt_plain(_SAME, DATA)]
+MaybeRun = Annotated[Path|None, typer.Argument(help=f"{_RUN} Not with --model.", metavar='[RUN]', show_default=False)]
+AsItIs = Annotated[str, _opt_plain("CLIP-like model of transformers, folder or hub name, in the place of a run.")]
+EvaluatedOn = Annotated[str, _opt_plain("With --model: own, flickr8k, flickr30k or mscoco. [default: own]", DATA)]
 
 # %% ../../nbs/companion/39_cli.ipynb #b30eff6b
 def _run_config(record, data_root, backbone, cache_dir):
@@ -724,6 +737,7 @@ def _run_data(record, config, run, model):
     import torch
     from amsps.companion.datasets import load_data
     if config.tune_vision_layers or config.model: pass # its vision model is a part of it
+    elif config.save_vision=='reference': pass # the vision model was compared with that of its training
     elif config.backbone or model.vision is None: _note_backbone(record, config.backbone)
     torch.set_num_threads(config.threads)
     config = config.model_copy(update=dict(freeze_text=False)) # the run has its own text encoder
@@ -772,20 +786,28 @@ KeepRecord = Annotated[Path|None, _opt_plain(_KEEP, PLACES)]
 # %% ../../nbs/companion/39_cli.ipynb #13492b42
 @app.command(cls=GroupedCommand)
 def evaluate(
-    run:RunFolder, data_root:Root='', backbone:SameBackbone='', relevance:Relevance=None, accept:Accept=None,
-    as_json:AsJson=False, keep_record:KeepRecord=None, cache_dir:Cache='',
+    run:MaybeRun=None, model:AsItIs='', dataset:EvaluatedOn='', data_root:Root='', backbone:SameBackbone='',
+    relevance:Relevance=None, accept:Accept=None, as_json:AsJson=False, keep_record:KeepRecord=None, cache_dir:Cache='',
 ):
-    """Evaluate a trained model on dev and test.
+    """Evaluate a trained model on dev and test, or a CLIP-like model as it is (zero-shot).
 
-    Prints the metrics and whether they equal those of the run's record.
+    Prints the metrics and, of a run, whether they equal those of its record.
 
     \b
     Examples:
       amsps evaluate RUN
-      amsps evaluate RUN --data-root DIR --relevance grades.csv --json"""
+      amsps evaluate RUN --data-root DIR --relevance grades.csv --json
+      amsps evaluate --model openai/clip-vit-base-patch32 --dataset flickr8k --data-root DIR"""
     _begin()
-    check_options({} if accept is None else dict(accept=accept), relevance=relevance)
-    model,tokenizer,record = _load_run(run, cache_dir, keep_record)
+    named = {} if accept is None else dict(accept=accept)
+    check_options(named | _given(dataset=dataset), relevance=relevance, zero_shot=model)
+    if bool(run)==bool(model):
+        raise InputError("give either RUN, the folder of a finished run, or --model NAME")
+    if model:
+        check_options(_given(backbone=backbone, relevance=relevance), zero_shot=False)
+        _evaluate_as_it_is(model, dataset or 'own', data_root, cache_dir=cache_dir, keep=keep_record, as_json=as_json)
+        return
+    model,tokenizer,record = _load_run(run, backbone, cache_dir, keep_record)
     config = _run_config(record, data_root, backbone, cache_dir)
     grades = _grades(relevance, config) if relevance else None
     data = _run_data(record, config, run, model)
@@ -801,13 +823,13 @@ def evaluate(
     _print_agreement(metrics, record, data.fingerprint)
 
 # %% ../../nbs/companion/39_cli.ipynb #88445c41
-def _load_run(run, cache_dir, keep_record=None):
+def _load_run(run, backbone, cache_dir, keep_record=None):
     "Model, tokeniser and record of a finished run; the folders that will be written are checked"
     from amsps.companion.paths import cache_root, plain_name
     from amsps.companion.report import writable_folder
     from amsps.companion.runs import load_run
     cache_root(cache_dir)
-    model,tokenizer,record = load_run(run)
+    model,tokenizer,record = load_run(run, backbone)
     if keep_record:
         plain_name(record['name'], run/'record.json')
         writable_folder(keep_record)
@@ -834,6 +856,22 @@ def _graded_line(m):
     return '  '.join(parts)
 
 # %% ../../nbs/companion/39_cli.ipynb #3f7fc143
+def _evaluate_as_it_is(name, dataset, data_root, cache_dir, keep, as_json):
+    "Zero-shot metrics of a CLIP-like model"
+    from amsps.companion.datasets import load_data, starting_model
+    from amsps.companion.report import writable_folder
+    from amsps.companion.runs import public_name, zero_shot
+    from amsps.training import write_atomically
+    if keep: writable_folder(keep)
+    off = dict(tune_vision_layers=0, tune_text_layers=0, label=f'{public_name(name)} (zero-shot)', loss='infonce')
+    given = dict(dataset=dataset, data_root=data_root, cache_dir=cache_dir, model=name)
+    config = configuration.parse_config(configuration.preset(given | off))
+    if starting_model(config).bias is not None: config = config.model_copy(update=dict(loss='sigmoid'))
+    record = zero_shot(config, load_data(config))
+    if keep: write_atomically(keep/f"{record['name']}.json", json.dumps(record, indent=1))
+    if as_json: echo(json.dumps(record['metrics'], indent=1))
+    else: _print_metrics(record['metrics'], {}, None)
+
 def _print_agreement(metrics, record, fingerprint):
     if fingerprint!=record['data']['fingerprint']:
         echo('note: these are not the data that the run was trained on (other fingerprint)')
@@ -863,7 +901,7 @@ def search(
     _begin()
     _check_query(caption, image, split)
     from amsps.companion.search import search_captions, search_images
-    model,tokenizer,record = _load_run(run, cache_dir)
+    model,tokenizer,record = _load_run(run, backbone, cache_dir)
     data = _run_data(record, _run_config(record, data_root, backbone, cache_dir), run, model)
     where = dict(model=model, tokenizer=tokenizer, data=data, top=top, split=split)
     if caption:
@@ -949,21 +987,28 @@ DryRun = Annotated[bool, _opt_plain("Only say what would be removed.", 'Options'
 def gc(dry_run:DryRun=False, cache_dir:RunsCache=''):
     """Remove runs of other code than today's, and what belongs to no run.
 
-    Run records in other folders are not touched."""
-    from amsps.companion.cache import remove, stale_runs, why_kept
+    Vision encoders in the cache that no run links to are removed too. Run records in other folders are not touched."""
+    from amsps.companion import cache
     from amsps.companion.paths import existing_asset
     runs = _runs(cache_dir)
-    found = stale_runs(runs, existing_asset('nbs/experiments/train.ipynb'))
-    for path,reason in found.items():
-        kept = why_kept(path)
-        if kept:
-            echo(f'kept {path.name}: it {kept}')
-            continue
-        if not dry_run:
-            remove(path)
-        echo(f"{'would remove' if dry_run else 'removed'} {path.name}: {reason}")
-    if not found:
+    found = cache.stale_runs(runs, existing_asset('nbs/experiments/train.ipynb'))
+    gone = [p for p,why in found.items() if _collect(p, why, cache.why_kept, cache.remove, dry_run)]
+    unused = cache.unused_vision(runs.parent, gone)
+    for path in unused:
+        _collect(path, 'no run links to it', cache.why_vision_kept, cache.remove_vision, dry_run)
+    if not found and not unused:
         echo('nothing to remove')
+
+def _collect(path, reason, why_kept, remove, dry_run):
+    "Remove one thing, or say why not; whether it is removed, or would be"
+    kept = why_kept(path)
+    if kept:
+        echo(f'kept {path.name}: it {kept}')
+        return False
+    if not dry_run:
+        remove(path)
+    echo(f"{'would remove' if dry_run else 'removed'} {path.name}: {reason}")
+    return True
 
 # %% ../../nbs/companion/39_cli.ipynb #804e55fd
 data_app = _app("Look at a dataset on disk, or prepare it for training.")

@@ -165,7 +165,7 @@ def starting_model(
     "The CLIP-like model of a run, in parts"
     return load_dual(config.model, image_size=config.image_size, tune_vision_layers=config.tune_vision_layers,
                      from_pixels=config.min_view<1 or config.mirror, freeze_text=True,
-                     tune_layers=config.tune_text_layers)
+                     tune_text_layers=config.tune_text_layers)
 
 def trained_vision(
     config:RunConfig,

@@ -60,7 +60,9 @@ def _has_published(records): return records[0]['config']['dataset'] in COMPARED
 def _has_parts(records): return any(part_of(row_of(r)) for r in records)
 
 # %% ../../nbs/companion/34_report.ipynb #8d1086fc
-def _has_steps(records): return any('hardest_negative' in r['history'][-1] for r in records)
+def _was_trained(records): return any(r['history'] for r in records)
+
+def _has_steps(records): return any(r['history'] and 'hardest_negative' in r['history'][-1] for r in records)
 
 # %% ../../nbs/companion/34_report.ipynb #6c7a2f18
 def _has_judgements(records):
@@ -80,7 +82,7 @@ def _has_sweeps(records): # at least one with two values
 NEEDS = dict(table_comparison=_has_published, table_ablation=_has_parts, table_levels=_has('levels'),
              table_generality=_has_models, table_hidden=_has_judgements, figure_hidden=_has('hidden_curve'),
              figure_sensitivity=_has_sweeps, figure_dynamics=_has_steps, figure_concepts=_has('concepts'),
-             figure_map=_has('map')) # Of an output; the others need records only
+             figure_map=_has('map'), table_cost=_was_trained) # Of an output; the others need records only
 
 # %% ../../nbs/companion/34_report.ipynb #c5f204ed
 def _shows(output, records, pictures):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'RESULTS', 'key_of', 'run_dir', 'environment', 'public_name', 'train_run', 'load_run', 'contradiction',
-           'results_of', 'differing', 'records_in', 'verify_records', 'add_metrics']
+           'results_of', 'differing', 'zero_shot', 'records_in', 'verify_records', 'add_metrics']
 
 # %% ../../nbs/companion/27_runs.ipynb #269729a1
 import hashlib
@@ -29,17 +29,17 @@ from filelock import FileLock
 from transformers import AutoTokenizer
 from .build import build_loss, build_miner, build_model, concept_graph, random_views
 from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, whole_record
-from .config import RunConfig, parse_config
+from .config import RunConfig, check_trains, parse_config
 from .datasets import RunData, backbone_digest, load_data, model_digest, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
 from ..errors import InputError, out_of_memory, quoted
 from ..metrics import recall_metrics, unpack_ranks
-from ..model import AmspsModel
+from ..model import REFERENCE, AmspsModel
 from ..processor import AmspsProcessor
 from ..training import checkpoints_of, file_digests, fit, note, write_atomically
-from ..vision import LOAD_ERRORS, load_vision
+from ..vision import LOAD_ERRORS, encoding_device, load_vision
 
 # %% ../../nbs/companion/27_runs.ipynb #d2f23fa1
 def _file_digest(path):
@@ -142,9 +142,9 @@ def _save(model, tokenizer, config, folder):
         model.set_vision(load_vision(config.backbone, config.grid, config.image_size))
     if config.backbone or config.model:
         saver = AmspsProcessor(model.vision.processor, tokenizer, image_size=config.image_size)
-    model.save_pretrained(home)
+    model.save_pretrained(home, vision=config.save_vision)
     saver.save_pretrained(home)
-    if frozen: _share(home/'vision', cache_root(config.cache_dir)/'vision')
+    if frozen and config.save_vision=='weights': _share(home/'vision', cache_root(config.cache_dir)/'vision')
 
 def _share(folder, kept):
     "Put hard links in the place of files that an earlier run has saved: many runs have one vision encoder"
@@ -156,6 +156,10 @@ def _share(folder, kept):
             shutil.rmtree(kept.with_name(f'{kept.name}.tmp'), ignore_errors=True)
             shutil.copytree(folder, kept.with_name(f'{kept.name}.tmp'))
             os.replace(kept.with_name(f'{kept.name}.tmp'), kept)
+        _link(kept, folder) # under the lock: `amsps runs gc` removes what has no links
+
+def _link(kept, folder):
+    "Hard links to the files of one folder in another one"
     for f in kept.iterdir():
         new = folder/f'{f.name}.tmp'
         try:
@@ -170,12 +174,15 @@ def _fit_and_evaluate(folder, config, data):
     train_set,dev_set = data.split('train'),data.split('dev')
     graph = concept_graph(config, train_set)
     model,tokenizer = build_model(config, data, train_set, graph)
+    model.to(encoding_device())
     out = dict(before=similarities_of(model, tokenizer, data))
     train_set.views = random_views(config, train_set)
     loss = build_loss(config)
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
     settings = {k:getattr(config, k) for k in _FIT}
     out['history'] = fit(model, tokenizer, train_set, dev_set, folder, loss, miner, **settings, progress=False)
+    if config.lora:
+        model.merge()
     _save(model, tokenizer, config, folder)
     metrics,test = evaluate_run(model, tokenizer, data)
     out |= dict(metrics=metrics, mining=miner.history() if miner else [], **test)
@@ -250,6 +257,7 @@ def train_run(
     data:RunData, # From `load_data(config)`
 )->dict: # The record
     "Train, evaluate and record a run, or read its record if it is complete"
+    check_trains(config)
     join_processes()
     final = run_dir(config, data)
     final.parent.mkdir(parents=True, exist_ok=True)
@@ -275,25 +283,36 @@ def _check_saved(folder, saved):
             found = 'is not as the run saved it' if name in now else 'is gone'
             raise InputError(f"cannot load the model of {folder}: {name} {found}; remove the folder and train again")
 
-def _load_model(folder, commit):
+def _load_model(folder, commit, named):
     home = folder/'model'
     advice = f"train it again, or, if another version of amsps made it, take the commit of its record ({commit})"
     if not home.is_dir():
         raise InputError(f"the run {folder} lacks its folder `model`; copy the whole run, or train it again")
     try:
         options = dict(local_files_only=True, trust_remote_code=False)
-        model = AmspsModel.from_pretrained(home, **options)
+        model = AmspsModel.from_pretrained(home, vision=named, **options)
         tokenizer = AutoTokenizer.from_pretrained(home, **options)
     except LOAD_ERRORS as e:
         if out_of_memory(e):
             raise
-        why = quoted(e).removeprefix(f'cannot load the model of {home}: ')
-        raise InputError(f"cannot load the model of {folder}: {why}; {advice}") from None
+        why = str(e) if isinstance(e, InputError) else quoted(e)
+        why = why.removeprefix(f'cannot load the model of {home}: ')
+        raise InputError(f"cannot load the model of {folder}: {why}{'' if named else f'; {advice}'}") from None
     return model.eval(),tokenizer
+
+def _named_vision(folder, record, backbone):
+    "The vision model of a run that was saved with a reference to it, or None"
+    if not (folder/'model'/REFERENCE).is_file():
+        return None
+    if not backbone:
+        raise InputError(f"the run {folder} was saved without its vision model ({record['config'].get('backbone')}): "
+                         "say where it lies with `backbone` (--backbone)")
+    return backbone
 
 # %% ../../nbs/companion/27_runs.ipynb #96b6a64f
 def load_run(
     folder:Path, # Of a complete run
+    backbone:str='', # Its vision model, hub name or folder, where `save_vision` was reference; else it is not used
 )->tuple: # Model in eval mode, tokeniser, record
     "What a finished run left"
     folder = Path(folder)
@@ -302,7 +321,8 @@ def load_run(
         raise InputError(f"{folder} is no finished run: it lacks record.json; `amsps train` prints the folder of a run "
                          "when it ends")
     _check_saved(folder, record.get('saved', {}))
-    model,tokenizer = _load_model(folder, record['environment']['commit'])
+    named = _named_vision(folder, record, backbone)
+    model,tokenizer = _load_model(folder, record['environment']['commit'], named)
     return model,tokenizer,record
 
 # %% ../../nbs/companion/27_runs.ipynb #dba5cd6b
@@ -464,15 +484,30 @@ def _check_vectors(record, config):
                          "`concept_vectors` (--concept-vectors)")
 
 # %% ../../nbs/companion/27_runs.ipynb #8164aceb
+def zero_shot(
+    config:RunConfig, # With a `model`
+    data:RunData, # From `load_data(config)`
+)->dict: # A record, with `zero_shot`
+    "Evaluate a CLIP-like model as it is; its similarities are the cosines of its embeddings"
+    start,cpu = time.monotonic(),time.process_time()
+    torch.set_num_threads(config.threads)
+    key = key_of(config, data)
+    model,tokenizer = build_model(config, data, None)
+    metrics,test = evaluate_run(model.to(encoding_device()).eval(), tokenizer, data)
+    return dict(name=f'zero-shot-s0-{digest(key)[:10]}', config=_recorded_config(config), data=_recorded_data(data),
+                zero_shot=True, history=[], mining=[], metrics=metrics, **test, key=key, environment=environment(),
+                **_cost(start, cpu), finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
+
 def _is_saved(path):
     "Whether a folder is a finished run with its model"
     return (path/'record.json').is_file() and (path/'model').is_dir()
 
 # %% ../../nbs/companion/27_runs.ipynb #43739d1d
-def _repeat(path, config, data):
+def _repeat(path, config, data, record):
     "The record of a repetition; metrics and what is measured on test where a saved model is evaluated"
+    if record.get('zero_shot'): return zero_shot(config, data)
     if _is_saved(path):
-        model,tokenizer,_ = load_run(path)
+        model,tokenizer,_ = load_run(path, config.backbone)
         metrics,test = evaluate_run(model, tokenizer, data)
         return dict(metrics=metrics) | test
     return train_run(config, data)
@@ -505,10 +540,10 @@ def _verify(record, path, given, cache, say):
     if data.fingerprint!=own:
         raise InputError(f"the data are not those of {record['name']} (fingerprint {data.fingerprint[:12]}, not "
                          f"{own[:12]})")
-    again = _repeat(path, config, data)
+    again = _repeat(path, config, data, record)
     found = differing(record, again)
     differences = _differences(record, again, found)
-    how = 'evaluated' if _is_saved(path) else 'trained'
+    how = 'evaluated' if _is_saved(path) or record.get('zero_shot') else 'trained'
     say(f"{record['name']} {how} again: {_said(found, differences)}")
     return max(differences.values(), default=0.)
 
@@ -529,6 +564,7 @@ def records_in(
 def _refuse_contradiction(record):
     "Raise `InputError` for a record that need not be made again to be wrong"
     lacks = [k for k in ('data','history','environment') if not record.get(k)]
+    if record.get('zero_shot') and lacks==['history']: return
     if lacks:
         raise InputError(f"the record of {record['name']} lacks {', '.join(lacks)}; make the run again")
     why = contradiction(record)

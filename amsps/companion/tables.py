@@ -493,7 +493,7 @@ def cost_table(
     records:list[dict],
 )->pd.DataFrame: # As `summary_table`
     "What a row costs"
-    frame = pd.DataFrame([_cost_of(r) for r in records])
+    frame = pd.DataFrame([_cost_of(r) for r in records if r['history']]) # of those that were trained
     base = frame[frame.loss==baseline()].epoch.mean()
     if base>0: frame['ratio'] = frame.epoch/base # NaN where the baseline is missing
     names = dict(epoch='seconds an epoch', ratio=f'times {baseline().lower()}', mining='seconds of mining in all',

@@ -1,0 +1,162 @@
+"Encoders that train and CLIP-like models on the command line, on drawn pictures."
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+import pytest
+import torch
+from conftest import draw_flickr8k
+
+
+def save_clip(folder, captions):
+    "A small random CLIP"
+    from amsps.data import build_tokenizer
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(captions, 1)
+    few = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    words = few|dict(vocab_size=len(tokenizer), pad_token_id=0, eos_token_id=tokenizer.eos_token_id)
+    seen = few|dict(image_size=32, patch_size=8)
+    model = CLIPModel(CLIPConfig(text_config=words, vision_config=seen, projection_dim=8))
+    for p in model.parameters():
+        if p.ndim>1: torch.nn.init.normal_(p, std=.2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = dict(height=32, width=32)
+    CLIPImageProcessorPil(size=dict(shortest_edge=32), crop_size=size).save_pretrained(folder)
+    return folder
+
+
+def save_vit(folder):
+    "A small random ViT"
+    from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+    torch.manual_seed(0)
+    few = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2)
+    model = ViTModel(ViTConfig(image_size=32, patch_size=8, **few))
+    for p in model.parameters():
+        if p.ndim>1: torch.nn.init.normal_(p, std=.2)
+    model.save_pretrained(folder)
+    ViTImageProcessorPil(size=dict(height=32, width=32)).save_pretrained(folder)
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    "Drawn pictures in the layout of Flickr8k, and a CLIP that knows their words"
+    home = tmp_path_factory.mktemp('pixels')
+    root = draw_flickr8k(home/'flickr8k')
+    lines = (root/'Flickr8k.token.txt').read_text('utf-8').splitlines()
+    save_clip(home/'clip', [l.partition('\t')[2] for l in lines])
+    save_vit(home/'vit')
+    return home
+
+
+def data(place):
+    return ['--dataset', 'flickr8k', '--data-root', place/'flickr8k', '--cache-dir', place/'cache']
+
+
+def recall(printed):
+    return re.search(r'^test: +(.*rSum.*)$', printed, re.M)[1]
+
+
+def test_clip_zero_shot(cli, place, tmp_path):
+    "Recall of a CLIP as it is, as a record that verifies, in a table; a run trained on the same data beside it"
+    clip = ['--model', place/'clip']
+    r = cli('evaluate', *clip, *data(place), '--keep-record', tmp_path)
+    assert r.returncode==0, r.stderr
+    record = json.loads(next(tmp_path.glob('zero-shot-*.json')).read_text('utf-8'))
+    assert record['zero_shot'] and record['config']['label']=='clip (zero-shot)' and not record['history']
+    assert f"{record['metrics']['test']['rsum']:.1f}" in recall(r.stdout)
+    r = cli('verify', tmp_path, '--data-root', place/'flickr8k', *clip)
+    assert r.returncode==0 and 'evaluated again: every number equal' in r.stdout, r.stderr+r.stdout
+    r = cli('report', tmp_path, '--table', 'main', '--output', tmp_path/'report')
+    assert r.returncode==0 and 'clip (zero-shot)' in (tmp_path/'report/table_main.md').read_text('utf-8'), r.stderr
+
+
+ENCODE = """
+import json, sys
+from pathlib import Path
+import torch
+import amsps.processor
+from amsps.companion.formats import read_dataset
+from amsps.data import PairDataset
+from amsps.metrics import recall_metrics, retrieval_ranks
+from amsps.model import AmspsModel
+notes = read_dataset(Path(sys.argv[2]), 'flickr8k')
+test = PairDataset(notes, torch.zeros(len(notes.image_ids), 1, 1).numpy(), 'test')
+path = dict(zip(notes.image_ids, notes.image_paths))
+v,t = AmspsModel.from_pretrained(sys.argv[1]).encode([path[i] for i in test.image_ids], test.captions)
+print(json.dumps(recall_metrics(*retrieval_ranks(v, t, torch.from_numpy(test.caption_image)))))
+"""
+
+
+def test_everything_trains_from_pixels(cli, place, tmp_path):
+    "AMSPS over a CLIP, random views: evaluated, then embedded in a fresh process without model folder and cache"
+    clip = ['--model', place/'clip', '--row', 'AMSPS', '--n-concepts', 10, '--epochs', 3, '--batch-size', 8]
+    everything = ['--tune-vision-layers', 2, '--tune-text-layers', 2, '--min-view', .5, '--mirror']
+    r = cli('train', *clip, *everything, *data(place))
+    assert r.returncode==0, r.stderr
+    run = Path(re.search(r'^run: +(.*)', r.stdout, re.M)[1])
+    shown = cli('evaluate', run, '--data-root', place/'flickr8k', '--cache-dir', place/'cache')
+    assert shown.returncode==0 and 'equal to the record' in shown.stdout, shown.stderr
+    moved = shutil.copytree(run/'model', tmp_path/'model')
+    command = [sys.executable, '-c', ENCODE, str(moved), str(place/'flickr8k')]
+    alone = subprocess.run(command, capture_output=True, encoding='utf-8', cwd=tmp_path, timeout=120)
+    assert alone.returncode==0, alone.stderr
+    recorded = json.loads((run/'record.json').read_text('utf-8'))['metrics']['test']
+    assert json.loads(alone.stdout)=={k:recorded[k] for k in json.loads(alone.stdout)}
+
+
+def test_last_blocks_of_a_vision_model(cli, place):
+    "Two blocks train over stored maps; the same command resumes nothing and repeats nothing"
+    blocks = ['--backbone', place/'vit', '--tune-vision-layers', 2, '--grid', 1, '--loss', 'infonce', '--epochs', 2]
+    r = cli('train', *blocks, *data(place))
+    assert r.returncode==0, r.stderr
+    run = Path(re.search(r'^run: +(.*)', r.stdout, re.M)[1])
+    assert (run/'model/processor_config.json').is_file() and not (run/'model/vision').exists()
+    assert recall(cli('train', *blocks, *data(place)).stdout)==recall(r.stdout)
+    r = cli('search', run, '--caption', 'a ball', '--data-root', place/'flickr8k', '--cache-dir', place/'cache')
+    assert r.returncode==0 and '.jpg' in r.stdout, r.stderr
+    r = cli('evaluate', run, '--backbone', place/'vit', '--data-root', place/'flickr8k')
+    assert r.returncode==2 and 'has trained its own vision model' in r.stderr
+
+
+REFUSED = {
+    'choose 0..2':['--tune-vision-layers', 3],
+    'nothing of the `model` would train':['--tune-vision-layers', 0, '--tune-text-layers', 0],
+    'leave out `text_backbone`':['--text-backbone', 'bert'],
+    '--embed-size is for encoders of your own':['--embed-size', 8],
+    "has none that trains":['--loss', 'ahrl', '--learn-temperature'],
+    'finite number':['--bias', 'nan'],
+}
+
+
+@pytest.mark.parametrize('expected', REFUSED)
+def test_refused(cli, place, expected):
+    "One message each, before any work"
+    r = cli('train', '--model', place/'clip', *data(place), *REFUSED[expected])
+    assert r.returncode==2 and expected in r.stderr and 'Traceback' not in r.stderr, r.stderr
+
+
+def test_damaged_models(cli, place, tmp_path):
+    "A folder without its tokeniser, weights of half precision, a projection that is missing"
+    from safetensors.torch import load_file, save_file
+    def evaluate(folder): return cli('evaluate', '--model', folder, *data(place))
+    own = shutil.copytree(place/'clip', tmp_path/'clip')
+    weights = load_file(own/'model.safetensors')
+    save_file({k:x.half() for k,x in weights.items()}, own/'model.safetensors', metadata=dict(format='pt'))
+    assert evaluate(own).returncode==0
+    save_file({k:x for k,x in weights.items() if k!='visual_projection.weight'}, own/'model.safetensors',
+              metadata=dict(format='pt'))
+    r = evaluate(own)
+    assert r.returncode==2 and 'missing: visual_projection.weight' in r.stderr, r.stderr
+    for f in own.glob('tokenizer*'): f.unlink()
+    r = evaluate(own)
+    assert r.returncode==2 and 'cannot load the dual encoder' in r.stderr and 'Traceback' not in r.stderr, r.stderr
+    picture = next((place/'flickr8k/Flicker8k_Dataset').iterdir())
+    good = picture.read_bytes()
+    picture.write_bytes(good[:300])
+    r = evaluate(place/'clip')
+    picture.write_bytes(good)
+    assert r.returncode==2 and picture.name in r.stderr and 'Traceback' not in r.stderr, r.stderr
