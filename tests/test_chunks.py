@@ -127,9 +127,8 @@ def test_vision_encoder(config, way, scenes, tmp_path, double, monkeypatch):
 
 def test_batch_norm_of_a_vision_encoder_is_accepted(scenes, tmp_path):
     "It is frozen, so that no picture sees another one"
-    net,*data = seeing(scenes, RESNET, tune=1, from_pixels=False)
-    train,dev,tokenizer = data
-    fit(net, tokenizer, train, dev, tmp_path, make_loss('infonce'), chunk_size=50, max_steps=1, progress=False)
+    net,*sets,tokenizer = seeing(scenes, RESNET, tune=1, from_pixels=False)
+    fit(net, tokenizer, *sets, tmp_path, make_loss('infonce'), chunk_size=50, max_steps=1, progress=False)
 
 
 def test_batch_norm_is_refused(scenes, tmp_path):
