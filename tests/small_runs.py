@@ -1,10 +1,14 @@
 "Parts of small runs on scenes: test_cuda.py, test_chunks.py and ranks_worker.py train and compare them"
+import numpy as np
 import torch
+from transformers import AutoModel, CLIPImageProcessorPil, ResNetConfig, ViTConfig
 from amsps.consensus import build_graph
 from amsps.data import PairDataset, build_tokenizer
 from amsps.mining import Miner
 from amsps.model import AmspsConfig, AmspsModel
 from amsps.training import MiningCallback
+from amsps.views import RandomViews
+from amsps.vision import VisionEncoder, describe_vision
 
 
 def parts(scenes, kind=PairDataset):
@@ -27,6 +31,33 @@ def mining_of(train, dev, folder):
     folder.mkdir(parents=True, exist_ok=True)
     miner = Miner(train.captions, train.caption_image, len(train.image_ids), candidates=20, hidden_confidence=.3)
     return MiningCallback(miner, train, dev, folder, refresh=2)
+
+
+VIT = ViTConfig(image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+                intermediate_size=16)
+RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type='basic')
+TOOL = CLIPImageProcessorPil(size=dict(shortest_edge=32), crop_size=dict(height=32, width=32))
+
+
+def seeing(scenes, config, tune, from_pixels):
+    "A model whose vision encoder trains, training set, dev set and tokeniser"
+    torch.manual_seed(0)
+    encoder = VisionEncoder(TOOL, AutoModel.from_config(config), grid=2, tune=tune, from_pixels=from_pixels)
+    train,dev,tokenizer = parts(scenes)
+    trains = dict(vision_config=describe_vision(encoder), tune_vision_layers=tune, from_pixels=from_pixels, grid=2)
+    net = AmspsModel(AmspsConfig(16, len(tokenizer), 16, 8, pooling='max', **trains), vision=encoder)
+    for p in encoder.parameters():
+        torch.nn.init.normal_(p, std=.3)
+    pictures = [scenes.picture(i) for i in range(len(scenes.annotations.image_ids))]
+    stored = encoder.states(encoder.pixels(pictures)).numpy().astype(encoder.stored_type)
+    train,dev = (PairDataset(scenes.annotations, stored, s) for s in ('train', 'dev'))
+    if from_pixels:
+        train.views = RandomViews(np.ones(len(train.image_ids), bool))
+    return net,train,dev,tokenizer
+
+
+WAYS = dict(states=dict(tune=1, from_pixels=False), views=dict(tune=1, from_pixels=True),
+            pixels=dict(tune=2, from_pixels=False))
 
 
 class ShakyDataset(PairDataset):

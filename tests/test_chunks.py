@@ -2,18 +2,15 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, CLIPImageProcessorPil, ResNetConfig, TrainingArguments, ViTConfig
+from transformers import TrainingArguments
 from transformers.utils import logging
 from amsps.data import PairCollator, PairDataset
 from amsps.errors import InputError
 from amsps.losses import LOSSES, make_loss
-from amsps.model import AmspsConfig, AmspsModel
 from amsps.rivals import SAM # registers the published losses
 from amsps.scenes import make_scenes
 from amsps.training import RetrievalTrainer, fit
-from amsps.views import RandomViews
-from amsps.vision import VisionEncoder, describe_vision
-from small_runs import mining_of, model_of, parts
+from small_runs import RESNET, VIT, WAYS, mining_of, model_of, parts, seeing
 
 logging.set_verbosity_error()
 assert SAM
@@ -77,33 +74,6 @@ def assert_same(whole, chunks):
     for k,g in whole.items():
         torch.testing.assert_close(chunks[k], g, atol=1e-6, rtol=1e-6, msg=lambda s: f'{k}: {s}')
     assert max(g.abs().max() for g in whole.values())>1e-3 # and there is something to compare
-
-
-VIT = ViTConfig(image_size=32, patch_size=8, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-                intermediate_size=16)
-RESNET = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type='basic')
-TOOL = CLIPImageProcessorPil(size=dict(shortest_edge=32), crop_size=dict(height=32, width=32))
-
-
-def seeing(scenes, config, tune, from_pixels):
-    "A model whose vision encoder trains, training set, dev set and tokeniser"
-    torch.manual_seed(0)
-    encoder = VisionEncoder(TOOL, AutoModel.from_config(config), grid=2, tune=tune, from_pixels=from_pixels)
-    train,dev,tokenizer = parts(scenes)
-    trains = dict(vision_config=describe_vision(encoder), tune_vision_layers=tune, from_pixels=from_pixels, grid=2)
-    net = AmspsModel(AmspsConfig(16, len(tokenizer), 16, 8, pooling='max', **trains), vision=encoder)
-    for p in encoder.parameters():
-        torch.nn.init.normal_(p, std=.3)
-    pictures = [scenes.picture(i) for i in range(len(scenes.annotations.image_ids))]
-    stored = encoder.states(encoder.pixels(pictures)).numpy().astype(encoder.stored_type)
-    train,dev = (PairDataset(scenes.annotations, stored, s) for s in ('train', 'dev'))
-    if from_pixels:
-        train.views = RandomViews(np.ones(len(train.image_ids), bool))
-    return net,train,dev,tokenizer
-
-
-WAYS = dict(states=dict(tune=1, from_pixels=False), views=dict(tune=1, from_pixels=True),
-            pixels=dict(tune=2, from_pixels=False))
 
 
 @pytest.mark.parametrize('way', WAYS)

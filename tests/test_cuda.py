@@ -16,7 +16,7 @@ from amsps.scenes import make_scenes
 from amsps.text import extract_states
 from amsps.training import RetrievalTrainer, evaluate_split, fit, hold_features
 from amsps.vision import extract_features, picture_features
-from small_runs import ShakyDataset, mining_of, model_of, parts
+from small_runs import RESNET, VIT, WAYS, ShakyDataset, mining_of, model_of, parts, seeing
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU')
 DEVICES = ('cpu', 'cuda')
@@ -102,6 +102,44 @@ def test_that_it_would_fail():
     try:
         with pytest.raises(RuntimeError, match='synchronizing'):
             torch.ones(2, device='cuda').sum().item()
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+
+
+def seen_step(scenes, config, way, device, folder):
+    "A step of a model whose vision encoder trains: its value, and a function that repeats it"
+    net,*data = seeing(scenes, config, **WAYS[way])
+    train,_,tokenizer = data
+    if device=='cuda': hold_features(torch.device('cuda'), train)
+    plain = dict(report_to=[], disable_tqdm=True, label_names=[], remove_unused_columns=False, bf16=False)
+    args = TrainingArguments(str(folder/device), use_cpu=device=='cpu', dataloader_pin_memory=False, **plain)
+    collator = PairCollator(train, tokenizer)
+    torch.manual_seed(1) # for random views
+    batch = collator([train[j] for j in range(48)])
+    trainer = RetrievalTrainer(net.to(device), args, retrieval_loss=InfoNCELoss(), data_collator=collator,
+                               train_dataset=train, processing_class=tokenizer)
+    trainer.create_optimizer_and_scheduler(10)
+    net.train()
+    def run():
+        value = trainer.compute_loss(net, trainer._prepare_inputs(dict(batch)))
+        value.backward()
+        return value
+    return net,run
+
+
+@pytest.mark.parametrize('config', [VIT, RESNET], ids=['vit', 'batch norm'])
+@pytest.mark.parametrize('way', WAYS)
+def test_trained_vision(way, config, scenes, tmp_path, exact):
+    "An encoder that trains, from stored maps, random views and whole pictures; a step does not wait"
+    one,run_one = seen_step(scenes, config, way, 'cpu', tmp_path)
+    two,run_two = seen_step(scenes, config, way, 'cuda', tmp_path)
+    assert run_two().item()==pytest.approx(run_one().item(), rel=1e-4)
+    for (k,p),q in zip(one.named_parameters(), two.parameters()):
+        assert (p.grad is None)==(q.grad is None), k
+        if p.grad is not None: torch.testing.assert_close(q.grad.cpu(), p.grad, atol=1e-3, rtol=1e-2)
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        run_two()
     finally:
         torch.cuda.set_sync_debug_mode('default')
 

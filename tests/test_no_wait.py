@@ -4,9 +4,12 @@ Whatever would ask a GPU for a value, and wait for it, fails here."""
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 from amsps.losses import AHRL, InfoNCELoss, Mined, Offline, TripletLoss
 from amsps.model import AmspsConfig, AmspsModel
 from amsps.training import _similarity_log
+from amsps.vision import VisionEncoder, describe_vision
 
 B = 6
 LOSSES = {
@@ -49,6 +52,26 @@ def test_step_asks_for_nothing(kind, name):
         log = _similarity_log(sims.detach(), image)
     assert {t.device.type for t in (*terms.values(), *log.values())}=={'meta'}
     assert all(p.grad is not None for p in model.text_encoder.parameters())
+
+
+@pytest.mark.parametrize('tune,from_pixels', [(1, False), (1, True), (2, False)], ids=['states', 'views', 'pixels'])
+def test_trained_vision_asks_for_nothing(tune, from_pixels):
+    "An encoder that trains: stored maps, random views, whole pictures"
+    tool = ViTImageProcessorPil(size=dict(height=32, width=32))
+    few = dict(hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8)
+    vit = ViTModel(ViTConfig(image_size=32, patch_size=8, **few))
+    encoder = VisionEncoder(tool, vit, grid=2, tune=tune, from_pixels=from_pixels)
+    stored = encoder.states(encoder.pixels([Image.new('RGB', (40, 32))]*B))
+    trains = dict(vision_config=describe_vision(encoder), tune_vision_layers=tune, from_pixels=from_pixels, grid=2)
+    config = AmspsConfig(feature_size=8, vocab_size=50, embed_size=16, word_size=8, **trains)
+    model = AmspsModel(config, vision=encoder).train().to('meta')
+    ids,image = (torch.ones(*size, dtype=torch.int64, device='meta') for size in ((B, 7), (B,)))
+    views = torch.ones(B, 4, device='meta') if from_pixels else None
+    lengths = np.array([7,3,5,5,2,6])
+    out = model(stored.to('meta'), ids, ids.clone(), lengths=lengths, image_index=image, views=views)
+    loss = InfoNCELoss()(out.image_embeds@out.text_embeds.T, image)['loss']
+    loss.backward()
+    assert loss.is_meta and any(p.grad is not None for p in encoder.parameters())
 
 
 def test_wrong_shapes_are_found_without_values():
