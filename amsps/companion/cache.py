@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['USED_WHEN', 'UNNAMED', 'LOCKS', 'digest', 'bare_code', 'code_behind', 'training_cells', 'used_code', 'run_key',
-           'key_name', 'run_of', 'check_record', 'load_record', 'read_json', 'read_record', 'whole_record',
-           'known_records', 'damaged_records', 'explain_run', 'find_record', 'list_runs', 'diff_runs', 'stale_runs',
-           'held_locks', 'foreign_files', 'why_kept', 'remove', 'unused_vision', 'why_vision_kept', 'remove_vision']
+           'key_name', 'run_of', 'check_record', 'with_names_of_today', 'load_record', 'read_json', 'read_record',
+           'whole_record', 'known_records', 'damaged_records', 'explain_run', 'find_record', 'list_runs', 'diff_runs',
+           'stale_runs', 'held_locks', 'foreign_files', 'why_kept', 'remove', 'unused_vision', 'why_vision_kept',
+           'remove_vision']
 
 # %% ../../nbs/companion/23_cache.ipynb #ec0187fb
 import ast
@@ -352,14 +353,17 @@ def check_record(
     fault = _record_fault(record)
     if fault:
         raise InputError(f"{source} is not a run record: {fault}; remove it, or make the run again")
-    return _with_names_of_today(record)
+    return with_names_of_today(record)
 
 _RENAMED = dict(tune_layers='tune_text_layers') # Parameters that older records have under another name
 
-def _with_names_of_today(record):
+def with_names_of_today(
+    record:dict, # Of any age
+)->dict:
+    "A record whose parameters have the names that they have today"
     def renamed(config): return {_RENAMED.get(k, k):v for k,v in config.items()}
     found = dict(record, config=renamed(record['config']))
-    if 'key' in found: found['key'] = dict(found['key'], config=renamed(found['key']['config']))
+    if found.get('key'): found['key'] = dict(found['key'], config=renamed(found['key']['config']))
     return found
 
 # %% ../../nbs/companion/23_cache.ipynb #d93bae0b

@@ -15,6 +15,7 @@ import re
 from pathlib import Path
 import numpy as np
 import pandas as pd
+from .cache import with_names_of_today
 from .config import RunConfig, label_of
 from .grid import baseline, records_for, references, row_order
 from .paths import is_plain_name, path_name
@@ -34,7 +35,7 @@ def _read_one(file):
     lacks = [k for k in RECORD_KEYS if k not in record] if isinstance(record, dict) else ['everything']
     if lacks:
         raise InputError(f"{file} is not a run record: it lacks {', '.join(lacks)}")
-    return record
+    return with_names_of_today(record)
 
 # %% ../../nbs/companion/32_tables.ipynb #c1f0d4ae
 def read_records(
