@@ -34,4 +34,13 @@ def test_gpu_script_refuses(gpu_script, capsys):
     with pytest.raises(SystemExit) as e:
         gpu_script('flickr8k', '--device', 'cpu')
     assert e.value.code==2
-    assert "no data of the shape of 'flickr8k'" in capsys.readouterr().err
+    assert "no measurement 'flickr8k'" in capsys.readouterr().err
+
+
+def test_pixels(gpu_script, tmp_path):
+    "The part that trains from pixels: a bare loop, whole batches, chunks"
+    gpu_script('pixels', '--device', 'cpu', '--small', '--write', tmp_path/'gpu.json')
+    lines = json.loads((tmp_path/'gpu.json').read_text())['lines']
+    assert [l['what'] for l in lines]==['bare loop, B = 8, bf16', 'InfoNCE, B = 8, bf16', 'InfoNCE, B = 16, bf16',
+                                        'InfoNCE, chunks of 2, B = 16, bf16']
+    assert all(l['seconds']>0 for l in lines)
