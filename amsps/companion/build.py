@@ -73,7 +73,7 @@ def _consensus_options(config, graph, vectors):
         options['concept_size'] = 300 if vectors is None else vectors.shape[1]
     return options
 
-# %% ../../nbs/companion/25_build.ipynb #c96c5aaf
+# %% ../../nbs/companion/25_build.ipynb #f6da503d
 def _vision_options(data, vision):
     "Size of a region, and what describes an encoder that trains"
     if vision is None: return dict(feature_size=data.features.shape[2])
@@ -81,6 +81,14 @@ def _vision_options(data, vision):
     trains = dict(tune_vision_layers=vision.tune, from_pixels=vision.from_pixels)
     return sizes|trains|dict(vision_config=describe_vision(vision))
 
+def _learnt_options(config, scale=None, bias=None):
+    "Which of temperature and bias train, and their first values"
+    if not config.learn_temperature: return {} if scale is None else dict(scale=scale, bias=bias)
+    first = dict(scale=scale or 1/config.temperature, bias=config.bias if bias is None else bias)
+    learn = list(LOSSES[config.loss].factory.learns)
+    return dict(learn=learn, scale=first['scale'], bias=first['bias'] if 'bias' in learn else bias)
+
+# %% ../../nbs/companion/25_build.ipynb #24f4f15b
 def _two_encoders(config, data, train_set, graph):
     "Model of a vision and a text encoder, its tokeniser and word vectors of the concepts"
     tokenizer,text = _text_encoder(config, train_set)
@@ -92,13 +100,7 @@ def _two_encoders(config, data, train_set, graph):
     options |= _vision_options(data, vision)
     return AmspsModel(AmspsConfig(**options), text, vision),tokenizer,vectors
 
-def _learnt_options(config, scale=None, bias=None):
-    "Which of temperature and bias train, and their first values"
-    if not config.learn_temperature: return {} if scale is None else dict(scale=scale, bias=bias)
-    first = dict(scale=scale or 1/config.temperature, bias=config.bias if bias is None else bias)
-    learn = list(LOSSES[config.loss].factory.learns)
-    return dict(learn=learn, scale=first['scale'], bias=first['bias'] if 'bias' in learn else bias)
-
+# %% ../../nbs/companion/25_build.ipynb #b6f9af09
 def _dual_model(config, data, train_set, graph):
     "Model over a CLIP-like model, its tokeniser and word vectors of the concepts"
     parts = starting_model(config)
@@ -113,6 +115,7 @@ def _dual_model(config, data, train_set, graph):
                        dual_config=parts.config, grid=1, image_size=config.image_size, **trains, **options)
     return AmspsModel(made, dual=parts),parts.tokenizer,vectors
 
+# %% ../../nbs/companion/25_build.ipynb #c96c5aaf
 def build_model(
     config:RunConfig,
     data:RunData, # Of the run; its features give the size of a region
