@@ -381,16 +381,23 @@ def dual_from_config(
     return divide_dual(_fresh_model(described), processor, tokenizer, **options)
 
 # %% ../nbs/method/09_dual.ipynb #f9aba0c0
+def _image_processor(name, options):
+    try: return AutoImageProcessor.from_pretrained(name, **options)
+    except OSError:
+        raise InputError("its image processor is missing; copy preprocessor_config.json to the folder") from None
+
 def _read_dual(name):
     "Image processor and tokeniser, model, and what transformers says of the fit of its weights"
     options = _origin(name)|dict(trust_remote_code=False)
     with quiet_transformers():
         check_dual(AutoConfig.from_pretrained(name, **options))
-        tools = dict(processor=AutoImageProcessor.from_pretrained(name, **options),
+        tools = dict(processor=_image_processor(name, options),
                      tokenizer=AutoTokenizer.from_pretrained(name, **options))
         model,info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True,
                                                ignore_mismatched_sizes=True, **options)
     check_finite_weights(model)
+    if not model.logit_scale.exp().isfinite().all():
+        raise InputError(f"its `logit_scale` {model.logit_scale.item():g} is too large: its exponential is infinite")
     return tools,model.eval(),info
 
 # %% ../nbs/method/09_dual.ipynb #89aac4a5

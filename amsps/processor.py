@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 from .data import load_image, token_ids
+from .dual import SquarePixels
 from .errors import InputError
 from .model import AmspsConfig, AmspsModel
 from .patching import patch_to
@@ -46,9 +47,13 @@ class AmspsProcessor(ProcessorMixin):
         image_processor: of the vision encoder.
         tokenizer: of the text encoder.
         image_size: pictures are resized to a square of this many pixels; 0 leaves it to the image processor.
+        square: side of the squares that a SigLIP 2 takes; 0 for any other model.
     """
-    def __init__(self, image_processor=None, tokenizer=None, image_size=0, **kwargs):
+    def __init__(self, image_processor=None, tokenizer=None, image_size=0, square=0, **kwargs):
+        if isinstance(image_processor, SquarePixels):
+            square,image_processor = image_processor.side,image_processor.processor
         self.image_size = image_size
+        self.square = square
         super().__init__(image_processor, tokenizer, **kwargs)
 
     def __call__(self,
@@ -61,7 +66,8 @@ class AmspsProcessor(ProcessorMixin):
         out = {} if text is None else tokenized(self.tokenizer, _as_list('text', text))
         if images is not None:
             shown = [load_image(im) for im in _as_list('images', images)]
-            out['pixel_values'] = picture_pixels(self.image_processor, shown, self.image_size)
+            tool = SquarePixels(self.image_processor, self.square) if self.square else self.image_processor
+            out['pixel_values'] = picture_pixels(tool, shown, self.image_size)
         return BatchFeature(out)
 
 AutoProcessor.register(AmspsConfig, AmspsProcessor)

@@ -146,7 +146,8 @@ def check_finite(
     if terms['loss'].isfinite(): return
     first = next((k for k,v in terms.items() if k!='loss' and not v.isfinite()), 'loss')
     found = f"non-finite loss at step {step} (learning rate {learning_rate:.1e}); first bad term: {first}"
-    raise TrainingCollapse(f"{found}; try a smaller `learning_rate`, and check the features for extreme values")
+    raise TrainingCollapse(f"{found}; try a smaller `learning_rate` (or `text_learning_rate`, "
+                           "`vision_learning_rate`), and check the features for extreme values")
 
 # %% ../nbs/method/17_training.ipynb #5d1e0b01
 class HostCopy:

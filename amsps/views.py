@@ -34,6 +34,8 @@ def may_mirror(
 class RandomViews:
     """Draws views; the random numbers are torch's own, so that a resumed run draws the same
 
+    Of several processes each draws its own, as it draws its own dropout masks.
+
     Arguments:
         mirror: (n,) bool, pictures that may be mirrored.
         min_area: smallest share of a picture that a view shows, 0..1.

@@ -7,7 +7,7 @@ __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_
            'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'run_backbone', 'backbone_grid',
            'square_grid', 'pool_grid', 'encoding_device', 'full_float32', 'picture_pixels', 'VisionEncoder',
            'channels_last', 'channel_scale', 'picture_bytes', 'load_vision', 'vision_from_config', 'describe_vision',
-           'picture_features', 'digest_weights', 'digest_vision', 'extract_features', 'region_means']
+           'picture_features', 'digest_weights', 'digest_config', 'digest_vision', 'extract_features', 'region_means']
 
 # %% ../nbs/method/07_vision.ipynb #7d0bf358
 import hashlib
@@ -607,6 +607,16 @@ def digest_weights(
     return h.hexdigest()
 
 # %% ../nbs/method/07_vision.ipynb #9aea7385
+_NO_BEHAVIOUR = {'_name_or_path', 'architectures', 'dtype', 'torch_dtype', 'transformers_version', 'id2label',
+                 'label2id'}
+
+def digest_config(
+    config, # Of a transformers model
+)->str: # Hex SHA-256
+    "Digest of what decides a model's output beside its weights, such as the activation"
+    def own(x): return {k:own(v) if isinstance(v, dict) else v for k,v in x.items() if k not in _NO_BEHAVIOUR}
+    return hashlib.sha256(json.dumps(own(config.to_dict()), sort_keys=True, default=str).encode()).hexdigest()
+
 def digest_vision(
     encoder:VisionEncoder,
 )->str: # Hex SHA-256
@@ -691,10 +701,12 @@ def extract_features(
     encoder = _as_vision(backbone, grid, image_size)
     key = _cache_key(encoder, paths)
     folder = Path(cache_dir)/hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    folder = _own_folder(folder, encoder)
     folder.mkdir(parents=True, exist_ok=True)
     out = folder/'features.npy'
     with FileLock(folder/'lock'):
         if not out.exists():
+            _claim(folder, encoder)
             encoder.to(encoding_device())
             with disk_room(out):
                 _extract_into(folder/'features.part', encoder, paths, batch_size)
@@ -715,7 +727,20 @@ def _cache_key(encoder, paths):
 def _stored_key(encoder):
     if encoder.stored=='pixels': return dict(pixels=_digest_processor(encoder).hexdigest())
     weights = dict(backbone=digest_vision(encoder))
-    return weights|(dict(grid=encoder.grid) if encoder.stored=='regions' else dict(before_last=encoder.tune))
+    if _is_plain(encoder): return weights|dict(grid=encoder.grid)
+    return weights|dict(before_last=encoder.tune, config=digest_config(encoder.backbone.config))
+
+def _is_plain(encoder): return encoder.stored=='regions' and encoder.stored_type=='<f2'
+
+def _own_folder(folder, encoder):
+    "The folder of plain regions, or another one where a backbone with these weights and another configuration has it"
+    if not _is_plain(encoder): return folder
+    own,file = digest_config(encoder.backbone.config),folder/'configuration'
+    if file.exists() and file.read_text('utf-8')!=own: return folder.with_name(f'{folder.name}-{own[:8]}')
+    return folder
+
+def _claim(folder, encoder):
+    (folder/'configuration').write_text(digest_config(encoder.backbone.config), 'utf-8')
 
 # %% ../nbs/method/07_vision.ipynb #7e67b1ad
 def region_means(

@@ -29,6 +29,22 @@ def save_clip(folder, captions):
     return folder
 
 
+def save_siglip2(folder, captions):
+    "A small random SigLIP 2, which takes patches in the place of pictures"
+    from amsps.data import build_tokenizer
+    from transformers import Siglip2Config, Siglip2ImageProcessorPil, Siglip2Model
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(captions, 1)
+    few = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2)
+    words = few|dict(vocab_size=len(tokenizer)+8, max_position_embeddings=24, pad_token_id=0)
+    model = Siglip2Model(Siglip2Config(text_config=words, vision_config=few|dict(num_patches=16, patch_size=8)))
+    for p in model.parameters():
+        if p.ndim>1: torch.nn.init.normal_(p, std=.2)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
+
+
 def save_vit(folder):
     "A small random ViT"
     from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
@@ -47,7 +63,9 @@ def place(tmp_path_factory):
     home = tmp_path_factory.mktemp('pixels')
     root = draw_flickr8k(home/'flickr8k')
     lines = (root/'Flickr8k.token.txt').read_text('utf-8').splitlines()
-    save_clip(home/'clip', [l.partition('\t')[2] for l in lines])
+    captions = [l.partition('\t')[2] for l in lines]
+    save_clip(home/'clip', captions)
+    save_siglip2(home/'siglip2', captions)
     save_vit(home/'vit')
     return home
 
@@ -109,12 +127,62 @@ def test_everything_trains_from_pixels(cli, place, tmp_path):
     assert json.loads(alone.stdout)=={k:recorded[k] for k in json.loads(alone.stdout)}
 
 
+def trained_run(result):
+    "Folder that `amsps train` printed"
+    assert result.returncode==0, result.stderr
+    return Path(re.search(r'^run: +(.*)', result.stdout, re.M)[1])
+
+
+def test_siglip2(cli, place):
+    "It trains, is saved, is evaluated as recorded, and its processor makes what `encode` sees"
+    from amsps.model import AmspsModel
+    from amsps.processor import AmspsProcessor
+    sigmoid = ['--model', place/'siglip2', '--loss', 'sigmoid', '--learn-temperature', '--epochs', 2]
+    run = trained_run(cli('train', *sigmoid, *data(place)))
+    shown = cli('evaluate', run, '--data-root', place/'flickr8k', '--cache-dir', place/'cache')
+    assert 'equal to the record' in shown.stdout, shown.stderr
+    picture = next((place/'flickr8k/Flicker8k_Dataset').iterdir())
+    model = AmspsModel.from_pretrained(run/'model').eval()
+    with torch.no_grad():
+        x = model.get_image_features(**AmspsProcessor.from_pretrained(run/'model')(images=[picture]))
+    torch.testing.assert_close(x, model.encode([picture]), atol=1e-5, rtol=1e-5)
+
+
+def test_another_configuration_is_another_run(cli, place, tmp_path):
+    "The same weights with another activation, and with another scale"
+    from safetensors.torch import load_file, save_file
+    clip = ['--loss', 'infonce', '--learn-temperature', '--epochs', 1]
+    def run_of(folder): return trained_run(cli('train', '--model', folder, *clip, *data(place)))
+    def rsum(folder): return json.loads((run_of(folder)/'record.json').read_text('utf-8'))['history'][0]['loss']
+    relu = shutil.copytree(place/'clip', tmp_path/'relu')
+    config = (relu/'config.json').read_text('utf-8')
+    (relu/'config.json').write_text(config.replace('quick_gelu', 'relu'), 'utf-8')
+    scaled = shutil.copytree(place/'clip', tmp_path/'scaled')
+    weights = load_file(scaled/'model.safetensors')
+    weights['logit_scale'] = torch.tensor(1.)
+    save_file(weights, scaled/'model.safetensors', metadata=dict(format='pt'))
+    assert len({rsum(folder) for folder in (place/'clip', relu, scaled)})==3
+    weights['logit_scale'] = torch.tensor(200.)
+    save_file(weights, scaled/'model.safetensors', metadata=dict(format='pt'))
+    r = cli('train', '--model', scaled, *clip, *data(place))
+    assert r.returncode==2 and 'its exponential is infinite' in r.stderr, r.stderr
+
+
+def test_one_caption_a_picture(cli, place, tmp_path):
+    "Mining that needs several captions is refused before training, with the options that help"
+    root = shutil.copytree(place/'flickr8k', tmp_path/'flickr8k')
+    lines = (root/'Flickr8k.token.txt').read_text('utf-8').splitlines()
+    (root/'Flickr8k.token.txt').write_text('\n'.join(l for l in lines if '#0' in l)+'\n', 'utf-8')
+    one = ['--dataset', 'flickr8k', '--data-root', root, '--cache-dir', tmp_path/'cache', '--model', place/'clip']
+    r = cli('train', *one, '--loss', 'ahrl', '--epochs', 3)
+    assert r.returncode==2 and '--no-filter-hidden --evidence none' in r.stderr, r.stderr
+
+
 def test_last_blocks_of_a_vision_model(cli, place):
     "Two blocks train over stored maps; the same command resumes nothing and repeats nothing"
     blocks = ['--backbone', place/'vit', '--tune-vision-layers', 2, '--grid', 1, '--loss', 'infonce', '--epochs', 2]
     r = cli('train', *blocks, *data(place))
-    assert r.returncode==0, r.stderr
-    run = Path(re.search(r'^run: +(.*)', r.stdout, re.M)[1])
+    run = trained_run(r)
     assert (run/'model/processor_config.json').is_file() and not (run/'model/vision').exists()
     assert recall(cli('train', *blocks, *data(place)).stdout)==recall(r.stdout)
     r = cli('search', run, '--caption', 'a ball', '--data-root', place/'flickr8k', '--cache-dir', place/'cache')
@@ -130,6 +198,9 @@ REFUSED = {
     '--embed-size is for encoders of your own':['--embed-size', 8],
     "has none that trains":['--loss', 'ahrl', '--learn-temperature'],
     'finite number':['--bias', 'nan'],
+    '--learning-rate is for new weights':['--loss', 'infonce', '--learning-rate', 9],
+    '--temperature is not used with':['--loss', 'infonce', '--learn-temperature', '--temperature', 1],
+    '--text-learning-rate is for':['--loss', 'infonce', '--tune-text-layers', 0, '--text-learning-rate', 1],
 }
 
 

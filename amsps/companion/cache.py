@@ -161,7 +161,7 @@ USED_WHEN = {
     'companion.datasets.starting_model': lambda c: bool(c.model),
     'companion.datasets.model_digest': lambda c: bool(c.model),
     'views.RandomViews': lambda c: c.min_view<1 or c.mirror,
-    'companion.datasets.backbone_digest': lambda c: bool(c.tune_vision_layers),
+    'companion.datasets.backbone_digest': lambda c: bool(c.backbone),
     'layers.add_adapters': lambda c: bool(c.lora),
     'layers.merge_adapters': lambda c: bool(c.lora),
     # text encoder

@@ -230,7 +230,11 @@ has_effect('grid image_size', 'sees_pictures', bool,
            'is for features of a --backbone; region features of a folder are taken as they are')
 has_effect('word_size min_count', 'text_backbone', lambda t: t in ('','untrained'),
            'is for words that a Bi-GRU learns; a pretrained text encoder has its own')
-has_effect('text_learning_rate', 'reads_with', bool, 'is for a --text-backbone')
+has_effect('text_learning_rate', 'reads_with', bool, 'is for a --text-backbone, or --tune-text-layers of a --model')
+has_effect('learning_rate', 'new_weights', bool, 'is for new weights, and this --model gets none; its encoders have '
+           '--vision-learning-rate and --text-learning-rate')
+has_effect('temperature bias', 'own_temperature', bool,
+           'is not used with --learn-temperature of a --model, which begins at the temperature of the model')
 has_effect('vision_learning_rate', 'tune_vision_layers', bool,
            'is for a vision model that trains; give --tune-vision-layers too')
 has_effect('embed_size pooling region_hidden dropout word_dropout word_size min_count grid backbone text_backbone '
@@ -272,7 +276,10 @@ def check_effect(
     "Raise `InputError` for options of a run that would be ignored"
     known = configuration.known_losses()[config.loss]
     check_options(given, **config.model_dump(), loss_parameters=(*known.parameters, 'learn_temperature'),
-                  sees_pictures=config.backbone or config.model, reads_with=config.text_backbone or config.model,
+                  sees_pictures=config.backbone or config.model,
+                  reads_with=config.text_backbone or config.model and config.tune_text_layers,
+                  new_weights=not config.model or config.n_concepts or config.learn_temperature,
+                  own_temperature=not (config.model and config.learn_temperature),
                   loss_needs=configuration.loss_needs(config))
 
 # %% ../../nbs/companion/39_cli.ipynb #6bc7362d
@@ -858,7 +865,7 @@ def _graded_line(m):
 # %% ../../nbs/companion/39_cli.ipynb #3f7fc143
 def _evaluate_as_it_is(name, dataset, data_root, cache_dir, keep, as_json):
     "Zero-shot metrics of a CLIP-like model"
-    from amsps.companion.datasets import load_data, starting_model
+    from amsps.companion.datasets import load_data, note_long_captions, starting_model
     from amsps.companion.report import writable_folder
     from amsps.companion.runs import public_name, zero_shot
     from amsps.training import write_atomically
@@ -867,7 +874,9 @@ def _evaluate_as_it_is(name, dataset, data_root, cache_dir, keep, as_json):
     given = dict(dataset=dataset, data_root=data_root, cache_dir=cache_dir, model=name)
     config = configuration.parse_config(configuration.preset(given | off))
     if starting_model(config).bias is not None: config = config.model_copy(update=dict(loss='sigmoid'))
-    record = zero_shot(config, load_data(config))
+    data = load_data(config)
+    note_long_captions(config, data.annotations.captions)
+    record = zero_shot(config, data)
     if keep: write_atomically(keep/f"{record['name']}.json", json.dumps(record, indent=1))
     if as_json: echo(json.dumps(record['metrics'], indent=1))
     else: _print_metrics(record['metrics'], {}, None)

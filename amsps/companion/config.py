@@ -78,7 +78,7 @@ LossName = Annotated[str, AfterValidator(_known_loss)]
 # %% ../../nbs/companion/21_config.ipynb #3c1ad520
 class _Group(BaseModel):
     "Strict, immutable, and without unknown names"
-    model_config = ConfigDict(extra='forbid', strict=True, frozen=True)
+    model_config = ConfigDict(extra='forbid', strict=True, frozen=True, allow_inf_nan=False)
 
 class DataConfig(_Group):
     "Dataset and image features"
@@ -131,7 +131,8 @@ class ModelConfig(_Group):
         description="Number of last layers of a frozen text encoder that are trained nevertheless.")
     tune_vision_layers: int = Field(0, ge=0,
         description="Number of last blocks of the vision model that are trained. 0: it is frozen. "
-                    "All of them: the whole model, from pixels. A ResNet and a ConvNeXt have stages for blocks.")
+                    "All of them: the whole model, from pixels. A ResNet and a ConvNeXt have stages for blocks. "
+                    "Square inputs only.")
     lora: int = Field(0, ge=0,
         description="Rank of low-rank adapters (LoRA, optional extra) that train in these layers and blocks. "
                     "They take the place of the weights, and are merged into them at the end. "
@@ -242,7 +243,7 @@ class OptimisationConfig(_Group):
                     "By autocast; fp16 needs a GPU. Losses, mining and evaluation use fp32.")
     chunk_size: int = Field(0, ge=0,
         description="Pairs that are encoded at a time, for large batches in small memory. "
-                    "0: the whole batch. Losses see the whole batch in any case.")
+                    "0: the whole batch. Losses see the whole batch in any case. One process only.")
 
 # %% ../../nbs/companion/21_config.ipynb #e96e4253
 class ProcessConfig(_Group):
@@ -323,8 +324,10 @@ def loss_needs(
 @config_rule
 def photographs_have_a_folder(config):
     if config.dataset!='scenes' and not config.data_root:
+        rest = '' if config.model or config.tune_vision_layers else (
+            ', and a `backbone` unless the folder has region features')
         return (f"dataset {config.dataset!r} needs `data_root`, the folder with its files (`amsps data check FOLDER` "
-                "says what it holds), and a `backbone` unless the folder has region features")
+                f"says what it holds){rest}")
 
 # %% ../../nbs/companion/21_config.ipynb #faa79193
 @config_rule
@@ -497,6 +500,7 @@ def preset(
     dataset = values.get('dataset', 'scenes')
     frozen = bool(values.get('freeze_text')) and dataset!='scenes'
     start = FROM_MODEL if values.get('model') else FROZEN_TEXT if frozen else {}
+    if values.get('tune_vision_layers'): start = {k:v for k,v in start.items() if k!='image_size'}
     adapters = ADAPTERS if values.get('lora') else {}
     return PRESETS.get(dataset, {}) | start | adapters | OF_LOSS.get(values.get('loss'), {}) | values
 

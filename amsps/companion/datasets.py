@@ -27,7 +27,8 @@ from ..dual import DualParts, load_dual
 from ..errors import InputError, quoted
 from ..scenes import SceneData, make_scenes
 from ..text import MeanStates, TextStates, extract_states, load_text_backbone
-from ..vision import VisionEncoder, digest_weights, extract_features, load_backbone, load_vision, region_means
+from ..vision import VisionEncoder, digest_config, digest_weights, extract_features, load_backbone, load_vision
+from ..vision import region_means
 
 # %% ../../nbs/companion/24_datasets.ipynb #251e13f5
 @dataclass(frozen=True)
@@ -237,12 +238,12 @@ def _load_photographs(config, cache, vision=None):
 def text_digest(
     name_or_path:str, # Of a transformers text encoder, or `untrained`
 )->str: # Hex SHA-256, or `untrained`
-    "Digest of a text encoder's weights and vocabulary"
+    "Digest of a text encoder's weights, configuration and vocabulary"
     if name_or_path=='untrained':
         return name_or_path
     tokenizer,model = load_text_backbone(name_or_path)
     vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
-    return digest_weights(model, hashlib.sha256(vocabulary.encode()))
+    return digest_weights(model, hashlib.sha256((vocabulary+digest_config(model.config)).encode()))
 
 # %% ../../nbs/companion/24_datasets.ipynb #87f4c5d3
 @cache
@@ -251,16 +252,20 @@ def model_digest(
 )->str: # Hex SHA-256
     "Digest of a CLIP-like model's weights, and of its vocabulary"
     parts = load_dual(name_or_path)
-    vocabulary = json.dumps(parts.tokenizer.get_vocab(), sort_keys=True)
-    digest_weights(parts.vision.backbone, h:=hashlib.sha256(vocabulary.encode()))
+    scalars = [float(parts.scale), None if parts.bias is None else float(parts.bias)]
+    configs = [digest_config(half.backbone.config) for half in (parts.vision, parts.text)]
+    vocabulary = json.dumps([parts.tokenizer.get_vocab(), scalars, configs], sort_keys=True)
+    h = hashlib.sha256(vocabulary.encode())
+    digest_weights(parts.vision.backbone, h)
     return digest_weights(parts.text.backbone, h)
 
 @cache
 def backbone_digest(
     name_or_path:str, # Of a transformers vision model
 )->str: # Hex SHA-256
-    "Digest of a vision model's weights"
-    return digest_weights(load_backbone(name_or_path)[1], hashlib.sha256())
+    "Digest of a vision model's weights and configuration"
+    model = load_backbone(name_or_path)[1]
+    return digest_weights(model, hashlib.sha256(digest_config(model.config).encode()))
 
 def _add_text_states(data, config, cache):
     tokenizer,text = load_text_backbone(config.text_backbone)

@@ -58,7 +58,7 @@ def key_of(
         contents['text_backbone'] = text_digest(config.text_backbone)
     if config.model:
         contents['model'] = model_digest(config.model)
-    elif config.tune_vision_layers:
+    elif config.backbone:
         contents['backbone'] = backbone_digest(config.backbone)
     if config.concept_vectors:
         contents['concept_vectors'] = _file_digest(config.concept_vectors)

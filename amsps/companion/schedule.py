@@ -20,7 +20,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from .cache import damaged_records, explain_run, key_name, known_records, load_record
 from .cache import whole_record
-from .config import RunConfig
+from .config import RunConfig, loss_needs
 from .datasets import load_data, note_long_captions
 from .grid import Row
 from .kernels import NotebookFailure, check_parameters, notebook_threads, warm_up
@@ -56,12 +56,22 @@ _DATA = ('dataset', 'data_root', 'layout', 'image_column', 'caption_column', 'ba
          'image_size', 'text_backbone', 'freeze_text', 'tune_text_layers', 'tune_vision_layers', 'min_view', 'mirror',
          'evidence', 'scenes_train', 'scenes_dev', 'scenes_test') # What is loaded
 
+def _check_siblings(config, notes):
+    "Raise `InputError` for a run that would mine hidden positives where each image has one caption"
+    if config.evidence=='none' or config.loss=='fne_like' or not loss_needs(config) & {'hidden','mined'}: return
+    if len(notes.captions)>len(set(notes.caption_image.tolist())): return
+    raise InputError(f"{config.loss} judges hidden positives by how the captions of one image agree, and each image "
+                     "has one caption: set `adaptive_margin` and `mining_weight` to 0, `filter_hidden` off and "
+                     "`evidence` none (--adaptive-margin 0 --mining-weight 0 --no-filter-hidden --evidence none), or "
+                     "choose another `loss`")
+
 def _load_once(config, loaded):
     "Data of a run; an empty split is refused before anything starts"
     key = tuple(getattr(config, name) for name in _DATA)
     if key not in loaded:
         loaded[key] = load_data(config)
         note_long_captions(config, loaded[key].annotations.captions)
+        _check_siblings(config, loaded[key].annotations)
         for split in SPLITS: loaded[key].split(split)
     return loaded[key]
 

@@ -59,6 +59,8 @@ def row_of(
 def _features_of(record):
     "Shape of the features, and how they were made"
     made = [record['config'].get(k) for k in ('backbone','grid','image_size')]
+    made += [record['config'].get(k) or '' for k in ('model','tune_vision_layers','mirror')]
+    made.append(record['config'].get('min_view', 1.)<1)
     return str([record['data'].get('features'), *made])
 
 def _one_value(what, values):
