@@ -187,6 +187,8 @@ def test_last_blocks_of_a_vision_model(cli, place):
     assert recall(cli('train', *blocks, *data(place)).stdout)==recall(r.stdout)
     r = cli('search', run, '--caption', 'a ball', '--data-root', place/'flickr8k', '--cache-dir', place/'cache')
     assert r.returncode==0 and '.jpg' in r.stdout, r.stderr
+    r = cli('verify', run, '--data-root', place/'flickr8k')
+    assert r.returncode==0 and 'evaluated again: every number equal' in r.stdout, r.stderr
     r = cli('evaluate', run, '--backbone', place/'vit', '--data-root', place/'flickr8k')
     assert r.returncode==2 and 'has trained its own vision model' in r.stderr
 

@@ -468,6 +468,13 @@ def _config_again(record, given, cache):
     return parse_config(own | places)
 
 # %% ../../nbs/companion/27_runs.ipynb #94b5723e
+def _config_of_saved(record, given, cache):
+    "Configuration of a finished run that is only evaluated"
+    own = {k:v for k,v in record['config'].items() if k in RunConfig.model_fields}
+    trained = own['backbone'] if own.get('tune_vision_layers') else ''
+    places = dict(backbone=trained, data_root='', concept_vectors='') | given | dict(cache_dir=str(cache))
+    return parse_config(own | places).model_copy(update=dict(freeze_text=False))
+
 def _share_features(cache):
     "Let a new cache use the extracted features and text states of the default cache: large, and checked by content"
     for name in ('features','text'):
@@ -529,13 +536,19 @@ def _values(pair):
     return f'({old}, now {new}) '
 
 # %% ../../nbs/companion/27_runs.ipynb #2d6f3323
+def _data_again(record, path, given, cache):
+    "Configuration and data of a record; a finished run has its encoders with it"
+    if _is_saved(path):
+        config = _config_of_saved(record, given, cache)
+        return config,load_data(config, load_run(path, given.get('backbone', ''))[0].vision)
+    config = _config_again(record, given, cache)
+    _check_vectors(record, config)
+    return config,load_data(config)
+
 def _verify(record, path, given, cache, say):
     "Largest difference of one record, in percent"
-    config = _config_again(record, given, cache)
-    if not _is_saved(path):
-        _check_vectors(record, config)
     _share_features(cache)
-    data = load_data(config)
+    config,data = _data_again(record, path, given, cache)
     own = record['data']['fingerprint']
     if data.fingerprint!=own:
         raise InputError(f"the data are not those of {record['name']} (fingerprint {data.fingerprint[:12]}, not "
