@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-FIRST := $(addprefix tests/test_, $(addsuffix .py, unplugged commands grid reproduce_clean wheel ranks formats))# the longest begin first
+FIRST := $(addprefix tests/test_, $(addsuffix .py, unplugged commands grid reproduce_clean wheel ranks pixels formats))# the longest begin first
 REST := $(filter-out $(FIRST), $(wildcard tests/test_*.py))
 ONE := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE# more threads than cores only wait for each other
 PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder

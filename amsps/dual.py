@@ -395,8 +395,8 @@ def _read_dual(name):
                      tokenizer=AutoTokenizer.from_pretrained(name, **options))
         model,info = AutoModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True,
                                                ignore_mismatched_sizes=True, **options)
-    check_finite_weights(model)
-    if not model.logit_scale.exp().isfinite().all():
+    check_finite_weights(model, {k for k,_,_ in info['mismatched_keys']}|set(info['missing_keys']))
+    if 'logit_scale' not in info['missing_keys'] and not model.logit_scale.exp().isfinite().all():
         raise InputError(f"its `logit_scale` {model.logit_scale.item():g} is too large: its exponential is infinite")
     return tools,model.eval(),info
 
