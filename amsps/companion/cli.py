@@ -743,9 +743,9 @@ def _run_data(record, config, run, model):
     "Data for a finished run; features of another size are refused"
     import torch
     from amsps.companion.datasets import load_data
-    if config.tune_vision_layers or config.model: pass # its vision model is a part of it
-    elif config.save_vision=='reference': pass # the vision model was compared with that of its training
-    elif config.backbone or model.vision is None: _note_backbone(record, config.backbone)
+    part_of_run,compared = config.tune_vision_layers or config.model,config.save_vision=='reference'
+    unknown = config.backbone or model.vision is None
+    if unknown and not part_of_run and not compared: _note_backbone(record, config.backbone)
     torch.set_num_threads(config.threads)
     config = config.model_copy(update=dict(freeze_text=False)) # the run has its own text encoder
     data = load_data(config, model.vision)

@@ -8,9 +8,9 @@ __all__ = ['LossName', 'GROUPS', 'CONFIG_RULES', 'LEARNING', 'LOCATIONS', 'PRESE
            'DataConfig', 'ModelConfig', 'ConsensusConfig', 'LossConfig', 'MiningConfig', 'OptimisationConfig',
            'ProcessConfig', 'RunConfig', 'config_groups', 'parse_config', 'config_rule', 'loss_needs',
            'photographs_have_a_folder', 'only_pretrained_text_is_frozen', 'tuned_layers_are_of_a_frozen_encoder',
-           'model_is_both_encoders', 'check_trains', 'some_losses_learn_a_temperature', 'trained_vision_has_a_backbone',
-           'adapters_are_of_trained_layers', 'reference_is_to_a_frozen_encoder', 'views_are_of_trained_vision',
-           'frozen_text_has_a_backbone', 'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen',
+           'frozen_text_has_a_backbone', 'model_is_both_encoders', 'check_trains', 'some_losses_learn_a_temperature',
+           'trained_vision_has_a_backbone', 'adapters_are_of_trained_layers', 'reference_is_to_a_frozen_encoder',
+           'views_are_of_trained_vision', 'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen',
            'relatedness_has_evidence', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
            'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
            'namespace_config', 'preset', 'check_palette', 'label_of']
@@ -343,6 +343,12 @@ def tuned_layers_are_of_a_frozen_encoder(config):
                 "and `freeze_text` too")
 
 @config_rule
+def frozen_text_has_a_backbone(config):
+    if config.freeze_text and not config.text_backbone:
+        return "`freeze_text` needs a `text_backbone`; the Bi-GRU has nothing to freeze"
+
+# %% ../../nbs/companion/21_config.ipynb #7a1e0d02
+@config_rule
 def model_is_both_encoders(config):
     if not config.model: return None
     if config.dataset=='scenes':
@@ -366,6 +372,7 @@ def some_losses_learn_a_temperature(config):
     if config.learn_temperature and config.loss not in LEARNING:
         return f"`learn_temperature` is for the losses {' and '.join(LEARNING)}; {config.loss!r} has none that trains"
 
+# %% ../../nbs/companion/21_config.ipynb #7a1e0d04
 @config_rule
 def trained_vision_has_a_backbone(config):
     if config.tune_vision_layers and not (config.backbone or config.model):
@@ -389,11 +396,6 @@ def views_are_of_trained_vision(config):
     if (config.min_view<1 or config.mirror) and not config.tune_vision_layers:
         return ("random views (`min_view` below 1, `mirror`) are for a vision model that trains: set "
                 "`tune_vision_layers` too")
-
-@config_rule
-def frozen_text_has_a_backbone(config):
-    if config.freeze_text and not config.text_backbone:
-        return "`freeze_text` needs a `text_backbone`; the Bi-GRU has nothing to freeze"
 
 # %% ../../nbs/companion/21_config.ipynb #5d1e1601
 @config_rule

@@ -510,14 +510,13 @@ def _is_saved(path):
     return (path/'record.json').is_file() and (path/'model').is_dir()
 
 # %% ../../nbs/companion/27_runs.ipynb #43739d1d
-def _repeat(path, config, data, record):
-    "The record of a repetition; metrics and what is measured on test where a saved model is evaluated"
-    if record.get('zero_shot'): return zero_shot(config, data)
-    if _is_saved(path):
-        model,tokenizer,_ = load_run(path, config.backbone)
-        metrics,test = evaluate_run(model, tokenizer, data)
-        return dict(metrics=metrics) | test
-    return train_run(config, data)
+def _evaluated_again(record, path, given, cache):
+    "Metrics and what is measured on test of a finished run, whose encoders lie with it"
+    model,tokenizer,_ = load_run(path, given.get('backbone', ''))
+    data = load_data(_config_of_saved(record, given, cache), model.vision)
+    _check_data(record, data)
+    metrics,test = evaluate_run(model, tokenizer, data)
+    return dict(metrics=metrics) | test
 
 # %% ../../nbs/companion/27_runs.ipynb #bc506da5
 def _said(found, differences, most=6):
@@ -536,24 +535,24 @@ def _values(pair):
     return f'({old}, now {new}) '
 
 # %% ../../nbs/companion/27_runs.ipynb #2d6f3323
-def _data_again(record, path, given, cache):
-    "Configuration and data of a record; a finished run has its encoders with it"
-    if _is_saved(path):
-        config = _config_of_saved(record, given, cache)
-        return config,load_data(config, load_run(path, given.get('backbone', ''))[0].vision)
-    config = _config_again(record, given, cache)
-    _check_vectors(record, config)
-    return config,load_data(config)
-
-def _verify(record, path, given, cache, say):
-    "Largest difference of one record, in percent"
-    _share_features(cache)
-    config,data = _data_again(record, path, given, cache)
+def _check_data(record, data):
     own = record['data']['fingerprint']
     if data.fingerprint!=own:
         raise InputError(f"the data are not those of {record['name']} (fingerprint {data.fingerprint[:12]}, not "
                          f"{own[:12]})")
-    again = _repeat(path, config, data, record)
+
+def _made_again(record, given, cache):
+    "A record without its model, trained or evaluated anew"
+    config = _config_again(record, given, cache)
+    _check_vectors(record, config)
+    data = load_data(config)
+    _check_data(record, data)
+    return zero_shot(config, data) if record.get('zero_shot') else train_run(config, data)
+
+def _verify(record, path, given, cache, say):
+    "Largest difference of one record, in percent"
+    _share_features(cache)
+    again = _evaluated_again(record, path, given, cache) if _is_saved(path) else _made_again(record, given, cache)
     found = differing(record, again)
     differences = _differences(record, again, found)
     how = 'evaluated' if _is_saved(path) or record.get('zero_shot') else 'trained'
