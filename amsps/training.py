@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'BATCHES', 'PRECISIONS', 'SEAL', 'embed_images', 'embed_captions', 'embed', 'spread', 'evaluate_split',
            'LearningModes', 'TrainingCollapse', 'check_finite', 'HostCopy', 'CollapseGuard', 'MiningStore',
-           'MiningCallback', 'RetrievalTrainer', 'LengthBatches', 'RankNoise', 'EpochLog', 'append_line',
-           'write_atomically', 'describe_loss', 'note', 'file_digests', 'seal', 'is_sealed', 'CheckpointSeal',
-           'checkpoints_of', 'hold_features', 'place_features', 'epoch_history', 'fit']
+           'MiningCallback', 'RetrievalTrainer', 'LengthBatches', 'ImageBatches', 'RankNoise', 'EpochLog',
+           'append_line', 'write_atomically', 'describe_loss', 'note', 'file_digests', 'seal', 'is_sealed',
+           'CheckpointSeal', 'checkpoints_of', 'hold_features', 'place_features', 'epoch_history', 'fit']
 
 # %% ../nbs/method/17_training.ipynb #06d3a635
 import hashlib
@@ -501,7 +501,7 @@ def _drawn_terms(needs, v, t, texts, images, masks, confidence):
 
 # %% ../nbs/method/17_training.ipynb #90a2ac2c
 SCHEDULES = ('step', 'cosine')
-BATCHES = ('random', 'length')
+BATCHES = ('random', 'length', 'image')
 PRECISIONS = ('fp32', 'bf16', 'fp16')
 
 # %% ../nbs/method/17_training.ipynb #6f286ae0
@@ -663,11 +663,32 @@ class LengthBatches(torch.utils.data.Sampler):
         batches = rng.permutation(order[:whole].reshape(-1, self.batch_size))
         return iter([*batches.ravel().tolist(), *order[whole:].tolist()])
 
+# %% ../nbs/method/17_training.ipynb #02d4d78e
+class ImageBatches(torch.utils.data.Sampler):
+    "An order in which the captions of an image follow each other; drawn anew every epoch"
+    def __init__(self,
+        caption_image:np.ndarray, # (M,) image of each caption
+        seed:int=0, # Of the draws
+    ):
+        self.caption_image = caption_image
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self): return len(self.caption_image)
+    def set_epoch(self, epoch): self.epoch = epoch
+
+    def __iter__(self):
+        rng = np.random.default_rng([self.seed, self.epoch])
+        place = rng.permutation(self.caption_image.max()+1)
+        order = rng.permutation(len(self))
+        return iter(order[place[self.caption_image[order]].argsort(kind='stable')].tolist())
+
 # %% ../nbs/method/17_training.ipynb #59fc55fd
 @patch_to(RetrievalTrainer)
 def _get_train_sampler(self, train_dataset=None):
     if self.batches=='random': return Trainer._get_train_sampler(self, train_dataset)
     data = self.train_dataset
+    if self.batches=='image': return ImageBatches(data.caption_image, self.args.seed)
     lengths = data.lengths(self.processing_class, np.arange(len(data)))
     return LengthBatches(lengths, self.args.per_device_train_batch_size, self.args.seed)
 
@@ -1069,7 +1090,7 @@ def fit(
     active_from:int=0, # First active epoch, not before the warm-up ends
     epochs:int=12, # Passes over all pairs
     batch_size:int=128, # Pairs in a step
-    batches:str='random', # One of `BATCHES`: any captions, or captions of similar length (`LengthBatches`)
+    batches:str='random', # One of `BATCHES`: any pairs, captions of one length (`LengthBatches`), `ImageBatches`
     learning_rate:float=5e-4, # Peak, AdamW
     text_learning_rate:float=5e-5, # Peak of a transformers text encoder's own weights, where they train
     vision_learning_rate:float=1e-4, # Peak of a vision encoder's own weights, where they train

@@ -222,9 +222,10 @@ class OptimisationConfig(_Group):
     epochs: int = Field(6, ge=1, description="Passes over the training pairs.")
     max_steps: int = Field(0, ge=0, description="Largest number of steps, to try a setting out. 0: no limit.")
     batch_size: int = Field(64, ge=2, description="Pairs in a step, of all processes together.")
-    batches: Literal['random','length'] = Field('random',
-        description="Pairs of a step: random or length. "
-                    "`length`: captions of about one length, which need less padding.")
+    batches: Literal['random','length','image'] = Field('random',
+        description="Pairs of a step: random, length or image. "
+                    "`length`: captions of about one length, which need less padding. `image`: all captions of an "
+                    "image, which a trained vision model then sees once an epoch. Take larger batches with it.")
     learning_rate: float = Field(2e-3, gt=0, description="Peak learning rate of AdamW.")
     text_learning_rate: float = Field(5e-5, gt=0,
         description="Peak learning rate of the weights of a transformers text encoder.")
