@@ -10,7 +10,7 @@ PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-
 OTHERS := $(filter-out scenes flickr8k, $(notdir $(patsubst %/,%,$(dir $(wildcard data/results/*/*.json)))))
 FLICKR8K ?=
 
-.PHONY: help reproduce check test test-slow figures readme docs bench
+.PHONY: help reproduce check verify test test-slow figures readme docs bench
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
@@ -20,10 +20,12 @@ reproduce: $(READY) ## tables, figures and report on the generated scenes, in re
 check: $(READY) ## the gates: clean notebooks, library and README in step, shape of the code
 	$(BIN)/python .ci/check.py
 
-test: $(READY) ## gates, notebooks, records and tests
-	$(BIN)/python .ci/check.py
-	$(ONE) $(BIN)/nbdev_test --n_workers 2
+verify: $(READY) # the quickest committed record of the scenes, trained again
 	$(BIN)/amsps verify
+
+test: $(READY) ## gates, notebooks, records and tests
+	$(MAKE) -j 2 check verify
+	$(ONE) $(BIN)/nbdev_test --n_workers 2
 	$(PYTEST) $(FIRST) $(REST)
 
 test-slow: $(READY) ## the tests marked slow, which `make test` skips
