@@ -193,7 +193,7 @@ def _metric_line(m):
         return line
     return f"{line}  mAP@R {m['i2t_map_at_r']:.1f}/{m['t2i_map_at_r']:.1f}"
 
-# %% ../../nbs/companion/39_cli.ipynb #23e9b9d4
+# %% ../../nbs/companion/39_cli.ipynb #51ec9272
 _FEW = 100 # Test images below which chance and intervals are shown
 _SIX = [f'{d}_r{k}' for d in ('i2t','t2i') for k in (1, 5, 10)]
 
@@ -792,7 +792,7 @@ def _run_config(record, data_root, backbone, cache_dir, named=None):
     check_effect(config, _given(data_root=data_root, backbone=backbone))
     return config
 
-# %% ../../nbs/companion/39_cli.ipynb #4fa7492a
+# %% ../../nbs/companion/39_cli.ipynb #bbd48ccd
 def _refuse_scenes(record, data_root, named):
     "Raise `InputError` for a run on scenes with other data, and for scenes as other data"
     if record['config']['dataset']=='scenes' and (data_root or named):
@@ -835,7 +835,7 @@ def _check_size(record, size, run):
         advice = f"name the run's own `backbone` ({trained_on}), and a folder with pictures"
         raise InputError(f"{found}: {advice if trained_on else 'the folder needs region features of that size'}")
 
-# %% ../../nbs/companion/39_cli.ipynb #60cff900
+# %% ../../nbs/companion/39_cli.ipynb #8fb3f97e
 def _check_kind(record, config, model):
     "Raise `InputError` if a folder has pictures where the run needs region features, or the reverse"
     from amsps.companion.formats import read_dataset
@@ -848,8 +848,8 @@ def _check_kind(record, config, model):
     if by_features and not config.backbone and notes.regions is None:
         size = ' x '.join(map(str, record['data']['features'][1:]))
         raise InputError(f"{record['name']} was trained on region features ({size} an image) and has no vision "
-                         f"encoder, and {config.data_root} has pictures without region features: put features of the same "
-                         "detector there, or evaluate a run that was trained with --backbone or --model")
+                         f"encoder, and {config.data_root} has pictures without region features: put features of the "
+                         "same detector there, or evaluate a run that was trained with --backbone or --model")
 
 # %% ../../nbs/companion/39_cli.ipynb #0ef47758
 def _note_backbone(record, backbone):
@@ -916,7 +916,7 @@ def evaluate(
         grades = dict(relevance=relevance, accept=1. if accept is None else accept)
         _evaluate_run(run, place, data_root, backbone=backbone, **grades, **out)
 
-# %% ../../nbs/companion/39_cli.ipynb #1e4fa548
+# %% ../../nbs/companion/39_cli.ipynb #6165d740
 def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir, keep, as_json):
     "Metrics of a finished run, on its own data or on others"
     from amsps.companion.evaluation import evaluate_run
@@ -943,7 +943,7 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     _echo_limits(9, metrics['test'], test['ranks'])
     if not other: _print_agreement(metrics, record)
 
-# %% ../../nbs/companion/39_cli.ipynb #bd84528c
+# %% ../../nbs/companion/39_cli.ipynb #a030120e
 _SAME_COUNTS = 'the same numbers of images and captions, with other pictures, features or captions'
 
 def _other_data(record, config, data, named):
@@ -968,7 +968,7 @@ def _echo_other(record, data, other, err):
     echo(said('its own', record['config']['dataset'], record['data']), err=err)
     echo(said('these', other, here), err=err)
 
-# %% ../../nbs/companion/39_cli.ipynb #2e1c1077
+# %% ../../nbs/companion/39_cli.ipynb #5cc80945
 def _overlap_with(run, record, data):
     from amsps.companion.runs import own_overlap, train_overlap
     own = data.fingerprint==record['data']['fingerprint']

@@ -206,7 +206,7 @@ def _cost(start, cpu):
     return dict(wall_seconds=round(time.monotonic()-start, 1), cpu_seconds=round(time.process_time()-cpu, 1),
                 peak_memory_mib=round(peak))
 
-# %% ../../nbs/companion/27_runs.ipynb #b606b6e1
+# %% ../../nbs/companion/27_runs.ipynb #4297cfa6
 def _keep_train_images(folder, data):
     "Write digests of the training images"
     found = image_digests(data, 'train')
@@ -672,7 +672,7 @@ def add_metrics(
     completed = {s:m | record['metrics'].get(s, {}) for s,m in metrics.items()}
     return test | record | dict(metrics=completed, evaluated=evaluated)
 
-# %% ../../nbs/companion/27_runs.ipynb #a5629cce
+# %% ../../nbs/companion/27_runs.ipynb #98e79cb6
 def _transfer_label(record, target):
     "Row of a run on other data"
     return f"{label_of(record['config'])} ({record['config']['dataset']} to {target})"
@@ -690,7 +690,7 @@ def transfer_record(
     chosen = {k:getattr(config, k) for k in ('dataset','layout','image_column','caption_column')}
     label = _transfer_label(record, target)
     key = f"transfer-s{record['config']['seed']}-{digest(record['name'], data.fingerprint, target)[:10]}"
-    own = dict(run=record['name'], dataset=record['config']['dataset'], **record['data'])
+    own = dict(run=record['name'], dataset=record['config']['dataset'], target=target, **record['data'])
     return dict(name=key, config=record['config']|chosen|dict(label=label), data=_recorded_data(data),
                 transfer=own|dict(overlap=overlap), history=[], mining=[], metrics=metrics, **test,
                 environment=environment(), **_cost(*since),
