@@ -199,7 +199,6 @@ USED_WHEN = {
     'companion.evaluation.concept_record': _has_concepts,
     'companion.evaluation._coco_protocol': lambda c: c.dataset=='mscoco',
     'companion.evaluation._grades_of': _never,
-    'companion.datasets.image_digests': _never,
     'metrics.graded_metrics': _never,
 } # Definition -> whether a configuration uses it
 

@@ -193,7 +193,7 @@ def _metric_line(m):
         return line
     return f"{line}  mAP@R {m['i2t_map_at_r']:.1f}/{m['t2i_map_at_r']:.1f}"
 
-# %% ../../nbs/companion/39_cli.ipynb #51ec9272
+# %% ../../nbs/companion/39_cli.ipynb #45fc6cc3
 _FEW = 100 # Test images below which chance and intervals are shown
 _SIX = [f'{d}_r{k}' for d in ('i2t','t2i') for k in (1, 5, 10)]
 
@@ -218,7 +218,7 @@ def _limits(
     chance = chance_metrics(counts)
     ends = metric_intervals(packed) if packed else {k:wilson_interval(metrics[k], len(counts)) for k in _SIX}
     lines = {'chance':f'{_metric_line(chance)}  (random ranks of {len(counts):,} images)', '95 %':_interval_line(ends)}
-    if 'rsum' in ends and ends['rsum'][0]<=chance['rsum']:
+    if 'rsum' in ends and ends['rsum'][0]<=chance['rsum']<=ends['rsum'][1]:
         lines['note'] = 'too few test images to tell this rSum from chance'
     return lines
 
@@ -792,7 +792,7 @@ def _run_config(record, data_root, backbone, cache_dir, named=None):
     check_effect(config, _given(data_root=data_root, backbone=backbone))
     return config
 
-# %% ../../nbs/companion/39_cli.ipynb #bbd48ccd
+# %% ../../nbs/companion/39_cli.ipynb #d05fe81e
 def _refuse_scenes(record, data_root, named):
     "Raise `InputError` for a run on scenes with other data, and for scenes as other data"
     if record['config']['dataset']=='scenes' and (data_root or named):
@@ -835,7 +835,7 @@ def _check_size(record, size, run):
         advice = f"name the run's own `backbone` ({trained_on}), and a folder with pictures"
         raise InputError(f"{found}: {advice if trained_on else 'the folder needs region features of that size'}")
 
-# %% ../../nbs/companion/39_cli.ipynb #8fb3f97e
+# %% ../../nbs/companion/39_cli.ipynb #b26d3fd1
 def _check_kind(record, config, model):
     "Raise `InputError` if a folder has pictures where the run needs region features, or the reverse"
     from amsps.companion.formats import read_dataset
@@ -916,7 +916,7 @@ def evaluate(
         grades = dict(relevance=relevance, accept=1. if accept is None else accept)
         _evaluate_run(run, place, data_root, backbone=backbone, **grades, **out)
 
-# %% ../../nbs/companion/39_cli.ipynb #6165d740
+# %% ../../nbs/companion/39_cli.ipynb #5d4461fb
 def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir, keep, as_json):
     "Metrics of a finished run, on its own data or on others"
     from amsps.companion.evaluation import evaluate_run
@@ -943,7 +943,7 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     _echo_limits(9, metrics['test'], test['ranks'])
     if not other: _print_agreement(metrics, record)
 
-# %% ../../nbs/companion/39_cli.ipynb #a030120e
+# %% ../../nbs/companion/39_cli.ipynb #5371e232
 _SAME_COUNTS = 'the same numbers of images and captions, with other pictures, features or captions'
 
 def _other_data(record, config, data, named):
@@ -968,7 +968,7 @@ def _echo_other(record, data, other, err):
     echo(said('its own', record['config']['dataset'], record['data']), err=err)
     echo(said('these', other, here), err=err)
 
-# %% ../../nbs/companion/39_cli.ipynb #5cc80945
+# %% ../../nbs/companion/39_cli.ipynb #4e8bb4ee
 def _overlap_with(run, record, data):
     from amsps.companion.runs import own_overlap, train_overlap
     own = data.fingerprint==record['data']['fingerprint']
