@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['TIE', 'BLOCK_BYTES', 'MIN_ROWS', 'RECALL_AT', 'FOLD', 'CURVE', 'best_ranks', 'sim_blocks', 'retrieval_ranks',
-           'recall_at', 'median_rank', 'recall_metrics', 'pack_ranks', 'unpack_ranks', 'fold_metrics', 'precision_at_r',
-           'relevance_metrics', 'graded_metrics', 'eccv_covers', 'eccv_metrics', 'judgement_metrics', 'pair_ranks',
-           'hidden_metrics', 'hidden_curve']
+           'recall_at', 'median_rank', 'recall_metrics', 'chance_metrics', 'wilson_interval', 'pack_ranks',
+           'unpack_ranks', 'fold_metrics', 'precision_at_r', 'relevance_metrics', 'graded_metrics', 'eccv_covers',
+           'eccv_metrics', 'judgement_metrics', 'pair_ranks', 'hidden_metrics', 'hidden_curve']
 
 # %% ../nbs/method/14_metrics.ipynb #b7175471
 import io
+import math
 import warnings
 from contextlib import redirect_stderr
 from functools import cache
@@ -215,6 +216,39 @@ def recall_metrics(
         out[f'{name}_medr'] = median_rank(ranks)
     out['rsum'] = sum(v for k,v in out.items() if '_r' in k)
     return out
+
+# %% ../nbs/method/14_metrics.ipynb #40933078
+def chance_metrics(
+    captions:np.ndarray, # (N,) whole numbers, captions of each image, each at least 1
+)->dict[str,float]: # `i2t_r1`, `i2t_r5`, `i2t_r10`, the same for `t2i`, in percent, and `rsum` (0 to 600)
+    "Expected recall of random ranks"
+    counts = np.asarray(captions)
+    if counts.ndim!=1 or not len(counts) or counts.dtype.kind not in 'iu' or counts.min()<1:
+        raise ValueError("`captions` must be the number of captions of each image, whole numbers from 1; got shape "
+                         f"{counts.shape}, {counts.dtype}")
+    n,m = len(counts),int(counts.sum())
+    sizes,images = np.unique(counts, return_counts=True)
+    out = {}
+    for k in RECALL_AT:
+        missed = [math.comb(m-int(c), k)/math.comb(m, k) if k<=m else 0. for c in sizes]
+        out[f'i2t_r{k}'] = 100*float(1-np.average(missed, weights=images))
+    out |= {f't2i_r{k}':100*min(k, n)/n for k in RECALL_AT}
+    return out | dict(rsum=sum(out.values()))
+
+# %% ../nbs/method/14_metrics.ipynb #3103c3de
+def wilson_interval(
+    percent:float, # 0 to 100
+    n:int, # Independent queries
+)->tuple[float,float]: # Percent
+    "95 % interval of a share"
+    _whole('n', n)
+    if not 0<=percent<=100:
+        raise ValueError(f"`percent` must be from 0 to 100; got {percent}")
+    p,z = percent/100,float(stats.norm.ppf(.975))
+    middle = p+z*z/(2*n)
+    half = z*math.sqrt(p*(1-p)/n+z*z/(4*n*n))
+    ends = ((middle-half)/(1+z*z/n), (middle+half)/(1+z*z/n))
+    return 100*max(0., ends[0]),100*min(1., ends[1])
 
 # %% ../nbs/method/14_metrics.ipynb #44eaf4a1
 def pack_ranks(

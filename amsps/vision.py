@@ -582,16 +582,24 @@ def picture_features(
 
 # %% ../nbs/method/07_vision.ipynb #1114a537
 def _digest_pictures(paths):
-    "Digest of image files, and whether all of them are shown as their stored pixels are"
-    h,plain = hashlib.sha256(),True
+    "SHA-256 of each image file, and whether all of them are shown as their stored pixels are"
+    digests,plain = [],True
     for p in paths:
         try:
             content = Path(p).read_bytes()
         except OSError as e:
             raise InputError(f"cannot read image {p}: {e.strerror}") from None
-        h.update(hashlib.sha256(content).digest())
+        digests.append(hashlib.sha256(content).digest())
         plain = plain and is_plain_picture(content)
-    return h.hexdigest(),plain
+    return digests,plain
+
+def _keep_digests(folder, digests):
+    "Write the first eight bytes of each image file's digest beside its features"
+    out = folder/'pictures.npy'
+    if not out.exists():
+        short = np.frombuffer(b''.join(d[:8] for d in digests), np.uint8).reshape(-1, 8)
+        np.save(folder/'pictures.tmp.npy', short)
+        os.replace(folder/'pictures.tmp.npy', out)
 
 # %% ../nbs/method/07_vision.ipynb #9d6a79d2
 def digest_weights(
@@ -699,7 +707,8 @@ def extract_features(
     if not paths:
         raise InputError("there are no images to extract features from; check the folder")
     encoder = _as_vision(backbone, grid, image_size)
-    key = _cache_key(encoder, paths)
+    digests,plain = _digest_pictures(paths)
+    key = _cache_key(encoder, digests, plain)
     folder = Path(cache_dir)/hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = _own_folder(folder, encoder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -714,12 +723,13 @@ def extract_features(
             manifest = dict(key, backbone_name=name, n_images=len(paths))
             (folder/'manifest.json').write_text(json.dumps(manifest, indent=1), 'utf-8')
             os.replace(folder/'features.part', out)
+        _keep_digests(folder, digests)
     return load_features(out, len(paths), maps=encoder.stored!='regions')
 
 # %% ../nbs/method/07_vision.ipynb #e5d21592
-def _cache_key(encoder, paths):
+def _cache_key(encoder, digests, plain):
     "Everything that decides the features"
-    images,plain = _digest_pictures(paths)
+    images = hashlib.sha256(b''.join(digests)).hexdigest()
     key = dict(images=images, version=1) | _stored_key(encoder)
     if not plain: key['pictures'] = 'upright, 8 bits, on white'
     return key | dict(image_size=encoder.image_size) if encoder.image_size else key

@@ -164,13 +164,19 @@ def test_records(cli, tmp_path):
     refused(cli('evaluate', tmp_path), 'is no finished run')
 
 def test_a_finished_run(cli, tmp_path):
-    "It keeps its label, --runs means nothing for it, and the name in its record never leads out of a folder"
+    "It keeps its label, --runs means nothing for it, scenes meet no photographs, its name never leads out of a folder"
     cache = ['--cache-dir', tmp_path/'cache']
     assert cli('train', *TINY, *cache).returncode==0
     again = cli('train', *TINY, *cache, '--label', 'another')
     refused(again, "keeps its label 'Hardest triplet'")
     run = next((tmp_path/'cache/runs').glob('*/record.json')).parent
     refused(cli('verify', run, '--runs', 2), '--runs is for a folder of records')
+    table = tmp_path/'photos/captions.csv'
+    table.parent.mkdir()
+    table.write_text('image,caption\na.jpg,a dog\n', 'utf-8')
+    refused(cli('evaluate', run, *cache, '--data-root', table.parent), '--data-root: ', 'trained on generated scenes',
+        f'no vision encoder for what lies in {table.parent} (layout ', '--backbone NAME')
+    refused(cli('evaluate', run, *cache, '--dataset', 'own'), '--dataset: ', 'no vision encoder for other data')
     record = json.loads((run/'record.json').read_text('utf-8'))
     (tmp_path/'cache/precious').mkdir()
     changed = record|dict(name='../precious', key=record['key']|dict(code={}))

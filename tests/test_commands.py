@@ -9,6 +9,7 @@ import pytest
 import torch
 from amsps.companion.config import parse_config
 from conftest import ROOT, SMALL, TINY
+from layouts import write
 
 
 def test_failing_notebook_on_the_command_line(cli, tmp_path):
@@ -113,6 +114,81 @@ def test_a_run_embeds_by_itself(cli, small_flickr8k, small_vit, tmp_path):
     said = f'remove {shared[0].name}: no run links to it'
     assert f'would {said}' in cli(*collect, '--dry-run').stdout and shared[0].exists()
     assert said.replace('remove', 'removed') in cli(*collect).stdout and not list((tmp_path/'cache/vision').iterdir())
+
+
+def write_others(source_root, root):
+    "A table of eight drawn pictures for testing; the last two are training pictures of `source_root`, renamed"
+    from amsps.scenes import make_scenes
+    data = make_scenes(1, 1, 8, captions=2, seed=3)
+    notes = data.annotations
+    root.mkdir()
+    for i,name in enumerate(notes.image_ids): data.picture(i).save(root/f'{name}.jpg')
+    seen = (source_root/'Flickr_8k.trainImages.txt').read_text('utf-8').split()[:2]
+    for old,new in zip(seen, notes.image_ids[-2:]): shutil.copy(source_root/'Flicker8k_Dataset'/old, root/f'{new}.jpg')
+    rows = [f'{notes.image_ids[i]}.jpg,{c},{notes.splits[i]}' for i,c in zip(notes.caption_image, notes.captions)]
+    (root/'captions.csv').write_text('\n'.join(['image,caption,split', *rows])+'\n', 'utf-8')
+    return notes.image_ids[-2:]
+
+
+def test_other_data(cli, small_flickr8k, small_vit, tmp_path):
+    "A run meets another folder: said so, pictures it was trained on are counted, records of both make a table"
+    cache,kept = ['--cache-dir', tmp_path/'cache'],tmp_path/'kept'
+    where = ['--data-root', small_flickr8k, *cache]
+    train = ['train', '--dataset', 'flickr8k', *where, '--backbone', small_vit, '--loss', 'infonce', '--epochs', 1]
+    shutil.copy(small_flickr8k/'Flicker8k_Dataset/scene00000.jpg', small_flickr8k/'Flicker8k_Dataset/scene00023.jpg')
+    r = cli(*train)
+    assert r.returncode==0 and 'chance: ' in r.stdout and '(random ranks of 4 images)' in r.stdout, r.stdout+r.stderr
+    assert 'overlap: 1 of 4 test images is a training image of the run' in r.stdout
+    run = next((tmp_path/'cache/runs').glob('*/record.json')).parent
+    seen = write_others(small_flickr8k, tmp_path/'photos')
+    evaluate = ['evaluate', run, *cache]
+    r = cli(*evaluate, '--data-root', tmp_path/'photos', '--keep-record', kept)
+    assert r.returncode==0, r.stderr
+    own = json.loads((run/'record.json').read_text('utf-8'))
+    said = ["other data than the run's own", f"flickr8k: {own['data']['summary']}; fingerprint",
+            'photos: train 1 images / 2 captions; dev 1 images / 2 captions; test 8 images / 16 captions; fingerprint',
+            f'2 of 8 test images are training images of the run (byte for byte): {seen[0]}.jpg, {seen[1]}.jpg.',
+            '(random ranks of 8 images)', '95 %:']
+    assert all(s in r.stdout for s in said) and 'record:  ' not in r.stdout and 'equal to' not in r.stdout, r.stdout
+    moved = json.loads(next(kept.glob('transfer-*.json')).read_text('utf-8'))
+    assert moved['config']['label']=='InfoNCE (flickr8k to photos)' and moved['transfer']['overlap']['count']==2
+    shutil.copy(run/'record.json', kept/'own.json')
+    r = cli('report', kept, '--output', tmp_path/'out', '--cache-dir', tmp_path/'cache')
+    assert r.returncode==0, r.stdout+r.stderr
+    table = (tmp_path/'out/table_main.md').read_text('utf-8')
+    assert 'on flickr8k and photos' in table and '| InfoNCE (flickr8k to photos)' in table and '| InfoNCE ' in table
+    r = cli(*evaluate, '--data-root', tmp_path/'photos', '--json')
+    assert set(json.loads(r.stdout))=={'dev', 'test'} and 'other data' in r.stderr and 'overlap:' in r.stderr
+    (run/'train-pictures.txt').unlink()
+    assert 'overlap:  not known' in cli(*evaluate, '--data-root', tmp_path/'photos').stdout
+    said = 'overlap:  1 of 4 test images is a training image of the run (byte for byte): scene00023.'
+    r = cli(*evaluate, '--data-root', small_flickr8k)
+    assert said in r.stdout and 'equal to the record' in r.stdout and 'other data' not in r.stdout, r.stdout
+    assert 'overlap      1 of 4 test images' in cli('runs', 'show', run).stdout
+
+
+def test_data_that_a_run_cannot_use(cli, source, small_vit, tmp_path):
+    "Pictures for a run on region features, region features or scenes for one with an encoder"
+    cache = ['--cache-dir', tmp_path/'cache']
+    regions,pictures = write('precomp', source, tmp_path/'regions'),write('own_csv', source, tmp_path/'pictures')
+    small = ['--loss', 'infonce', '--epochs', 1, '--min-count', 1, *cache]
+    def trained(*args):
+        r = cli('train', *args, *small)
+        assert r.returncode==0, r.stderr
+        return next(l.split()[1] for l in r.stdout.splitlines() if l.startswith('run:'))
+    by_regions = trained('--dataset', 'own', '--data-root', regions)
+    r = cli('evaluate', by_regions, '--data-root', pictures, *cache)
+    assert r.returncode==2 and 'was trained on region features (36 x 16 an image) and has no vision' in r.stderr
+    other = write('precomp', source, tmp_path/'other')
+    np.save(other/'test_ims.npy', np.load(other/'test_ims.npy')+1)
+    r = cli('evaluate', by_regions, '--data-root', other, '--dataset', 'own', *cache)
+    assert 'none of 2 test images is a training image of the run (by their region features)' in r.stdout, r.stderr
+    assert 'equal to the record' in cli('evaluate', by_regions, '--data-root', regions, *cache).stdout
+    by_pictures = trained('--dataset', 'own', '--data-root', pictures, '--backbone', small_vit)
+    r = cli('evaluate', by_pictures, '--data-root', regions, *cache)
+    assert r.returncode==2 and 'the features are of size 16, those that' in r.stderr and 'Traceback' not in r.stderr
+    r = cli('evaluate', by_pictures, '--data-root', pictures, '--dataset', 'scenes', *cache)
+    assert r.returncode==2 and '--dataset: scenes have no pictures' in r.stderr
 
 
 def test_adapters(cli, small_flickr8k, small_vit, tmp_path):

@@ -7,22 +7,24 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'Explain', 'Force', 'Root', 'Backbone', 'TextBackbone', 'Jobs', 'Device', 'Stop', 'Executor', 'Address',
            'Records', 'Output', 'Cache', 'Executed', 'ReportTable', 'ReportFigure', 'RecordsFolder', 'ReportOutput',
            'PicturesRoot', 'AnyPalette', 'TablesOutput', 'Verified', 'Tolerance', 'Again', 'Encoder', 'Vectors',
-           'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'Relevance', 'Accept',
-           'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top', 'Split', 'runs_app', 'RunsCache', 'DryRun', 'data_app',
-           'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
-           'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'refuse_special_files', 'main', 'echo', 'Rule',
-           'has_effect', 'check_options', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
-           'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'list_', 'show', 'diff', 'gc', 'check',
-           'prepare', 'extract']
+           'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'OtherLayout', 'OtherImages',
+           'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top', 'Split',
+           'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn',
+           'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand',
+           'refuse_special_files', 'main', 'echo', 'Rule', 'has_effect', 'check_options', 'check_effect', 'check_run',
+           'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare', 'verify', 'evaluate',
+           'search', 'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
 
 # %% ../../nbs/companion/39_cli.ipynb #b105626d
 import errno
 import inspect
 import json
 import os
+import re
 import shlex
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -191,6 +193,45 @@ def _metric_line(m):
         return line
     return f"{line}  mAP@R {m['i2t_map_at_r']:.1f}/{m['t2i_map_at_r']:.1f}"
 
+# %% ../../nbs/companion/39_cli.ipynb #45fc6cc3
+_FEW = 100 # Test images below which chance and intervals are shown
+_SIX = [f'{d}_r{k}' for d in ('i2t','t2i') for k in (1, 5, 10)]
+
+def _captions_each(packed, summary):
+    "Captions of each test image, from packed ranks or, about, from the summary of the data; None if unknown"
+    if packed: return [len(ranks.split()) for ranks in packed['t2i'].split(';')]
+    found = re.search(r'test ([\d,]+) images / ([\d,]+) captions', summary)
+    if not found: return None
+    n,m = (int(x.replace(',', '')) for x in found.groups())
+    return [m//n+(i<m%n) for i in range(n)]
+
+def _limits(
+    metrics, # Of the test split
+    packed=None, # Ranks of the test split
+    summary='', # Of the data
+):
+    "Title -> line: what chance gives, and intervals; empty for a large split below its ceiling"
+    counts = _captions_each(packed, summary)
+    if not counts or len(counts)>=_FEW and max(metrics[k] for k in _SIX)<100: return {}
+    from amsps.companion.significance import metric_intervals
+    from amsps.metrics import chance_metrics, wilson_interval
+    chance = chance_metrics(counts)
+    ends = metric_intervals(packed) if packed else {k:wilson_interval(metrics[k], len(counts)) for k in _SIX}
+    lines = {'chance':f'{_metric_line(chance)}  (random ranks of {len(counts):,} images)', '95 %':_interval_line(ends)}
+    if 'rsum' in ends and ends['rsum'][0]<=chance['rsum']<=ends['rsum'][1]:
+        lines['note'] = 'too few test images to tell this rSum from chance'
+    return lines
+
+def _interval_line(ends):
+    "95 % intervals in one line"
+    def shown(k): return '-'.join(f'{x:.0f}' for x in ends[k])
+    line = '  '.join(f"{d} {'/'.join(shown(f'{d}_r{k}') for k in (1, 5, 10))}" for d in ('i2t', 't2i'))
+    return f"{line}  rSum {shown('rsum')}" if 'rsum' in ends else line
+
+def _echo_limits(width, *known):
+    for title,line in _limits(*known).items():
+        echo(f"{title+':':{width}}{line}")
+
 # %% ../../nbs/companion/39_cli.ipynb #7549b41a
 class Rule(NamedTuple):
     "When some options have an effect"
@@ -254,7 +295,6 @@ has_effect('address', 'executor', lambda e: e=='dask', 'is of a Dask scheduler; 
 has_effect('jobs stop address', 'explain', lambda e: not e, 'does nothing with --explain, which makes nothing')
 has_effect('palette', 'outputs', lambda o: not o or any(x.startswith('figure') for x in o),
            'is for figures, and only tables are made')
-has_effect('dataset', 'zero_shot', bool, 'is for a --model; a run has its own dataset')
 has_effect('backbone relevance', 'zero_shot', lambda z: z is not False, 'is for a finished run, not for a --model')
 has_effect('accept', 'relevance', bool,
            'is the grade from which a pair of --relevance is relevant; give --relevance too')
@@ -441,6 +481,13 @@ def _train_alone(config, given):
     record = read_record(folder)
     _note_mining(record)
     echo(f"run:    {folder}\ntest:   {_metric_line(record['metrics']['test'])}")
+    _echo_test_limits(record)
+
+def _echo_test_limits(record):
+    "What a reader of the test metrics of a record has to know"
+    _echo_limits(8, record['metrics']['test'], record.get('ranks'), record['data']['summary'])
+    overlap = record['data'].get('overlap')
+    if overlap: echo(f'overlap: {_overlap_text(overlap)}')
 
 # %% ../../nbs/companion/39_cli.ipynb #95bac4d2
 def _note_mining(record):
@@ -470,6 +517,7 @@ def _train_together(config):
     if rank==0:
         test = _metric_line(record['metrics']['test'])
         echo(f"run:    {run_dir(config, data)} ({processes} processes)\ntest:   {test}")
+        _echo_test_limits(record)
 
 # %% ../../nbs/companion/39_cli.ipynb #adc2ed70
 def _add_train():
@@ -724,19 +772,42 @@ RunFolder = Annotated[Path, typer.Argument(help=_RUN, metavar='RUN', show_defaul
 SameBackbone = Annotated[str, _opt_plain(_SAME, DATA)]
 MaybeRun = Annotated[Path|None, typer.Argument(help=f"{_RUN} Not with --model.", metavar='[RUN]', show_default=False)]
 AsItIs = Annotated[str, _opt_plain("CLIP-like model of transformers, folder or hub name, in the place of a run.")]
-EvaluatedOn = Annotated[str, _opt_plain("With --model: own, flickr8k, flickr30k or mscoco. [default: own]", DATA)]
+_ELSEWHERE = "own, flickr8k, flickr30k or mscoco: what lies in the folder, if it is not the run's own dataset."
+EvaluatedOn = Annotated[str, _opt_plain(_ELSEWHERE, DATA)]
+OtherLayout = Annotated[str, _opt_plain("File layout of the folder. [default: that of the run]", DATA)]
+OtherImages = Annotated[str, _opt_plain("Column with the images, of a table or a Hugging Face dataset.", DATA)]
+OtherCaptions = Annotated[str, _opt_plain("Column with the captions; several with commas.", DATA)]
 
 # %% ../../nbs/companion/39_cli.ipynb #b30eff6b
-def _run_config(record, data_root, backbone, cache_dir):
-    "Configuration of a finished run, with the places of this machine"
+def _run_config(record, data_root, backbone, cache_dir, named=None):
+    "Configuration of a finished run, with the places of this machine, and what `named` says of another dataset"
+    _refuse_scenes(record, data_root, named or {})
     trained = record['config']['backbone'] if record['config'].get('tune_vision_layers') else ''
     if backbone and trained:
         raise InputError(f"--backbone: {record['name']} has trained its own vision model, which is saved with it; "
                          "leave the option out")
     here = dict(data_root=data_root, backbone=backbone or trained, cache_dir=cache_dir, concept_vectors='')
+    if named: here |= dict(layout='auto', image_column='', caption_column='')|named
     config = configuration.parse_config(record['config']|here)
     check_effect(config, _given(data_root=data_root, backbone=backbone))
     return config
+
+# %% ../../nbs/companion/39_cli.ipynb #d05fe81e
+def _refuse_scenes(record, data_root, named):
+    "Raise `InputError` for a run on scenes with other data, and for scenes as other data"
+    if record['config']['dataset']=='scenes' and (data_root or named):
+        option = '--data-root' if data_root else _option(next(iter(named)))
+        raise InputError(f"{option}: {record['name']} was trained on generated scenes, whose regions are no pictures: "
+                         f"it has no vision encoder for {_found_in(data_root)}. Leave the option out to evaluate it on "
+                         "its scenes, or train on photographs: amsps train --dataset own --data-root DIR --backbone "
+                         "NAME")
+    if named.get('dataset', '').startswith('scenes'):
+        raise InputError("--dataset: scenes have no pictures, and this run was trained on photographs; choose from "
+                         "own, flickr8k, flickr30k, mscoco")
+
+def _found_in(data_root):
+    from amsps.companion.formats import find_layout
+    return f'what lies in {data_root} (layout {find_layout(data_root)})' if data_root else 'other data'
 
 # %% ../../nbs/companion/39_cli.ipynb #bccb5458
 def _run_data(record, config, run, model):
@@ -748,16 +819,37 @@ def _run_data(record, config, run, model):
     if unknown and not part_of_run and not compared: _note_backbone(record, config.backbone)
     torch.set_num_threads(config.threads)
     config = config.model_copy(update=dict(freeze_text=False)) # the run has its own text encoder
-    data = load_data(config, model.vision)
+    try: data = load_data(config, model.vision)
+    except InputError:
+        _check_kind(record, config, model)
+        raise
     if not (config.tune_vision_layers or config.model): _check_size(record, data.features.shape[2], run)
+    if model.vision is not None and data.annotations.image_paths is None: _check_kind(record, config, model)
     return data
 
 def _check_size(record, size, run):
     own = record['data']['features'][2]
     if size!=own:
-        trained_on = record['config']['backbone'] or 'none: region features'
+        trained_on = record['config']['backbone']
         found = f"the features are of size {size}, those that {run} was trained on of {own}"
-        raise InputError(f"{found}: name the run's own `backbone` ({trained_on})")
+        advice = f"name the run's own `backbone` ({trained_on}), and a folder with pictures"
+        raise InputError(f"{found}: {advice if trained_on else 'the folder needs region features of that size'}")
+
+# %% ../../nbs/companion/39_cli.ipynb #b26d3fd1
+def _check_kind(record, config, model):
+    "Raise `InputError` if a folder has pictures where the run needs region features, or the reverse"
+    from amsps.companion.formats import read_dataset
+    if config.dataset=='scenes': return
+    notes = read_dataset(config.data_root, config.layout, columns=_columns(config))
+    if model.vision is not None and notes.image_paths is None:
+        raise InputError(f"{record['name']} embeds pictures with its own vision encoder, and {config.data_root} has "
+                         "region features without pictures; put the pictures beside them")
+    by_features = model.vision is None and not record['config']['backbone']
+    if by_features and not config.backbone and notes.regions is None:
+        size = ' x '.join(map(str, record['data']['features'][1:]))
+        raise InputError(f"{record['name']} was trained on region features ({size} an image) and has no vision "
+                         f"encoder, and {config.data_root} has pictures without region features: put features of the "
+                         "same detector there, or evaluate a run that was trained with --backbone or --model")
 
 # %% ../../nbs/companion/39_cli.ipynb #0ef47758
 def _note_backbone(record, backbone):
@@ -784,7 +876,8 @@ def _columns(config):
 
 # %% ../../nbs/companion/39_cli.ipynb #32a0c0eb
 _GRADES = "CSV or TSV of image, caption (their ids) and grade. Adds mAP@R, R-Precision and nDCG by these grades."
-_KEEP = "Copy the record of the run to this folder, with the metrics that it lacks."
+_KEEP = ("Copy the record of the run to this folder, with the metrics that it lacks; on other data and with --model: "
+         "a record of its own.")
 Relevance = Annotated[Path|None, _opt_plain(_GRADES)]
 Accept = Annotated[float|None, _opt_plain("Grade from which a pair of --relevance is relevant. [default: 1]")]
 AsJson = Annotated[bool, _opt_plain("Print all metrics as JSON.", 'Options', '--json')]
@@ -793,41 +886,106 @@ KeepRecord = Annotated[Path|None, _opt_plain(_KEEP, PLACES)]
 # %% ../../nbs/companion/39_cli.ipynb #13492b42
 @app.command(cls=GroupedCommand)
 def evaluate(
-    run:MaybeRun=None, model:AsItIs='', dataset:EvaluatedOn='', data_root:Root='', backbone:SameBackbone='',
-    relevance:Relevance=None, accept:Accept=None, as_json:AsJson=False, keep_record:KeepRecord=None, cache_dir:Cache='',
+    run:MaybeRun=None, model:AsItIs='', dataset:EvaluatedOn='', data_root:Root='', layout:OtherLayout='',
+    image_column:OtherImages='', caption_column:OtherCaptions='', backbone:SameBackbone='', relevance:Relevance=None,
+    accept:Accept=None, as_json:AsJson=False, keep_record:KeepRecord=None, cache_dir:Cache='',
 ):
     """Evaluate a trained model on dev and test, or a CLIP-like model as it is (zero-shot).
 
-    Prints the metrics and, of a run, whether they equal those of its record.
+    Prints the metrics and, of a run, whether they equal those of its record. With the folder of another dataset the
+    model is evaluated there, without training. It is said which data these are, and how many of their test pictures
+    the run was trained on.
 
     \b
     Examples:
       amsps evaluate RUN
       amsps evaluate RUN --data-root DIR --relevance grades.csv --json
+      amsps evaluate RUN --data-root OTHER --dataset flickr30k --keep-record records
       amsps evaluate --model openai/clip-vit-base-patch32 --dataset flickr8k --data-root DIR"""
     _begin()
     named = {} if accept is None else dict(accept=accept)
-    check_options(named | _given(dataset=dataset), relevance=relevance, zero_shot=model)
+    check_options(named, relevance=relevance)
     if bool(run)==bool(model):
         raise InputError("give either RUN, the folder of a finished run, or --model NAME")
+    place = _given(dataset=dataset, layout=layout, image_column=image_column, caption_column=caption_column)
+    out = dict(cache_dir=cache_dir, keep=keep_record, as_json=as_json)
     if model:
         check_options(_given(backbone=backbone, relevance=relevance), zero_shot=False)
-        _evaluate_as_it_is(model, dataset or 'own', data_root, cache_dir=cache_dir, keep=keep_record, as_json=as_json)
-        return
-    model,tokenizer,record = _load_run(run, backbone, cache_dir, keep_record)
-    config = _run_config(record, data_root, backbone, cache_dir)
+        _evaluate_as_it_is(model, dict(dataset='own')|place|dict(data_root=data_root), **out)
+    else:
+        grades = dict(relevance=relevance, accept=1. if accept is None else accept)
+        _evaluate_run(run, place, data_root, backbone=backbone, **grades, **out)
+
+# %% ../../nbs/companion/39_cli.ipynb #5d4461fb
+def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir, keep, as_json):
+    "Metrics of a finished run, on its own data or on others"
+    from amsps.companion.evaluation import evaluate_run
+    since = time.monotonic(),time.process_time()
+    model,tokenizer,record = _load_run(run, backbone, cache_dir, keep)
+    config = _run_config(record, data_root, backbone, cache_dir, named)
     grades = _grades(relevance, config) if relevance else None
     data = _run_data(record, config, run, model)
-    from amsps.companion.evaluation import evaluate_run
-    metrics,test = evaluate_run(model, tokenizer, data, grades, accept=1. if accept is None else accept)
+    other = _other_data(record, config, data, named)
+    if other: config = _as_named(config, data, named, other)
+    metrics,test = evaluate_run(model, tokenizer, data, grades, accept)
     graded = test.pop('graded', {})
-    if keep_record:
-        _keep_record(keep_record, record, data.fingerprint, metrics=metrics, test=test)
+    overlap = _overlap_with(run, record, data)
+    if keep and other and other!=_SAME_COUNTS:
+        _keep_transfer(keep, record, config, data, metrics, test, target=other, overlap=overlap, since=since)
+    elif keep:
+        _keep_record(keep, record, data.fingerprint, metrics=metrics, test=test)
+    if other: _echo_other(record, data, other, err=as_json)
+    if other or overlap and overlap['count']: echo(f'overlap:  {_overlap_text(overlap)}', err=as_json)
     if as_json:
         echo(json.dumps(metrics|({'relevance':graded} if relevance else {}), indent=1))
         return
     _print_metrics(metrics, graded, relevance)
-    _print_agreement(metrics, record, data.fingerprint)
+    _echo_limits(9, metrics['test'], test['ranks'])
+    if not other: _print_agreement(metrics, record)
+
+# %% ../../nbs/companion/39_cli.ipynb #5371e232
+_SAME_COUNTS = 'the same numbers of images and captions, with other pictures, features or captions'
+
+def _other_data(record, config, data, named):
+    "Name of data that are not the run's own; empty for its own"
+    if data.fingerprint==record['data']['fingerprint']: return ''
+    if not named.get('dataset') and data.annotations.summary()==record['data']['summary']: return _SAME_COUNTS
+    folder = Path(config.data_root).resolve().name or 'other'
+    return folder if named.get('dataset', 'own')=='own' else named['dataset']
+
+def _as_named(config, data, named, other):
+    "Configuration of other data: they are `own`, without the protocol of a dataset, unless `--dataset` says otherwise"
+    if named.get('dataset') or other==_SAME_COUNTS: return config
+    data.coco = False
+    return config.model_copy(update=dict(dataset='own'))
+
+def _echo_other(record, data, other, err):
+    "Say that data are not the run's own"
+    def said(title, name, d):
+        return f"{title:10}{name}: {d['summary']}; fingerprint {d['fingerprint'][:12]}"
+    here = dict(summary=data.annotations.summary(), fingerprint=data.fingerprint)
+    echo("note: these are other data than the run's own, and no number here is of its record", err=err)
+    echo(said('its own', record['config']['dataset'], record['data']), err=err)
+    echo(said('these', other, here), err=err)
+
+# %% ../../nbs/companion/39_cli.ipynb #4e8bb4ee
+def _overlap_with(run, record, data):
+    from amsps.companion.runs import own_overlap, train_overlap
+    own = data.fingerprint==record['data']['fingerprint']
+    return own_overlap(data) if own else train_overlap(run, data)
+
+def _overlap_text(o):
+    "How many test images were trained on, and what that means"
+    if o is None:
+        return ('not known: the run has no list of such training images (it is older, or has other features); a run '
+                'that is trained today has one')
+    what = 'byte for byte' if o['kind']=='pictures' else 'by their region features'
+    if not o['count']:
+        return f"none of {o['test']:,} test images is a training image of the run ({what})"
+    names = ', '.join(o['images'])+', ...'*(o['count']>len(o['images']))
+    verb = 'is a training image' if o['count']==1 else 'are training images'
+    return (f"{o['count']:,} of {o['test']:,} test images {verb} of the run ({what}): {names}. It has seen them, so "
+            "that the numbers on test are too high")
 
 # %% ../../nbs/companion/39_cli.ipynb #88445c41
 def _load_run(run, backbone, cache_dir, keep_record=None):
@@ -849,6 +1007,12 @@ def _keep_record(folder, record, fingerprint, metrics, test):
     whole = add_metrics(record, fingerprint, metrics, test)
     write_atomically(folder/f"{record['name']}.json", json.dumps(whole, indent=1))
 
+def _keep_transfer(folder, *run, **more):
+    from amsps.companion.runs import transfer_record
+    from amsps.training import write_atomically
+    made = transfer_record(*run, **more)
+    write_atomically(folder/f"{made['name']}.json", json.dumps(made, indent=1))
+
 # %% ../../nbs/companion/39_cli.ipynb #9e5a63b4
 def _print_metrics(metrics, graded, relevance):
     for split,m in metrics.items():
@@ -863,7 +1027,7 @@ def _graded_line(m):
     return '  '.join(parts)
 
 # %% ../../nbs/companion/39_cli.ipynb #3f7fc143
-def _evaluate_as_it_is(name, dataset, data_root, cache_dir, keep, as_json):
+def _evaluate_as_it_is(name, place, cache_dir, keep, as_json):
     "Zero-shot metrics of a CLIP-like model"
     from amsps.companion.datasets import load_data, note_long_captions, starting_model
     from amsps.companion.report import writable_folder
@@ -871,20 +1035,22 @@ def _evaluate_as_it_is(name, dataset, data_root, cache_dir, keep, as_json):
     from amsps.training import write_atomically
     if keep: writable_folder(keep)
     off = dict(tune_vision_layers=0, tune_text_layers=0, label=f'{public_name(name)} (zero-shot)', loss='infonce')
-    given = dict(dataset=dataset, data_root=data_root, cache_dir=cache_dir, model=name)
+    given = place|dict(cache_dir=cache_dir, model=name)
     config = configuration.parse_config(configuration.preset(given | off))
     if starting_model(config).bias is not None: config = config.model_copy(update=dict(loss='sigmoid'))
     data = load_data(config)
     note_long_captions(config, data.annotations.captions)
     record = zero_shot(config, data)
     if keep: write_atomically(keep/f"{record['name']}.json", json.dumps(record, indent=1))
-    if as_json: echo(json.dumps(record['metrics'], indent=1))
-    else: _print_metrics(record['metrics'], {}, None)
+    if as_json:
+        echo(json.dumps(record['metrics'], indent=1))
+        return
+    _print_metrics(record['metrics'], {}, None)
+    _echo_limits(9, record['metrics']['test'], record['ranks'])
 
-def _print_agreement(metrics, record, fingerprint):
-    if fingerprint!=record['data']['fingerprint']:
-        echo('note: these are not the data that the run was trained on (other fingerprint)')
-    elif metrics==record['metrics']:
+def _print_agreement(metrics, record):
+    "Whether metrics on the run's own data are those of its record"
+    if metrics==record['metrics']:
         echo('equal to the record')
     else:
         echo(f"record:  {_metric_line(record['metrics']['test'])}")
@@ -978,6 +1144,8 @@ def _record_lines(r):
         settings=', '.join(changed) or 'the defaults',
         dev=_metric_line(r['metrics']['dev']),
         test=_metric_line(r['metrics']['test']))
+    lines |= _limits(r['metrics']['test'], r.get('ranks'), r['data']['summary'])
+    if 'overlap' in r['data']: lines['overlap'] = _overlap_text(r['data']['overlap'])
     return lines|(dict(code=f"{len(r['key']['code'])} definitions") if 'key' in r else {})
 
 # %% ../../nbs/companion/39_cli.ipynb #d8ae3761

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Judgements', 'RunData', 'read_experts', 'read_crowd', 'hidden_pairs', 'starting_model', 'trained_vision',
-           'check_folder', 'text_digest', 'model_digest', 'backbone_digest', 'load_data', 'note_long_captions',
-           'read_relevance']
+           'check_folder', 'image_digests', 'text_digest', 'model_digest', 'backbone_digest', 'load_data',
+           'note_long_captions', 'read_relevance']
 
 # %% ../../nbs/companion/24_datasets.ipynb #095c621e
 import hashlib
@@ -53,6 +53,7 @@ class RunData:
     experts: Judgements|None=None # Flickr8k: mean scores from 1 to 4
     crowd: Judgements|None=None # Flickr8k: share of workers who accept the pair, 0 to 1
     coco: bool=False # Evaluate by MSCOCO's protocol: five folds of 1,000 test images, ECCV Caption and CxC
+    pictures: np.ndarray|None=None # (N, 8) uint8, begin of each image file's SHA-256, where features were made of files
 
     def split(self, name):
         "The pairs of a split, as `PairDataset`"
@@ -231,7 +232,27 @@ def _load_photographs(config, cache, vision=None):
     hidden = hidden_pairs(judged['experts'], notes) if 'experts' in judged else None
     known = [] if hidden is None else [h.tolist() for h in hidden]
     fingerprint = digest(notes.fingerprint, key, known)
-    return RunData(notes, features, fingerprint, hidden=hidden, coco=config.dataset=='mscoco', **judged)
+    return RunData(notes, features, fingerprint, hidden=hidden, coco=config.dataset=='mscoco',
+                   pictures=None if features is notes.regions else _picture_digests(features), **judged)
+
+def _picture_digests(features):
+    "Digests that lie beside extracted features"
+    return np.load(Path(features.filename).with_name('pictures.npy'))
+
+# %% ../../nbs/companion/24_datasets.ipynb #57eff1ff
+def image_digests(
+    data:RunData,
+    split:str, # Of these images
+)->tuple[str,dict[str,str]]|None: # pictures or regions; image -> 16 hex digits; None for scenes
+    "What is equal for equal images"
+    notes = data.annotations
+    rows = [i for i,s in enumerate(notes.splits) if s==split]
+    if data.pictures is not None:
+        return 'pictures',{notes.image_ids[i]:data.pictures[i].tobytes().hex() for i in rows}
+    x = notes.regions
+    if x is None: return None
+    def of(i): return hashlib.sha256(x.files[x.file[i]][x.row[i], 0].tobytes()).hexdigest()[:16]
+    return 'regions',{notes.image_ids[i]:of(i) for i in rows}
 
 # %% ../../nbs/companion/24_datasets.ipynb #6927f482
 @cache

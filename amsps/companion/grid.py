@@ -317,12 +317,17 @@ def _placed(record, row):
     "A record with what the grid says about its row"
     return record | dict(row=row.name, model=row.model, sweep=row.sweep, part_of=row.part_of)
 
+def _by_label(record):
+    return record | dict(row=label_of(record['config']), model='', sweep=None, part_of='')
+
 def records_for(
     records:list[dict],
     output:str, # Table or figure
 )->list[dict]: # With `row`, `model`, `sweep` and `part_of`
     "The records that feed an output; if none belongs to the grid, all of them, by their own names"
     frozen = any(r['config'].get('freeze_text') for r in records)
-    pairs = [(record, row) for record in records for row in rows_of(record['config'], frozen)]
-    if pairs: return [_placed(record, row) for record,row in pairs if output in row.feeds]
-    return [r | dict(row=label_of(r['config']), model='', sweep=None, part_of='') for r in records]
+    trained_here = [r for r in records if not r.get('transfer')]
+    pairs = [(record, row) for record in trained_here for row in rows_of(record['config'], frozen)]
+    if not pairs: return [_by_label(r) for r in records]
+    elsewhere = [_by_label(r) for r in records if r.get('transfer') and output=='table_main']
+    return [_placed(record, row) for record,row in pairs if output in row.feeds]+elsewhere

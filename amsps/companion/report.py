@@ -35,8 +35,8 @@ from .grid import read_grid, records_for, row_order
 from .kernels import NotebookFailure, notebook_threads, run_notebook
 from .paths import asset, is_plain_name, path_name
 from .significance import seed_difference
-from .tables import check_one_dataset, cost_table, levels_frame, paired_differences, plain_text
-from .tables import read_records, results_frame, row_of
+from .tables import by_dataset, check_one_dataset, cost_table, levels_frame, paired_differences
+from .tables import plain_text, read_records, results_frame, row_of
 from ..errors import InputError
 from ..training import write_atomically
 
@@ -96,7 +96,8 @@ def available_outputs(
     records:list[dict], # From `read_records`
     pictures:bool=True, # Whether pictures can be shown
 )->list[str]: # In the order of the grid
-    "The tables and figures that records can fill"
+    "The tables and figures that records can fill; of several datasets only the main table"
+    if len(by_dataset(records))>1: return ['table_main']
     return [o for o in read_grid().outputs if _shows(o, records_for(records, o), pictures)]
 
 # %% ../../nbs/companion/34_report.ipynb #81a9fec6
@@ -141,6 +142,8 @@ def main_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
     "Which row has the highest rSum"
+    sets = by_dataset(records)
+    if len(sets)>1: return ' '.join(f'On {name}, {main_answer(own)}' for name,own in sets.items())
     frame = results_frame(records)
     means = frame.groupby('loss', sort=False).rsum.mean()
     best,table = means.idxmax(),paired_differences(frame)
@@ -897,6 +900,11 @@ def _environment_text(run):
     return f"{run['device']}, {run['threads']} thread{'s'*(threads>1)}: {packages}"
 
 # %% ../../nbs/companion/34_report.ipynb #523601cc
+def _data_text(records): # one summary, or one for each dataset
+    sets = by_dataset(records)
+    if len(sets)==1: return records[0]['data']['summary']
+    return '; '.join(f"{name}: {own[0]['data']['summary']}" for name,own in sets.items())
+
 def render_page(
     records:list[dict], # From `read_records`
     folder:Path, # With the tables and figures
@@ -907,10 +915,10 @@ def render_page(
     rows = _rows_of(folder, sections)
     lines = [(row, slug(row), sorted(x.values(), key=lambda r: r['seed'])) for row,x in rows.items()]
     return _JINJA.get_template('page').render(
-        title=f"Results of amsps on {records[0]['config']['dataset']}", intro=_INTRO, tags=_TAGS,
+        title=f"Results of amsps on {' and '.join(by_dataset(records))}", intro=_INTRO, tags=_TAGS,
         css=_CSS+_TABLE_CSS, script=_SCRIPT, sections=sections, method=[markdown_html(c) for c in method_cells()],
         environments=sorted({_environment_text(r) for x in rows.values() for r in x.values()}), rows=lines,
-        data=f"Data: {records[0]['data']['summary']}. A + behind a commit: the tree had uncommitted changes.")
+        data=f"Data: {_data_text(records)}. A + behind a commit: the tree had uncommitted changes.")
 
 # %% ../../nbs/companion/34_report.ipynb #1055d9f4
 def write_html(

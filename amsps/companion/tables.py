@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_CELLS', 'LEVELS', 'read_records', 'row_of',
-           'check_one_dataset', 'check_comparable', 'load_rows', 'by_label', 'row_stem', 'results_frame',
-           'summary_table', 'readable_table', 'compact_table', 'cell_note', 'paired_differences',
+           'check_one_dataset', 'data_name', 'by_dataset', 'check_comparable', 'load_rows', 'by_label', 'row_stem',
+           'results_frame', 'summary_table', 'readable_table', 'compact_table', 'cell_note', 'paired_differences',
            'readable_differences', 'provenance', 'write_provenance', 'markdown_text', 'plain_text', 'latex_text',
            'write_table', 'write_summary', 'write_differences', 'levels_frame', 'levels_table', 'cost_table']
 
@@ -73,7 +73,30 @@ def _one_value(what, values):
 def check_one_dataset(
     records:list[dict], # Of a table
 ):
-    "Raise `InputError` for records of different datasets, or of different features of one kind"
+    "Raise `InputError` for records of different datasets, or of different features of one kind, but for `transfer`"
+    for group in _by_data(records): _check_one_dataset(group)
+
+def _by_data(records):
+    "Records of runs on their own data, and those on other data by their label, which names the data"
+    groups = {}
+    for r in records:
+        groups.setdefault(label_of(r['config']) if r.get('transfer') else '', []).append(r)
+    return list(groups.values())
+
+def data_name(
+    record:dict,
+)->str:
+    "Name of the data that the metrics of a record are of"
+    return record['transfer']['target'] if record.get('transfer') else record['config']['dataset']
+
+def by_dataset(
+    records:list[dict], # Of a table
+)->dict[str,list[dict]]: # More than one only where runs were evaluated on other data than their own
+    "Records by `data_name`"
+    names = dict.fromkeys(map(data_name, records))
+    return {name:[r for r in records if data_name(r)==name] for name in names}
+
+def _check_one_dataset(records):
     _one_value('dataset', [r['config']['dataset'] for r in records])
     _one_value('data', [r['data']['summary'] for r in records])
     for features in set(map(_features_of, records)):
@@ -146,7 +169,8 @@ def _line_of(record, split):
     "A record as a line of `results_frame`"
     known = dict(name=record['name'], loss=row_of(record), model=record.get('model', ''), seed=record['config']['seed'])
     ranks = record.get('ranks') if split=='test' else None
-    return known | record['metrics'][split] | _mined(record) | dict(ranks=ranks)
+    data = data_name(record),record.get('data', {}).get('summary')
+    return known | record['metrics'][split] | _mined(record) | dict(ranks=ranks, data=data)
 
 # %% ../../nbs/companion/32_tables.ipynb #4ad0def6
 def results_frame(
@@ -298,8 +322,10 @@ def paired_differences(
     labels = by_label(frame.loss.tolist())
     metrics = [m for m in metrics or _default_metrics(frame) if m in frame]
     lines = []
+    data = dict(zip(frame.loss, frame['data'])) if 'data' in frame else {}
     for reference in labels:
-        others = [l for l in labels if reference in references(l, labels)]
+        beside = [l for l in labels if data.get(l)==data.get(reference)] # numbers of two test sets have no difference
+        others = [l for l in beside if reference in references(l, beside)]
         lines += [_difference(frame, m, loss, reference) for m in metrics for loss in others]
     table = pd.DataFrame([l for l in lines if l], columns=_DIFFERENCE)
     return table.assign(p_holm=holm(table.p))
