@@ -5,16 +5,19 @@
 # %% auto #0
 __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_transformers', 'check_finite_weights',
            'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'run_backbone', 'backbone_grid',
-           'square_grid', 'pool_grid', 'encoding_device', 'full_float32', 'picture_pixels', 'VisionEncoder',
-           'channels_last', 'channel_scale', 'picture_bytes', 'load_vision', 'vision_from_config', 'describe_vision',
-           'picture_features', 'digest_weights', 'digest_config', 'digest_vision', 'extract_features', 'region_means']
+           'square_grid', 'pool_grid', 'encoding_device', 'full_float32', 'keep_freed_memory', 'picture_pixels',
+           'VisionEncoder', 'channels_last', 'channel_scale', 'picture_bytes', 'load_vision', 'vision_from_config',
+           'describe_vision', 'picture_features', 'digest_weights', 'digest_config', 'digest_vision',
+           'extract_features', 'region_means']
 
 # %% ../nbs/method/07_vision.ipynb #7d0bf358
+import ctypes
 import hashlib
 import inspect
 import json
 import math
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -320,6 +323,15 @@ def full_float32():
         yield
     finally:
         torch.backends.cudnn.allow_tf32 = allowed
+
+# %% ../nbs/method/07_vision.ipynb #cf1fdbd6
+_MALLOPT = dict(M_TRIM_THRESHOLD=(-1, -1), M_TOP_PAD=(-2, 2**26), M_MMAP_MAX=(-4, 0)) # glibc: number, value
+
+def keep_freed_memory()->bool: # Whether the C library can
+    "From now on, freed memory stays with this process"
+    if sys.platform!='linux': return False
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) # glibc has it, musl has not
+    return mallopt is not None and all(mallopt(*pair) for pair in _MALLOPT.values())
 
 # %% ../nbs/method/07_vision.ipynb #7f70c843
 def picture_pixels(

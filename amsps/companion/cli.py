@@ -161,14 +161,19 @@ def _no_memory(e):
             f"with more memory. The same command resumes ({quoted(e)})")
 
 # %% ../../nbs/companion/39_cli.ipynb #18e0bfef
-def _begin():
-    "What every command does first: check packages, silence transformers"
+def _begin(computes=False):
+    "What a command does first: check packages, silence transformers; keep memory where it computes in this process"
     from amsps.companion.paths import check_packages
     check_packages()
+    if computes: _keep_memory()
     from transformers.utils import logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     warnings.formatwarning = _format_note
+
+def _keep_memory():
+    from amsps.vision import keep_freed_memory
+    keep_freed_memory()
 
 def _format_note(message, category, *where, _other=warnings.formatwarning, **line):
     "A note of `amsps.errors` as one line; other warnings as Python formats them"
@@ -510,6 +515,7 @@ def _train_together(config):
     from amsps.distributed import join_processes, rank_and_world
     from amsps.companion.datasets import load_data
     from amsps.companion.runs import run_dir, train_run
+    _keep_memory()
     join_processes()
     data = load_data(config)
     record = train_run(config, data)
@@ -732,7 +738,7 @@ def verify(
     Examples:
       amsps verify
       amsps verify data/results/flickr8k --data-root DIR --backbone PATH"""
-    _begin()
+    _begin(computes=True)
     from amsps.companion.paths import existing_asset
     folder = _own_or(records) if records else existing_asset('data/results/scenes')
     given = dict(data_root=data_root, backbone=backbone, model=model, text_backbone=text_backbone)
@@ -902,7 +908,7 @@ def evaluate(
       amsps evaluate RUN --data-root DIR --relevance grades.csv --json
       amsps evaluate RUN --data-root OTHER --dataset flickr30k --keep-record records
       amsps evaluate --model openai/clip-vit-base-patch32 --dataset flickr8k --data-root DIR"""
-    _begin()
+    _begin(computes=True)
     named = {} if accept is None else dict(accept=accept)
     check_options(named, relevance=relevance)
     if bool(run)==bool(model):
@@ -1073,7 +1079,7 @@ def search(
     Examples:
       amsps search RUN --caption "two dogs on a beach" --data-root DIR
       amsps search RUN --image holiday.jpg --data-root DIR"""
-    _begin()
+    _begin(computes=True)
     _check_query(caption, image, split)
     from amsps.companion.search import search_captions, search_images
     model,tokenizer,record = _load_run(run, backbone, cache_dir)
@@ -1237,7 +1243,7 @@ def prepare(
     Examples:
       amsps data prepare DIR --backbone PATH
       amsps data prepare DIR --dataset flickr30k"""
-    _begin()
+    _begin(computes=True)
     if dataset=='scenes':
         names = 'own, flickr8k, flickr30k or mscoco'
         raise InputError(f"the scenes need no preparation; name the dataset that lies in the folder: {names}")
@@ -1308,7 +1314,7 @@ def extract(
     \b
     Example:
       amsps extract DIR --backbone PATH"""
-    _begin()
+    _begin(computes=True)
     from amsps.companion.paths import cache_root
     from amsps.vision import extract_features
     folder = cache_root(cache_dir)/'features'

@@ -94,7 +94,9 @@ def _kernel(connection_file, environment, log):
     os.environ.update(environment)
     end_with_parent()
     tqdm.set_lock(threading.RLock()) # its own is a semaphore, which a killed process leaves behind
+    from amsps.vision import keep_freed_memory
     from ipykernel.kernelapp import IPKernelApp
+    keep_freed_memory()
     app = IPKernelApp.instance()
     app.initialize(['-f', connection_file])
     app.start()
