@@ -8,8 +8,9 @@ __all__ = ['WIDTH', 'TEXT_SIZE', 'STYLE', 'DEFAULT_FONTS', 'MARKERS', 'KINDS', '
            'new_figure', 'panel_grid', 'drawn_texts', 'colliding_labels', 'text_sizes', 'save_figure', 'describe_seeds',
            'similarity_panels', 'summed_histogram', 'similarity_figure', 'epochs_frame', 'mining_frame',
            'dynamics_figure', 'hidden_shares', 'hidden_figure', 'sweep_points', 'shared_means', 'own_runs',
-           'sensitivity_figure', 'map_figure', 'strongest_links', 'separate', 'concept_graph', 'graph_layout',
-           'concept_figure', 'example_lookup', 'shown_examples', 'retrieval_figure']
+           'sensitivity_figure', 'swept_value', 'when_points', 'mean_curve', 'when_figure', 'map_figure',
+           'strongest_links', 'separate', 'concept_graph', 'graph_layout', 'concept_figure', 'example_lookup',
+           'shown_examples', 'retrieval_figure']
 
 # %% ../../nbs/companion/33_figures.ipynb #1a1fa91b
 import re
@@ -28,10 +29,11 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
-from .config import PALETTES, check_palette
+from .config import OMITTED, PALETTES, check_palette
 from .evaluation import read_sample
 from .formats import Columns, read_dataset
 from .grid import read_grid, row_colours
+from .significance import seed_difference
 from .tables import by_label, row_of, write_provenance
 from ..data import load_image
 from ..errors import InputError
@@ -425,6 +427,67 @@ def sensitivity_figure(
     for ax,p in zip(axs[-1], parameters):
         ax.set_xlabel(symbols[p])
     _legend(fig, axs[0,0], 4)
+    return fig
+
+# %% ../../nbs/companion/33_figures.ipynb #ed32be78
+_TRAINING = re.compile(r'train ([\d,]+) images / ([\d,]+) captions')
+
+def swept_value(
+    record:dict, # With `sweep`
+)->float: # Images, captions an image, or the value itself
+    "The value of a sweep as a number on an axis; 0 stands for all and becomes the number that there is"
+    parameter,_,value = record['sweep']
+    if value or parameter not in OMITTED: return value
+    images,captions = (int(n.replace(',', '')) for n in _TRAINING.search(record['data']['summary']).groups())
+    return images if parameter=='train_images' else round(captions/images, 1)
+
+# %% ../../nbs/companion/33_figures.ipynb #797baae1
+def when_points(
+    records:list[dict], # From `records_for`, with `sweep`; others are left out
+    metric:str, # Of test
+)->pd.DataFrame: # One line a run and sweep: row, parameter, symbol, value, seed, name, metric
+    "A test metric along each sweep"
+    def point(r):
+        return dict(row=row_of(r).split(', ')[0], parameter=r['sweep'][0], symbol=r['sweep'][1], value=swept_value(r),
+                    seed=r['config']['seed'], name=r['name'], metric=r['metrics']['test'][metric])
+    return pd.DataFrame([point(r) for r in records if r.get('sweep')])
+
+def mean_curve(
+    points:pd.DataFrame, # From `when_points`, of one row and one parameter
+)->pd.DataFrame: # Index value: mean, low and high of its 95 % interval; NaN for one seed
+    "Mean over seeds at each value"
+    found = {v:seed_difference(p.metric, np.zeros(len(p))) for v,p in points.groupby('value')}
+    return pd.DataFrame(found).T[['difference','low','high']].rename(columns=dict(difference='mean'))
+
+# %% ../../nbs/companion/33_figures.ipynb #08f9ed7e
+def _draw_curves(ax, points, logarithmic):
+    "A line and a band for each row"
+    rows = list(points.row.unique())
+    for row in rows:
+        curve,style = mean_curve(points[points.row==row]),style_of(row, rows)
+        ax.plot(curve.index, curve['mean'], label=figure_text(row), **style)
+        ax.fill_between(curve.index, curve.low, curve.high, color=style['color'], alpha=.15, lw=0)
+    values = sorted(points.value.unique())
+    if logarithmic: ax.set_xscale('log')
+    ax.set_xticks(values, [f'{v:,g}' for v in values])
+    ax.minorticks_off()
+
+def when_figure(
+    records:list[dict], # From `records_for`, with `sweep`
+    metric:str, # Of test
+    name:str, # Of the metric
+): # matplotlib figure
+    "A test metric of several rows over data and batch sizes: mean over seeds and its 95 % interval"
+    points = when_points(records, metric)
+    swept = [p for p in dict.fromkeys(s.parameter for s in read_grid().sweeps) if p in set(points.parameter)]
+    swept = [p for p in swept if points[points.parameter==p].value.nunique()>1]
+    fig,axs = new_figure(2.4, 1, len(swept), sharey='row')
+    for ax,p in zip(axs[0], swept):
+        own = points[points.parameter==p]
+        _draw_curves(ax, own, logarithmic=p!='captions_per_image')
+        ax.set_xlabel(own.symbol.iloc[0])
+    axs[0,0].set_ylabel(name)
+    _legend(fig, axs[0,0])
     return fig
 
 # %% ../../nbs/companion/33_figures.ipynb #d549c6fc
