@@ -1206,7 +1206,7 @@ def update(self,
     confidence,fitted = self._no_pairs(),{}
     if needs & {'hidden','mined'}:
         confidence,match = self._new_confidence(images, texts, match)
-        fitted = dict(separation=match.separation)
+        fitted = {} if match is NO_MATCHES else dict(separation=match.separation)
     self.confidence = confidence
     candidates = _no_candidates(*self.known.shape)
     if needs & {'offline','quintuplet'}: candidates = self._new_candidates(images, texts)

@@ -83,7 +83,8 @@ def _has_sweeps(records): # at least one with two values
 NEEDS = dict(table_comparison=_has_published, table_ablation=_has_parts, table_levels=_has('levels'),
              table_generality=_has_models, table_hidden=_has_judgements, figure_hidden=_has('hidden_curve'),
              figure_sensitivity=_has_sweeps, figure_when=_has_sweeps, figure_dynamics=_has_steps,
-             figure_concepts=_has('concepts'), figure_map=_has('map'), table_cost=_was_trained) # Of an output; the others need records only
+             figure_concepts=_has('concepts'), figure_map=_has('map'),
+             table_cost=_was_trained) # Of an output; the others need records only
 
 # %% ../../nbs/companion/34_report.ipynb #c5f204ed
 def _shows(output, records, pictures):
@@ -329,7 +330,7 @@ def sensitivity_answer(
     return (f"{text}: {more} the {len(own)} seeds of {points.row.iloc[0]}'s own values, which differ by {spread:.1f}; "
             f"some values have {seeds} seed{'s'*(seeds>1)}.")
 
-# %% ../../nbs/companion/34_report.ipynb #61723511
+# %% ../../nbs/companion/34_report.ipynb #c0828985
 def _verdicts(points, row, reference='InfoNCE'): # from `when_points`
     "Number of settings with several seeds where a row is better than another one, worse, and neither"
     found = Counter()

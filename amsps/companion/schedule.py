@@ -11,7 +11,6 @@ import json
 import os
 import statistics
 import time
-import warnings
 from collections import Counter
 from concurrent.futures import wait
 from contextlib import contextmanager
@@ -29,7 +28,7 @@ from .kernels import run_notebook
 from .paths import asset, cache_root
 from .runs import key_of
 from ..data import SPLITS
-from ..errors import InputError
+from ..errors import InputError, note
 from ..mining import MIN_SIBLINGS, enough_siblings
 from ..patching import patch_to
 from ..training import append_line
@@ -63,9 +62,9 @@ def _note_siblings(config, data):
     "Say that a run mines no hidden positives, where no images have captions to calibrate their confidence on"
     if config.evidence=='none' or config.loss=='fne_like' or not loss_needs(config) & {'hidden','mined'}: return
     if any(enough_siblings(data.split(s).caption_image) for s in ('train','dev')): return
-    warnings.warn(f"{config.loss} mines no hidden positives here: their confidence is calibrated on how captions of "
-                  f"one image agree, and fewer than {MIN_SIBLINGS} captions share an image with another, in train and "
-                  "in dev; give some images of dev several captions", stacklevel=2)
+    note(f"{config.loss} mines no hidden positives here: their confidence is calibrated on how captions of one image "
+         f"agree, and fewer than {MIN_SIBLINGS} captions share an image with another, in train and in dev; give some "
+         "images of dev several captions")
 
 def _checked(config, data):
     "Data of a run; an empty split, and a part larger than the split, are refused before anything starts"
