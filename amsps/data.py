@@ -542,6 +542,20 @@ def _select(self, annotations):
     self.caption_ids = [a.caption_ids[j] for j in self.columns]
     self.caption_image = local[a.caption_image[self.columns]] # (m,) position of the image within the split
 
+# %% ../nbs/method/03_data.ipynb #da341851
+@patch_to(PairDataset)
+def keep(self,
+    caption:np.ndarray, # (k,) int, positions of captions in the split, rising
+):
+    "Leave out all other captions, and images without a caption"
+    image,self.caption_image = np.unique(self.caption_image[caption], return_inverse=True)
+    self.rows = self.rows[image]
+    self.columns = self.columns[caption]
+    self.image_ids = [self.image_ids[i] for i in image]
+    self.captions = [self.captions[j] for j in caption]
+    self.caption_ids = [self.caption_ids[j] for j in caption]
+    self._tokens = self._held = None
+
 # %% ../nbs/method/03_data.ipynb #59ba1434
 def as_float(
     x:Tensor, # Features of one of `FEATURE_TYPES`

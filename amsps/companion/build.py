@@ -157,26 +157,28 @@ def build_evidence(
     kind:str, # coverage, sentence or none
     split:PairDataset, # Its captions are the evidence
     sentences:TextStates|None=None, # For sentence: states of all layers, before any training
+    held_out:PairDataset|None=None, # Calibrates it where the images of the split have one caption each
 )->Evidence|None:
     "Evidence from a split's captions, see `amsps.mining`"
     if kind=='none': return None
-    n = len(split.image_ids)
-    if kind=='coverage': return CoverageEvidence(split.captions, split.caption_image, n)
-    return SentenceEvidence(torch.from_numpy(sentences.means[split.columns]), split.caption_image, n)
+    def taken(s): return s.captions if kind=='coverage' else torch.from_numpy(sentences.means[s.columns])
+    siblings = None if held_out is None else (taken(held_out), held_out.caption_image)
+    make = CoverageEvidence if kind=='coverage' else SentenceEvidence
+    return make(taken(split), split.caption_image, len(split.image_ids), siblings)
 
 # %% ../../nbs/companion/25_build.ipynb #64452030
 def build_miner(
     config:RunConfig, # Of the run
     data:RunData, # Its data
     train_set:PairDataset, # Is mined
-    dev_set:PairDataset, # Calibrates a miner without evidence
+    dev_set:PairDataset, # Calibrates a miner without evidence, and one whose images have one caption each
     output_dir:Path, # Of the run
     needs:frozenset, # Of the loss
 )->MiningCallback|None:
     "Mining callback of a run; None for a loss that needs the batch only"
     if not needs: return None
     kind = 'none' if config.loss in (*PUBLISHED,'fne_like') else config.evidence # FNE trusts the model alone
-    evidence = build_evidence(kind, train_set, data.sentences)
+    evidence = build_evidence(kind, train_set, data.sentences, dev_set)
     names = ('candidates', 'hidden_confidence', 'seed', 'search', 'memory')
     settings = {k:getattr(config, k) for k in names}|dict(relevance=data.split_relevance(train_set))
     miner = Miner(train_set.captions, train_set.caption_image, len(train_set.image_ids), evidence, **settings)

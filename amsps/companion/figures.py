@@ -8,8 +8,9 @@ __all__ = ['WIDTH', 'TEXT_SIZE', 'STYLE', 'DEFAULT_FONTS', 'MARKERS', 'KINDS', '
            'new_figure', 'panel_grid', 'drawn_texts', 'colliding_labels', 'text_sizes', 'save_figure', 'describe_seeds',
            'similarity_panels', 'summed_histogram', 'similarity_figure', 'epochs_frame', 'mining_frame',
            'dynamics_figure', 'hidden_shares', 'hidden_figure', 'sweep_points', 'shared_means', 'own_runs',
-           'sensitivity_figure', 'map_figure', 'strongest_links', 'separate', 'concept_graph', 'graph_layout',
-           'concept_figure', 'example_lookup', 'shown_examples', 'retrieval_figure']
+           'sensitivity_figure', 'swept_value', 'when_points', 'mean_curve', 'when_figure', 'map_figure',
+           'strongest_links', 'separate', 'concept_graph', 'graph_layout', 'concept_figure', 'example_lookup',
+           'shown_examples', 'retrieval_figure']
 
 # %% ../../nbs/companion/33_figures.ipynb #1a1fa91b
 import re
@@ -28,10 +29,11 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
-from .config import PALETTES, check_palette
+from .config import OMITTED, PALETTES, check_palette
 from .evaluation import read_sample
 from .formats import Columns, read_dataset
-from .grid import read_grid, row_colours
+from .grid import read_grid, row_colours, row_order
+from .significance import seed_difference
 from .tables import by_label, row_of, write_provenance
 from ..data import load_image
 from ..errors import InputError
@@ -425,6 +427,88 @@ def sensitivity_figure(
     for ax,p in zip(axs[-1], parameters):
         ax.set_xlabel(symbols[p])
     _legend(fig, axs[0,0], 4)
+    return fig
+
+# %% ../../nbs/companion/33_figures.ipynb #7d0ca4bc
+_TRAINING = re.compile(r'train ([\d,]+) images / ([\d,]+) captions')
+
+def swept_value(
+    record:dict, # With `sweep`
+)->float: # Images, captions an image, or the value itself
+    "The value of a sweep as a number on an axis; 0 stands for all and becomes the number that there is"
+    parameter,_,value = record['sweep']
+    if value or parameter not in OMITTED: return value
+    images,captions = (int(n.replace(',', '')) for n in _TRAINING.search(record['data']['summary']).groups())
+    return images if parameter=='train_images' else round(captions/images, 1)
+
+# %% ../../nbs/companion/33_figures.ipynb #7f1fe8bb
+def when_points(
+    records:list[dict], # From `records_for`, with `sweep`; others are left out
+    metric:str, # Of test
+)->pd.DataFrame: # One line a run and sweep: row, parameter, symbol, value, seed, name, metric
+    "A test metric along each sweep"
+    def point(r):
+        return dict(row=row_of(r).split(', ')[0], parameter=r['sweep'][0], symbol=r['sweep'][1], value=swept_value(r),
+                    seed=r['config']['seed'], name=r['name'], metric=r['metrics']['test'][metric])
+    return pd.DataFrame([point(r) for r in records if r.get('sweep')])
+
+def mean_curve(
+    points:pd.DataFrame, # From `when_points`, of one parameter
+    row:str,
+    reference:str='', # Another row, of which the metric with the same seed is subtracted
+)->pd.DataFrame: # Index value: mean, low and high of its 95 % interval; NaN for one seed
+    "Mean over seeds at each value, or mean difference from another row"
+    found = {}
+    for value,p in points.groupby('value'):
+        of = p.pivot_table(index='seed', columns='row', values='metric')
+        both = of[[r for r in (row, reference) if r in of]].dropna()
+        if row not in of or reference and reference not in of or both.empty: continue
+        other = both[reference] if reference else np.zeros(len(both))
+        found[value] = seed_difference(both[row], other)
+    columns = dict(difference='mean', low='low', high='high')
+    return pd.DataFrame.from_dict(found, 'index', columns=list(columns)).rename(columns=columns)
+
+# %% ../../nbs/companion/33_figures.ipynb #57ce9332
+def _draw_curves(ax, points, rows, reference=''):
+    "A line and a band for each row"
+    for row in rows:
+        curve,style = mean_curve(points, row, reference),style_of(row, rows)
+        if row==reference or curve.empty: continue
+        ax.plot(curve.index, curve['mean'], label=figure_text(row), **style)
+        ax.fill_between(curve.index, curve.low, curve.high, color=style['color'], alpha=.15, lw=0)
+    if reference: ax.axhline(0, color=colour_of(reference, rows), lw=1, ls='--', zorder=1.5)
+
+def _size_axis(ax, values, logarithmic):
+    "Ticks at the values of a sweep"
+    if logarithmic: ax.set_xscale('log')
+    ax.set_xticks(sorted(values), [f'{v:,g}' for v in sorted(values)])
+    ax.minorticks_off()
+
+# %% ../../nbs/companion/33_figures.ipynb #605369b4
+def _in_grid_order(names, of):
+    "Different names, in the order in which the grid has them"
+    return sorted(dict.fromkeys(names), key=lambda n: of.index(n) if n in of else len(of))
+
+def when_figure(
+    records:list[dict], # From `records_for`, with `sweep`
+    metric:str, # Of test
+    name:str, # Of the metric
+): # matplotlib figure
+    "A test metric of several rows over data and batch sizes, and its difference from the first row"
+    points = when_points(records, metric)
+    varied = points.groupby('parameter').value.nunique()
+    swept = _in_grid_order(varied[varied>1].index, [s.parameter for s in read_grid().sweeps])
+    rows = _in_grid_order(points.row, row_order())
+    fig,axs = new_figure(4.2, 2, len(swept), sharey='row', sharex='col')
+    for column,p in zip(axs.T, swept):
+        own = points[points.parameter==p]
+        _draw_curves(column[0], own, rows)
+        _draw_curves(column[1], own, rows, reference=rows[0])
+        _size_axis(column[1], own.value.unique(), logarithmic=p!='captions_per_image')
+        column[1].set_xlabel(own.symbol.iloc[0])
+    axs[0,0].set_ylabel(name)
+    axs[1,0].set_ylabel(f'difference from {figure_text(rows[0])}')
+    _legend(fig, axs[0,0])
     return fig
 
 # %% ../../nbs/companion/33_figures.ipynb #d549c6fc

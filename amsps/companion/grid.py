@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from .cache import UNNAMED
-from .config import RunConfig, label_of, parse_config, preset
+from .config import OMITTED, RunConfig, label_of, parse_config, preset
 from .paths import asset
 from ..errors import InputError, quoted
 
@@ -43,11 +43,15 @@ class _Row(_Strict):
 
 # %% ../../nbs/companion/28_grid.ipynb #acd335c6
 class _Sweep(_Strict):
-    of:str # Row
+    of:str|list[str] # Row, or several
     parameter:str
     symbol:str # Axis label
     values:list
     feeds:list[str]
+    datasets:list[str] = [] # Datasets of the grid that have this sweep; empty is all
+
+    @property
+    def rows(self): return [self.of] if isinstance(self.of, str) else self.of
 
 class _Grid(_Strict):
     outputs:list[str] # Tables and figures, in the order of the report
@@ -84,7 +88,10 @@ def _sweep_faults(grid):
     names = [r.name for r in grid.rows]
     for sweep in grid.sweeps:
         name = f'a sweep of `{sweep.parameter}`'
-        if sweep.of not in names: yield f"{name} is of the row {sweep.of!r}, which does not exist"
+        for row in sweep.rows:
+            if row not in names: yield f"{name} is of the row {row!r}, which does not exist"
+        for dataset in sweep.datasets:
+            if dataset not in grid.datasets: yield f"{name} is on {dataset!r}; there are {', '.join(grid.datasets)}"
         if sweep.parameter not in RunConfig.model_fields: yield f"{name} is of a parameter that no run has"
 
 # %% ../../nbs/companion/28_grid.ipynb #2a10dd3b
@@ -215,7 +222,8 @@ def grid_rows(
         if not feeds: continue
         more = dict(base=base, settings=settings, feeds=feeds, seeds=_seeds(d, feeds, seeds))
         if isinstance(item, _Row): rows.append(_plain_row(item, **more))
-        elif item.of in has: rows += _sweep_rows(item, has[item.of], **more)
+        elif not item.datasets or dataset in item.datasets:
+            rows += [r for name in item.rows if name in has for r in _sweep_rows(item, has[name], **more)]
     return rows
 
 # %% ../../nbs/companion/28_grid.ipynb #a9475526
@@ -229,7 +237,8 @@ def _sweep_rows(sweep, row, base, settings, feeds, seeds):
     rows = []
     for value in sorted({*sweep.values, own}):
         config = _config_of(row, base, settings, {sweep.parameter:value})
-        name = f'{row.name}, {sweep.parameter} {value:g}'
+        shown = f'{value:g}' if value or sweep.parameter not in OMITTED else 'all'
+        name = f'{row.name}, {sweep.parameter} {shown}'
         rows.append(Row(name, feeds, config, seeds, sweep=(sweep.parameter, sweep.symbol, value)))
     return rows
 

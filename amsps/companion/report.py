@@ -6,11 +6,11 @@
 __all__ = ['COMPARED', 'NEEDS', 'ANSWERS', 'METHOD', 'part_of', 'available_outputs', 'has_pictures', 'quoted', 'is_clear',
            'difference_text', 'corrected_text', 'main_answer', 'worst_removals', 'ablation_answer', 'wins_text',
            'levels_answer', 'generality_answer', 'hidden_answer', 'cost_answer', 'comparison_answer',
-           'hidden_figure_answer', 'sensitivity_answer', 'dynamics_answer', 'similarity_answer', 'retrieval_answer',
-           'concepts_answer', 'map_answer', 'answer_of', 'output_inputs', 'made_of', 'explain_output',
-           'writable_folder', 'make_output', 'remove_output', 'markdown_html', 'method_cells', 'slug', 'runs_text',
-           'read_pipes', 'text_columns', 'table_html', 'download_html', 'grid_dataset', 'repeat_command', 'section_of',
-           'render_page', 'write_html', 'make_report']
+           'hidden_figure_answer', 'sensitivity_answer', 'when_answer', 'dynamics_answer', 'similarity_answer',
+           'retrieval_answer', 'concepts_answer', 'map_answer', 'answer_of', 'output_inputs', 'made_of',
+           'explain_output', 'writable_folder', 'make_output', 'remove_output', 'markdown_html', 'method_cells', 'slug',
+           'runs_text', 'read_pipes', 'text_columns', 'table_html', 'download_html', 'grid_dataset', 'repeat_command',
+           'section_of', 'render_page', 'write_html', 'make_report']
 
 # %% ../../nbs/companion/34_report.ipynb #b77c3927
 import base64
@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from concurrent.futures import as_completed, wait
 from functools import cache
 from pathlib import Path
@@ -81,8 +82,9 @@ def _has_sweeps(records): # at least one with two values
 # %% ../../nbs/companion/34_report.ipynb #df6cbd02
 NEEDS = dict(table_comparison=_has_published, table_ablation=_has_parts, table_levels=_has('levels'),
              table_generality=_has_models, table_hidden=_has_judgements, figure_hidden=_has('hidden_curve'),
-             figure_sensitivity=_has_sweeps, figure_dynamics=_has_steps, figure_concepts=_has('concepts'),
-             figure_map=_has('map'), table_cost=_was_trained) # Of an output; the others need records only
+             figure_sensitivity=_has_sweeps, figure_when=_has_sweeps, figure_dynamics=_has_steps,
+             figure_concepts=_has('concepts'), figure_map=_has('map'),
+             table_cost=_was_trained) # Of an output; the others need records only
 
 # %% ../../nbs/companion/34_report.ipynb #c5f204ed
 def _shows(output, records, pictures):
@@ -331,6 +333,38 @@ def sensitivity_answer(
     return (f"{text}: {more} the {len(own)} seeds of {points.row.iloc[0]}'s own values, which differ by {spread:.1f}; "
             f"some values have {seeds} seed{'s'*(seeds>1)}.")
 
+# %% ../../nbs/companion/34_report.ipynb #c0828985
+def _verdicts(points, row, reference='InfoNCE'): # from `when_points`
+    "Number of settings with several seeds where a row is better than another one, worse, and neither"
+    found = Counter()
+    for _,p in points.groupby(['parameter','value']):
+        of = p.pivot_table(index='seed', columns='row', values='metric')
+        if not {row, reference}<=set(of): continue
+        both = of[[row, reference]].dropna()
+        if len(both)<2: continue
+        d = seed_difference(both[row], both[reference])
+        found['neither'] += not is_clear(d)
+        found['better'] += is_clear(d) and d['low']>0
+        found['worse'] += is_clear(d) and d['low']<=0
+    return found
+
+def when_answer(
+    records:list[dict], # With `row` and `sweep`, from `load_rows`
+)->str:
+    "At how many settings rows with mining are better than InfoNCE"
+    from amsps.companion.figures import when_points
+    metric = 't2i_map_at_r' if all('t2i_map_at_r' in r['metrics']['test'] for r in records) else 'rsum'
+    points = when_points(records, metric)
+    clauses = []
+    for row in points.row.unique():
+        found = _verdicts(points, row)
+        if row=='InfoNCE' or not found: continue
+        clauses.append(f"{quoted(row)} is better at {found['better']} of {found.total()} settings, worse at "
+                       f"{found['worse']}, and undecided at {found['neither']}")
+    if not clauses: return 'With one seed each, there is no interval.'
+    name = 't2i mAP@R' if metric=='t2i_map_at_r' else 'rSum'
+    return f"Compared with InfoNCE by test {name} (95 % interval of the difference over seeds), {'; '.join(clauses)}."
+
 # %% ../../nbs/companion/34_report.ipynb #47673797
 def _mined_text(passes): # `mining_frame`
     last = passes[passes.epoch==passes.groupby('row').epoch.transform('max')].groupby('row').mean(numeric_only=True)
@@ -429,7 +463,7 @@ def map_answer(
 # %% ../../nbs/companion/34_report.ipynb #05a8c6d7
 ANSWERS = dict(table_comparison=comparison_answer, table_main=main_answer, table_ablation=ablation_answer,
                table_levels=levels_answer, table_generality=generality_answer, table_hidden=hidden_answer,
-               figure_hidden=hidden_figure_answer, figure_sensitivity=sensitivity_answer,
+               figure_hidden=hidden_figure_answer, figure_when=when_answer, figure_sensitivity=sensitivity_answer,
                figure_dynamics=dynamics_answer, figure_similarity=similarity_answer,
                figure_retrieval=retrieval_answer, figure_concepts=concepts_answer, figure_map=map_answer,
                table_cost=cost_answer)

@@ -29,7 +29,8 @@ import torch
 from filelock import FileLock
 from transformers import AutoTokenizer
 from .build import build_loss, build_miner, build_model, concept_graph, random_views
-from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, whole_record
+from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, settings_of
+from .cache import whole_record
 from .config import RunConfig, check_trains, label_of, parse_config
 from .datasets import RunData, backbone_digest, image_digests, load_data, model_digest, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
@@ -120,10 +121,13 @@ def public_name(
 def _recorded_config(config):
     "Parameters as a record keeps them"
     named = {k:public_name(getattr(config, k)) for k in ('backbone','model','text_backbone','concept_vectors')}
-    return {k:v for k,v in (config.model_dump() | named).items() if k not in ('data_root','cache_dir')}
+    return {k:v for k,v in (settings_of(config) | named).items() if k not in ('data_root','cache_dir')}
 
 def _recorded_data(data):
-    return dict(fingerprint=data.fingerprint, summary=data.annotations.summary(), features=list(data.features.shape))
+    known = dict(fingerprint=data.fingerprint, summary=data.annotations.summary(), features=list(data.features.shape))
+    if not data.reduced: return known
+    train = data.split('train')
+    return known | dict(trained_on=f'{len(train.image_ids):,} images / {len(train):,} captions')
 
 # %% ../../nbs/companion/27_runs.ipynb #d4aa1c2e
 _FIT = ('warmup_epochs', 'active_from', 'epochs', 'batch_size', 'batches', 'learning_rate', 'text_learning_rate',

@@ -21,14 +21,15 @@ from filelock import FileLock, Timeout
 from .cache import damaged_records, explain_run, key_name, known_records, load_record
 from .cache import whole_record
 from .config import RunConfig, loss_needs
-from .datasets import load_data, note_long_captions
+from .datasets import load_data, note_long_captions, with_part
 from .grid import Row
 from .kernels import NotebookFailure, check_parameters, notebook_threads, warm_up
 from .kernels import run_notebook
 from .paths import asset, cache_root
 from .runs import key_of
 from ..data import SPLITS
-from ..errors import InputError
+from ..errors import InputError, note
+from ..mining import MIN_SIBLINGS, enough_siblings
 from ..patching import patch_to
 from ..training import append_line
 
@@ -55,25 +56,32 @@ class Planned:
 _DATA = ('dataset', 'data_root', 'layout', 'image_column', 'caption_column', 'backbone', 'model', 'cache_dir', 'grid',
          'image_size', 'text_backbone', 'freeze_text', 'tune_text_layers', 'tune_vision_layers', 'min_view', 'mirror',
          'evidence', 'scenes_train', 'scenes_dev', 'scenes_test') # What is loaded
+_PART = ('train_images', 'captions_per_image') # What is used of it
 
-def _check_siblings(config, notes):
-    "Raise `InputError` for a run that would mine hidden positives where each image has one caption"
+def _note_siblings(config, data):
+    "Say that a run mines no hidden positives, where no images have captions to calibrate their confidence on"
     if config.evidence=='none' or config.loss=='fne_like' or not loss_needs(config) & {'hidden','mined'}: return
-    if len(notes.captions)>len(set(notes.caption_image.tolist())): return
-    raise InputError(f"{config.loss} judges hidden positives by how the captions of one image agree, and each image "
-                     "has one caption: set `adaptive_margin` and `mining_weight` to 0, `filter_hidden` off and "
-                     "`evidence` none (--adaptive-margin 0 --mining-weight 0 --no-filter-hidden --evidence none), or "
-                     "choose another `loss`")
+    if any(enough_siblings(data.split(s).caption_image) for s in ('train','dev')): return
+    note(f"{config.loss} mines no hidden positives here: their confidence is calibrated on how captions of one image "
+         f"agree, and fewer than {MIN_SIBLINGS} captions share an image with another, in train and in dev; give some "
+         "images of dev several captions")
+
+def _checked(config, data):
+    "Data of a run; an empty split, and a part larger than the split, are refused before anything starts"
+    data = with_part(data, config)
+    for split in SPLITS: data.split(split)
+    _note_siblings(config, data)
+    return data
 
 def _load_once(config, loaded):
-    "Data of a run; an empty split is refused before anything starts"
+    "Data of a run; runs that use different parts of the same data share it"
     key = tuple(getattr(config, name) for name in _DATA)
     if key not in loaded:
         loaded[key] = load_data(config)
         note_long_captions(config, loaded[key].annotations.captions)
-        _check_siblings(config, loaded[key].annotations)
-        for split in SPLITS: loaded[key].split(split)
-    return loaded[key]
+    part = (*key, *(getattr(config, name) for name in _PART), config.loss)
+    if part not in loaded: loaded[part] = _checked(config, loaded[key])
+    return loaded[part]
 
 # %% ../../nbs/companion/30_schedule.ipynb #0c141e0a
 def read_record_file(
