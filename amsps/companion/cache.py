@@ -634,7 +634,7 @@ def _held(files): # Locks; yields whether nobody else holds one
 
 # %% ../../nbs/companion/23_cache.ipynb #d131df9b
 _OWN = re.compile(r'(record|key|settings)\.json|(log|mining)\.jsonl|model|notes\.log|(memory-)?mined\d+\.npz|'
-                  r'checkpoint-\d+(\.new)?|.+\.tmp|.+\.tmp\.npz') # What a run writes into its folder
+                  r'checkpoint-\d+(\.new)?|train-(pictures|regions)\.txt|.+\.tmp|.+\.tmp\.npz') # Of a run's folder
 
 def foreign_files(
     folder:Path, # Of a run

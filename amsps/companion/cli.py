@@ -9,11 +9,12 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'PicturesRoot', 'AnyPalette', 'TablesOutput', 'Verified', 'Tolerance', 'Again', 'Encoder', 'Vectors',
            'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'OtherLayout', 'OtherImages',
            'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top', 'Split',
-           'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn',
-           'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand',
-           'refuse_special_files', 'main', 'echo', 'Rule', 'has_effect', 'check_options', 'check_effect', 'check_run',
-           'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare', 'verify', 'evaluate',
-           'search', 'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
+           'PublishTo', 'Push', 'Public', 'Licence', 'Title', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout',
+           'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
+           'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'refuse_special_files', 'main', 'echo', 'Rule',
+           'has_effect', 'check_options', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
+           'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'publish', 'list_', 'show', 'diff', 'gc',
+           'check', 'prepare', 'extract']
 
 # %% ../../nbs/companion/59_cli.ipynb #b105626d
 import errno
@@ -1102,6 +1103,42 @@ def _check_query(caption, image, split):
         raise InputError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}, or leave it out")
     if image:
         load_image(image)
+
+# %% ../../nbs/companion/59_cli.ipynb #555c1c22
+_TO = "New folder for the model; with --push its repository on the hub, USER/NAME."
+PublishTo = Annotated[str, _opt_plain(_TO, PLACES, '--to')]
+_PUSH = "Upload it to the Hugging Face hub. Without this option nothing is sent."
+Push = Annotated[bool, _opt_plain(_PUSH, 'Options', '--push')]
+Public = Annotated[bool, _opt_plain("With --push: a new repository is visible to everybody.", 'Options', '--public')]
+Licence = Annotated[str, _opt_plain("Licence of the trained weights, an SPDX name such as apache-2.0.")]
+Title = Annotated[str, _opt_plain("Name in the model card. [default: that of the folder]")]
+
+# %% ../../nbs/companion/59_cli.ipynb #52f9c9c9
+@app.command(cls=GroupedCommand)
+def publish(
+    run:RunFolder, to:PublishTo, push:Push=False, public:Public=False, license:Licence='', name:Title='',
+):
+    """Share a trained model: its weights, and a model card that is written from its record.
+
+    The folder has no pictures, no examples, and no name of this machine.
+
+    \b
+    Examples:
+      amsps publish RUN --to my-model --license apache-2.0
+      amsps publish RUN --to USER/NAME --push"""
+    _begin()
+    from amsps.companion.cards import publish_folder, push_model
+    if not push:
+        _refuse_with(public, '--public', 'is for --push')
+        made = publish_folder(run, Path(to), license, name)
+        echo(f"{made}: {', '.join(sorted(p.name for p in made.iterdir()))}")
+        return
+    _refuse_with(name, '--name', 'is not for --push: the name is that of the repository')
+    echo(push_model(run, to, license, public))
+
+def _refuse_with(value, option, why):
+    if value:
+        raise InputError(f'{option} {why}; leave it out')
 
 # %% ../../nbs/companion/59_cli.ipynb #62026782
 runs_app = _app("Look at the runs in the cache.")

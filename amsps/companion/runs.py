@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'RESULTS', 'key_of', 'run_dir', 'environment', 'public_name', 'own_overlap', 'train_overlap', 'train_run',
-           'load_run', 'contradiction', 'results_of', 'differing', 'zero_shot', 'records_in', 'verify_records',
-           'add_metrics', 'transfer_record']
+           'finished_record', 'load_run', 'contradiction', 'results_of', 'differing', 'zero_shot', 'records_in',
+           'verify_records', 'add_metrics', 'transfer_record']
 
 # %% ../../nbs/companion/27_runs.ipynb #269729a1
 import hashlib
@@ -354,17 +354,24 @@ def _named_vision(folder, record, backbone):
     return backbone
 
 # %% ../../nbs/companion/27_runs.ipynb #96b6a64f
+def finished_record(
+    folder:Path, # Of a complete run
+)->dict:
+    "The record of a run whose model is there; raises `InputError` where it is not finished, or not as it was saved"
+    record = read_record(folder)
+    if record is None:
+        raise InputError(f"{folder} is no finished run: it lacks record.json; `amsps train` prints the folder of a run "
+                         "when it ends")
+    _check_saved(folder, record.get('saved', {}))
+    return record
+
 def load_run(
     folder:Path, # Of a complete run
     backbone:str='', # Its vision model, hub name or folder, where `save_vision` was reference; else it is not used
 )->tuple: # Model in eval mode, tokeniser, record
     "What a finished run left"
     folder = Path(folder)
-    record = read_record(folder)
-    if record is None:
-        raise InputError(f"{folder} is no finished run: it lacks record.json; `amsps train` prints the folder of a run "
-                         "when it ends")
-    _check_saved(folder, record.get('saved', {}))
+    record = finished_record(folder)
     named = _named_vision(folder, record, backbone)
     model,tokenizer = _load_model(folder, record['environment']['commit'], named)
     return model,tokenizer,record
