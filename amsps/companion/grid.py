@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOST_QUESTIONS', 'DECISIVE', 'QUESTIONS', 'read_grid', 'Row', 'grid_rows', 'row_parameters', 'row_order', 'baseline',
-           'references', 'Question', 'questions_on', 'row_colours', 'rows_of', 'records_for']
+           'references', 'Question', 'questions_on', 'questions_fixed', 'row_colours', 'rows_of', 'records_for']
 
 # %% ../../nbs/companion/28_grid.ipynb #f13ab17a
+import datetime
 import tomllib
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -53,7 +54,7 @@ class _Sweep(_Strict):
     @property
     def rows(self): return [self.of] if isinstance(self.of, str) else self.of
 
-# %% ../../nbs/companion/28_grid.ipynb #d5504878
+# %% ../../nbs/companion/28_grid.ipynb #3fe88a38
 class _Decision(_Strict):
     metric:str # One of `DECISIVE`
     smallest:float # Smallest difference worth having, in points of the metric
@@ -64,7 +65,7 @@ class _Question(_Strict):
     against:str # Row that it is compared with
     kinds:list[str] = [] # Kinds of datasets that ask it; empty is all
 
-# %% ../../nbs/companion/28_grid.ipynb #d85a7406
+# %% ../../nbs/companion/28_grid.ipynb #cdf248e5
 class _Grid(_Strict):
     outputs:list[str] # Tables and figures, in the order of the report
     baseline:str # Row that costs, and rows outside the grid, are compared with
@@ -74,6 +75,7 @@ class _Grid(_Strict):
     sweeps:list[_Sweep]
     decided_by:dict[str,_Decision] = {} # Kind of dataset -> how its questions are decided
     questions:list[_Question] = []
+    questions_fixed:str = '' # Date and time (UTC) of the last change of the questions
 
 # %% ../../nbs/companion/28_grid.ipynb #a32ae24c
 def _row_faults(grid):
@@ -139,7 +141,7 @@ def _colour_faults(grid):
         other = used.setdefault(row.colour, row.name)
         if other!=row.name: yield f"rows {other!r} and {row.name!r} have the same colour {row.colour}"
 
-# %% ../../nbs/companion/28_grid.ipynb #1ec59587
+# %% ../../nbs/companion/28_grid.ipynb #0cb399af
 MOST_QUESTIONS = 8
 DECISIVE = ('rsum', 'i2t_map_at_r', 't2i_map_at_r', 'spearman') # Metrics that a question can be decided by
 
@@ -151,7 +153,16 @@ def _decision_faults(grid):
         if not d.smallest>0:
             yield f"the smallest difference worth having on {kind} is {d.smallest:g}; expected a number above 0"
 
-# %% ../../nbs/companion/28_grid.ipynb #ea47446f
+# %% ../../nbs/companion/28_grid.ipynb #08ac038e
+def _date_faults(grid):
+    "Faults of `questions_fixed`"
+    found = grid.questions_fixed
+    try: datetime.datetime.fromisoformat(found)
+    except ValueError:
+        if found or grid.questions:
+            yield f"questions_fixed is {found!r}; expected date and time (UTC) of their last change: 2026-01-31T12:00"
+
+# %% ../../nbs/companion/28_grid.ipynb #9edbfef2
 def _question_faults(grid):
     "Faults of `questions`"
     if len(grid.questions)>MOST_QUESTIONS: yield f"there are {len(grid.questions)} questions; at most {MOST_QUESTIONS}"
@@ -181,7 +192,7 @@ def _parse_grid(path):
 
 # %% ../../nbs/companion/28_grid.ipynb #bdee2f48
 _CHECKS = (_row_faults, _output_faults, _sweep_faults, _comparison_faults, _colour_faults, _decision_faults,
-           _question_faults)
+           _date_faults, _question_faults)
 
 @cache
 def read_grid(
@@ -212,7 +223,7 @@ class Row:
         first = self.config.seed
         return [self.config.model_copy(update=dict(seed=first+s)) for s in range(self.seeds)]
 
-# %% ../../nbs/companion/28_grid.ipynb #7862e71c
+# %% ../../nbs/companion/28_grid.ipynb #bf2dfb8b
 QUESTIONS = 'table_questions' # The output of questions
 
 def _feeds_of(grid, item):
@@ -338,7 +349,7 @@ def references(
     first = baseline() if baseline() in rows else rows[0]
     return [] if first==row else [first]
 
-# %% ../../nbs/companion/28_grid.ipynb #79b46080
+# %% ../../nbs/companion/28_grid.ipynb #0a641d2e
 @dataclass(frozen=True)
 class Question:
     "What the runs on a dataset are to decide"
@@ -348,7 +359,7 @@ class Question:
     metric: str # One of `DECISIVE`
     smallest: float # Smallest difference worth having, in points of the metric
 
-# %% ../../nbs/companion/28_grid.ipynb #ddc387e3
+# %% ../../nbs/companion/28_grid.ipynb #3adf058f
 def questions_on(
     dataset:str, # Parameter `dataset` of runs, such as scenes or flickr8k
 )->list[Question]: # In the order of the grid
@@ -359,6 +370,11 @@ def questions_on(
     decision = grid.decided_by.get(kind)
     return [Question(q.text, q.row, against=q.against, metric=decision.metric, smallest=decision.smallest)
             for q in asked]
+
+# %% ../../nbs/companion/28_grid.ipynb #5ae9aadc
+def questions_fixed()->str: # Such as 2026-01-31T12:00; empty without questions
+    "Date and time (UTC) of the last change of the questions"
+    return read_grid().questions_fixed
 
 # %% ../../nbs/companion/28_grid.ipynb #23fcba63
 def row_colours()->dict[str,int]: # Row -> slot in the palette; rows without a colour are not in it

@@ -36,7 +36,7 @@ from .grid import questions_on, read_grid, records_for, row_order
 from .kernels import NotebookFailure, notebook_threads, run_notebook
 from .paths import asset, is_plain_name, path_name
 from .significance import seed_difference
-from .tables import by_dataset, check_one_dataset, cost_table, data_name, levels_frame
+from .tables import age_note, by_dataset, check_one_dataset, cost_table, data_name, levels_frame
 from .tables import paired_differences, plain_text, question_table, read_records, results_frame, row_of
 from ..errors import InputError
 from ..training import write_atomically
@@ -69,7 +69,7 @@ def _has_steps(records): return any(r['history'] and 'hardest_negative' in r['hi
 def _has_judgements(records):
     return any({'hidden_t2i_medr', 'spearman'} & set(r['metrics']['test']) for r in records)
 
-# %% ../../nbs/companion/34_report.ipynb #8cab1a46
+# %% ../../nbs/companion/34_report.ipynb #36cc3f3b
 def _has_questions(records): # at least one with both rows
     rows = {row_of(r) for r in records}
     return any({q.row, q.against}<=rows for q in questions_on(data_name(records[0])))
@@ -141,7 +141,7 @@ def exploratory_text(
     "What a sentence says about rows that are chosen by their result"
     return f'; {EXPLORATORY}' if (chosen.pairs>1).any() else ''
 
-# %% ../../nbs/companion/34_report.ipynb #56f13a32
+# %% ../../nbs/companion/34_report.ipynb #de39a334
 def _answered_text(line): # a line of `question_table`
     verb = 'shows' if line['answer'].startswith('no ') else 'is'
     return f"{quoted(line['loss'])} {verb} {line['answer']} in {line['metric']}, {difference_text(line)}"
@@ -149,21 +149,22 @@ def _answered_text(line): # a line of `question_table`
 def _undecided_text(line):
     return f"{quoted(line['loss'])} against {quoted(line['against'])}{line['answer'].removeprefix('undecided')}"
 
-# %% ../../nbs/companion/34_report.ipynb #a8bb38c8
+# %% ../../nbs/companion/34_report.ipynb #f22409b8
 def questions_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
-    "What the runs say to the questions that were fixed before them"
+    "What the runs say to the questions of the grid"
     asked = len(questions_on(data_name(records[0])))
     lines = question_table(results_frame(records)).to_dict('records')
     is_open = [d['answer'].startswith('undecided') for d in lines]
     answered = [_answered_text(d) for d,o in zip(lines, is_open) if not o]
     undecided = [_undecided_text(d) for d,o in zip(lines, is_open) if o]
-    text = f"Of {asked} questions fixed before the runs, {len(answered)} {'is' if len(answered)==1 else 'are'} answered"
+    text = f"Of {asked} questions, {len(answered)} {'is' if len(answered)==1 else 'are'} answered"
     text = f"{': '.join([text, '; '.join(answered)] if answered else [text])}."
     if undecided: text += f" Undecided: {'; '.join(undecided)}."
     lacking = asked-len(lines)
-    return f'{text} Without runs: {lacking}.' if lacking else text
+    if lacking: text += f' Without runs: {lacking}.'
+    return f'{text} {age_note(records)}'
 
 # %% ../../nbs/companion/34_report.ipynb #cf5a90b9
 def main_answer(

@@ -6,9 +6,9 @@
 __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_CELLS', 'LEVELS', 'read_records', 'row_of',
            'check_one_dataset', 'data_name', 'by_dataset', 'check_comparable', 'load_rows', 'by_label', 'row_stem',
            'results_frame', 'summary_table', 'readable_table', 'compact_table', 'cell_note', 'paired_differences',
-           'readable_differences', 'question_table', 'readable_questions', 'provenance', 'write_provenance',
-           'markdown_text', 'plain_text', 'latex_text', 'write_table', 'write_summary', 'write_differences',
-           'write_questions', 'levels_frame', 'levels_table', 'cost_table']
+           'readable_differences', 'question_table', 'older_runs', 'readable_questions', 'provenance',
+           'write_provenance', 'markdown_text', 'plain_text', 'latex_text', 'write_table', 'write_summary',
+           'write_differences', 'age_note', 'write_questions', 'levels_frame', 'levels_table', 'cost_table']
 
 # %% ../../nbs/companion/32_tables.ipynb #80ea0fea
 import json
@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from .cache import with_names_of_today
 from .config import RunConfig, label_of
-from .grid import baseline, questions_on, records_for, references, row_order
+from .grid import baseline, questions_fixed, questions_on, records_for, references, row_order
 from .paths import is_plain_name, path_name
 from .significance import NO_DIFFERENCE, UNDECIDED, holm, query_bootstrap, seed_difference
 from .significance import seeds_needed, verdict
@@ -312,7 +312,7 @@ def _difference(frame, metric, loss, reference):
     if metric=='rsum': line |= _over_queries(frame, loss, reference, pairs.index)
     return line
 
-# %% ../../nbs/companion/32_tables.ipynb #e401160d
+# %% ../../nbs/companion/32_tables.ipynb #97eb1d4b
 def _questions_of(frame):
     "The questions of the dataset that a frame is of"
     return questions_on(frame['data'].iloc[0][0]) if 'data' in frame and len(frame) else []
@@ -366,7 +366,7 @@ def readable_differences(
     shown['kind'] = np.where(d.question=='', 'exploratory', 'question')
     return shown
 
-# %% ../../nbs/companion/32_tables.ipynb #e08bf258
+# %% ../../nbs/companion/32_tables.ipynb #1b25ed89
 _QUESTION = ['question', *_DIFFERENCE[:7], 'sd', *_DIFFERENCE[7:], 'smallest']
 
 def _question_lines(frame):
@@ -384,7 +384,7 @@ def _corrected(p, asked):
     out[known] = holm([*p[known], *np.ones(asked-known.sum())])[:known.sum()]
     return out
 
-# %% ../../nbs/companion/32_tables.ipynb #c4c3a5a7
+# %% ../../nbs/companion/32_tables.ipynb #deafb3ea
 def _answer(line):
     "A verdict in words"
     found = verdict(line.low, line.high, line.p_holm, smallest=line.smallest)
@@ -394,7 +394,7 @@ def _answer(line):
     if not line.pairs<line.seeds_needed<np.inf: return 'undecided (needs more seeds)'
     return f'undecided (needs {line.seeds_needed:.0f} seeds)'
 
-# %% ../../nbs/companion/32_tables.ipynb #999ed7a5
+# %% ../../nbs/companion/32_tables.ipynb #dfc4da1f
 def question_table(
     frame:pd.DataFrame, # From `results_frame`, with the rows of `table_questions`
 )->pd.DataFrame: # As `paired_differences`, with `sd`, `smallest`, `p_holm`, `seeds_needed` and `answer`
@@ -406,7 +406,14 @@ def question_table(
     table['seeds_needed'] = np.array(needed, dtype=float)
     return table.assign(answer=[_answer(line) for line in table.itertuples()])
 
-# %% ../../nbs/companion/32_tables.ipynb #29ec9df5
+# %% ../../nbs/companion/32_tables.ipynb #9bb14a1e
+def older_runs(
+    records:list[dict],
+)->int:
+    "Number of runs that finished before the questions were last changed"
+    return sum(r['finished']<questions_fixed() for r in records)
+
+# %% ../../nbs/companion/32_tables.ipynb #0a904fb2
 def _p(x):
     "A p-value for the eye"
     if np.isnan(x): return '–'
@@ -540,9 +547,18 @@ def write_differences(
     differences = paired_differences(frame, metrics).set_index('loss')
     shown = readable_differences(differences)
     sources = [[loss, against] for loss,against in zip(differences.index, differences.against)]
-    note = 'Exploratory: not among the questions fixed before the runs; not corrected for many comparisons.'
+    note = 'Exploratory: not among the questions of the grid, and not corrected for many comparisons.'
     write_table(shown, differences, stem, f'{caption} {note}', records=records, sources=sources)
     return shown
+
+def age_note(
+    records:list[dict],
+)->str: # One sentence
+    "How many runs are older than the questions"
+    older = older_runs(records)
+    fixed = f'The questions were fixed on {questions_fixed()[:10]}'
+    if not older: return f'{fixed}, before all runs.'
+    return f"{fixed}; {older} of the {len(records)} runs {'is' if older==1 else 'are'} older."
 
 def write_questions(
     frame:pd.DataFrame, # From `results_frame`
@@ -553,7 +569,7 @@ def write_questions(
     "Write the table of questions; each line comes from two rows"
     table = question_table(frame)
     shown,asked = readable_questions(table),len(_questions_of(frame))
-    note = f'{len(table)} of {asked} questions have runs; p is corrected for all {asked}.'
+    note = f'{len(table)} of {asked} questions have runs; p is corrected for all {asked}. {age_note(records)}'
     sources = [[loss, against] for loss,against in zip(table.loss, table.against)]
     write_table(shown, table.set_index('question'), stem, f'{caption} {note}', records=records, sources=sources)
     return shown
