@@ -128,7 +128,8 @@ def holm(
     return out
 
 # %% ../../nbs/companion/31_significance.ipynb #d2ab1e22
-BETTER, WORSE, NO_DIFFERENCE, UNDECIDED = 'better', 'worse', 'no difference', 'undecided'
+BETTER, WORSE = 'better', 'worse'
+NO_DIFFERENCE, UNDECIDED = 'no difference', 'undecided'
 LEVEL = .05 # Probability of a false claim
 
 def verdict(
