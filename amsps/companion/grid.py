@@ -166,13 +166,16 @@ def _date_faults(grid):
 def _question_faults(grid):
     "Faults of `questions`"
     if len(grid.questions)>MOST_QUESTIONS: yield f"there are {len(grid.questions)} questions; at most {MOST_QUESTIONS}"
-    names,kinds = [r.name for r in grid.rows],{d.kind for d in grid.datasets.values()}
+    on,kinds = {r.name:r.kinds for r in grid.rows},{d.kind for d in grid.datasets.values()}
     for i,q in enumerate(grid.questions):
+        own = sorted(q.kinds or kinds)
         for row in (q.row, q.against):
-            if row not in names: yield f"the question {q.text!r} is of {row!r}, which is not a row"
-        if q.row==q.against: yield f"the question {q.text!r} compares a row with itself"
-        for kind in q.kinds or kinds:
+            if row not in on: yield f"the question {q.text!r} is of {row!r}, which is not a row"
+            for kind in own:
+                if kind not in (on.get(row) or own): yield f"the question {q.text!r} is on {kind}, which lacks {row!r}"
+        for kind in own:
             if kind not in grid.decided_by: yield f"the question {q.text!r} is on {kind}, which `decided_by` lacks"
+        if q.row==q.against: yield f"the question {q.text!r} compares a row with itself"
         if any(q.text==p.text or {q.row, q.against}=={p.row, p.against} for p in grid.questions[:i]):
             yield f"the question {q.text!r} is asked twice"
 
