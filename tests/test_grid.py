@@ -5,12 +5,15 @@ import nbformat
 import numpy as np
 import papermill as pm
 import pytest
+import torch
+from torch.nn.functional import cross_entropy
 from amsps.companion import schedule
-from amsps.companion.config import RunConfig, parse_config
-from amsps.companion.grid import Row, grid_rows, read_grid, references, row_colours, row_order
+from amsps.companion.config import RunConfig, known_losses, parse_config
+from amsps.companion.grid import Row, grid_rows, questions_on, read_grid, references, row_colours, row_order
 from amsps.companion.kernels import WarmKernelManager
 from amsps.companion.schedule import plan_runs, run_grid
 from amsps.errors import InputError
+from amsps.losses import make_loss
 from conftest import ROOT, SMALL
 
 TRAIN = ROOT/'nbs/experiments/train.ipynb'
@@ -40,7 +43,9 @@ def references_by_name(row, rows, models):
         return ['AHRL']
     if row.startswith('+ ') and '+ smooth selection' in rows and row!='+ smooth selection':
         return ['+ smooth selection']
-    more = {'AMSPS, graded': ['AMSPS', 'AMSPS, smoothed'], 'AMSPS, smoothed': ['AMSPS']}
+    same_level = ['Hardest triplet + consensus', 'InfoNCE + consensus']
+    amsps = ['AMSPS'] if 'AMSPS' in rows else same_level
+    more = {'AMSPS': same_level, 'AMSPS, graded': [*amsps, 'AMSPS, smoothed'], 'AMSPS, smoothed': amsps}
     found = [r for r in ('Hardest triplet', 'InfoNCE', *more.get(row, [])) if r in rows and r!=row]
     return [r for r in found if r!='InfoNCE' or rows.index(r)<rows.index(row)]
 
@@ -65,6 +70,44 @@ def test_comparisons_where_rows_are_missing():
     for _ in range(300):
         rows = rng.sample(row_order(), rng.randint(1, 12))
         check_references(sorted(rows, key=row_order().index), models)
+
+
+@pytest.mark.parametrize('dataset', read_grid().datasets)
+def test_questions_of_a_dataset(dataset):
+    "All questions are in one table, few, and each is of two rows that differ in their settings"
+    given = {} if dataset.startswith('scenes') else PHOTOGRAPHS
+    rows = {r.name:r for r in grid_rows(dataset, ('table_questions',), **given)}
+    asked = questions_on(read_grid().datasets[dataset].parameters['dataset'])
+    assert 0<len(asked)<=8 and set(rows)=={name for q in asked for name in (q.row, q.against)}
+    assert all(rows[q.row].config!=rows[q.against].config for q in asked)
+    assert len({r.seeds for r in rows.values()})<=2 # as many as the dataset says, or those of another table
+
+
+def test_controls_differ_in_one_part_only():
+    "Each row of a question, and the parameters in which it differs from the row it is compared with"
+    rows = {r.name:r.config.model_dump() for r in grid_rows('flickr8k', ('table_questions',), **PHOTOGRAPHS)}
+    def differ(a, b): return {k for k in rows[a] if rows[a][k]!=rows[b][k]}
+    assert differ('AMSPS, graded', 'AMSPS, smoothed')=={'graded_temperature'}
+    assert differ('+ hidden positives', '+ smooth selection')=={'filter_hidden', 'mining_weight'}
+    terms = {'offline_weight', 'cross_weight', 'penalty'}
+    assert differ('+ candidates, cross pairs, penalty', '+ smooth selection')==terms
+    assert differ('Hardest triplet + consensus', 'InfoNCE + consensus')=={'loss'}
+
+
+def test_smoothed_infonce_is_label_smoothing():
+    "The control of AHRL is cross-entropy with a tenth of each target spread over the batch, times the temperature"
+    places = dict(data_root='d', backbone='b')
+    rows = {r.name:r.config for r in grid_rows('flickr8k', ('table_questions',), **places)}
+    config = rows['InfoNCE, smoothed']
+    assert config.temperature==rows['InfoNCE'].temperature
+    entry = known_losses()[config.loss]
+    loss = make_loss(config.loss, **{k:getattr(config, k) for k in entry.parameters})
+    loss.mode = 'active'
+    sims = torch.rand(8, 8, generator=torch.manual_seed(0), dtype=torch.float64)
+    found = loss(sims, torch.arange(8), relatedness=torch.rand(8, 8))['loss']
+    target = .9*torch.eye(8, dtype=torch.float64)+.1/8
+    both = sum(cross_entropy(s/config.temperature, target) for s in (sims, sims.T))
+    assert found.item()==pytest.approx(config.temperature*both.item(), abs=1e-5)
 
 
 def test_parts_of_the_whole():

@@ -6,8 +6,8 @@ import re
 import nbformat
 import pytest
 from amsps.companion.grid import records_for
-from amsps.companion.tables import check_comparable, compact_table, paired_differences, read_records
-from amsps.companion.tables import readable_differences, results_frame, summary_table
+from amsps.companion.tables import check_comparable, compact_table, paired_differences, question_table, read_records
+from amsps.companion.tables import readable_differences, readable_questions, results_frame, summary_table
 from conftest import ROOT
 
 RESULTS = sorted({f.parent for f in (ROOT/'data/results').glob('*/*.json')})
@@ -45,6 +45,16 @@ def test_main_table_is_what_the_records_say(folder):
     assert pipes(compact_table(summary_table(frame))) in shown(folder, 'table_main')
     differences = paired_differences(frame).set_index('loss')
     assert pipes(readable_differences(differences)) in shown(folder, 'table_differences')
+
+
+@pytest.mark.parametrize('folder', RESULTS, ids=name_of)
+def test_questions_are_answered_by_the_records(folder):
+    records = records_for(read_records(folder), 'table_questions')
+    questions = question_table(results_frame(records)) if records else []
+    if len(questions):
+        assert pipes(readable_questions(questions)) in shown(folder, 'table_questions')
+    else:
+        assert not (ROOT/f'figures/{folder.name}/table_questions.md').exists()
 
 
 @pytest.mark.parametrize('folder', FIGURES, ids=name_of)

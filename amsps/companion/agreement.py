@@ -15,7 +15,7 @@ import pandas as pd
 from ..errors import InputError, quoted
 
 # %% ../../nbs/companion/37_agreement.ipynb #63baf7b7
-SKIPPED = ('_differences', 'table_cost') # Parts of names of tables that are not compared
+SKIPPED = ('_differences', 'table_questions', 'table_cost') # Parts of names of tables that are not compared
 
 def compared_tables(
     folder:Path, # With tables as CSV

@@ -6,8 +6,9 @@
 __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_CELLS', 'LEVELS', 'read_records', 'row_of',
            'check_one_dataset', 'data_name', 'by_dataset', 'check_comparable', 'load_rows', 'by_label', 'row_stem',
            'results_frame', 'summary_table', 'readable_table', 'compact_table', 'cell_note', 'paired_differences',
-           'readable_differences', 'provenance', 'write_provenance', 'markdown_text', 'plain_text', 'latex_text',
-           'write_table', 'write_summary', 'write_differences', 'levels_frame', 'levels_table', 'cost_table']
+           'readable_differences', 'question_table', 'older_runs', 'readable_questions', 'provenance',
+           'write_provenance', 'markdown_text', 'plain_text', 'latex_text', 'write_table', 'write_summary',
+           'write_differences', 'age_note', 'write_questions', 'levels_frame', 'levels_table', 'cost_table']
 
 # %% ../../nbs/companion/32_tables.ipynb #80ea0fea
 import json
@@ -17,9 +18,10 @@ import numpy as np
 import pandas as pd
 from .cache import with_names_of_today
 from .config import RunConfig, label_of
-from .grid import baseline, records_for, references, row_order
+from .grid import baseline, questions_fixed, questions_on, records_for, references, row_order
 from .paths import is_plain_name, path_name
-from .significance import holm, query_bootstrap, seed_difference
+from .significance import NO_DIFFERENCE, UNDECIDED, holm, query_bootstrap, seed_difference
+from .significance import seeds_needed, verdict
 from ..errors import InputError, quoted
 
 # %% ../../nbs/companion/32_tables.ipynb #35535750
@@ -310,6 +312,19 @@ def _difference(frame, metric, loss, reference):
     if metric=='rsum': line |= _over_queries(frame, loss, reference, pairs.index)
     return line
 
+# %% ../../nbs/companion/32_tables.ipynb #97eb1d4b
+def _questions_of(frame):
+    "The questions of the dataset that a frame is of"
+    return questions_on(frame['data'].iloc[0][0]) if 'data' in frame and len(frame) else []
+
+def _questions_first(table, frame):
+    "Lines with `question`, empty where exploratory; questions come first, in the order of the grid"
+    texts = {(q.row, q.against, COLUMNS.get(q.metric, q.metric)):q.text for q in _questions_of(frame)}
+    keys = zip(table.loss, table.against, table.metric)
+    marked = table.assign(question=[texts.get(key, '') for key in keys])
+    place = {text:i for i,text in enumerate([*texts.values(), ''])}
+    return marked.sort_values('question', key=lambda s: s.map(place), kind='stable', ignore_index=True)
+
 # %% ../../nbs/companion/32_tables.ipynb #5d19243b
 _DIFFERENCE = ['loss', 'against', 'metric', 'pairs', 'difference', 'low', 'high', 'effect', 'p', 'wilcoxon',
                'query_low', 'query_high', 'query_p']
@@ -317,7 +332,7 @@ _DIFFERENCE = ['loss', 'against', 'metric', 'pairs', 'difference', 'low', 'high'
 def paired_differences(
     frame:pd.DataFrame, # From `results_frame`
     metrics:tuple[str,...]|None=None, # None: rSum and what is known beyond recall
-)->pd.DataFrame: # One line per row, reference and metric; see `seed_difference`, `query_bootstrap`; `p_holm`
+)->pd.DataFrame: # One line per row, reference and metric; see `seed_difference`, `query_bootstrap`; `question`
     "Differences to a row's `references`, paired over seeds"
     labels = by_label(frame.loss.tolist())
     metrics = [m for m in metrics or _default_metrics(frame) if m in frame]
@@ -328,15 +343,9 @@ def paired_differences(
         others = [l for l in beside if reference in references(l, beside)]
         lines += [_difference(frame, m, loss, reference) for m in metrics for loss in others]
     table = pd.DataFrame([l for l in lines if l], columns=_DIFFERENCE)
-    return table.assign(p_holm=holm(table.p))
+    return _questions_first(table, frame)
 
 # %% ../../nbs/companion/32_tables.ipynb #41809f4e
-def _p(x):
-    "A p-value for the eye"
-    if np.isnan(x): return '–'
-    if x<.001: return '< .001'
-    return f'{x:.3f}'.lstrip('0') if x<1 else '1'
-
 def _interval(low, high): return '–' if np.isnan(low) else f'{low:+.1f} to {high:+.1f}'
 
 def _with_interval(line):
@@ -354,8 +363,72 @@ def readable_differences(
     if d.query_low.notna().any():
         shown['95 % over queries'] = [_interval(low, high) for low,high in zip(d.query_low, d.query_high)]
     shown['effect'] = ['–' if np.isnan(x) else f'{x:+.1f}' for x in d.effect]
-    shown['p, Holm'] = [_p(x) for x in d.p_holm]
+    shown['kind'] = np.where(d.question=='', 'exploratory', 'question')
     return shown
+
+# %% ../../nbs/companion/32_tables.ipynb #1b25ed89
+_QUESTION = ['question', *_DIFFERENCE[:7], 'sd', *_DIFFERENCE[7:], 'smallest']
+
+def _question_lines(frame):
+    "A line for each question that has runs with a common seed"
+    has = set(frame.loss)
+    for q in _questions_of(frame):
+        if not {q.row, q.against}<=has or q.metric not in frame: continue
+        line = _difference(frame, q.metric, q.row, q.against)
+        if line: yield line | dict(question=q.text, smallest=q.smallest)
+
+def _corrected(p, asked):
+    "Holm's correction of p-values (NaN: no test) that are among `asked` questions"
+    known = p.notna()
+    out = p.copy()
+    out[known] = holm([*p[known], *np.ones(asked-known.sum())])[:known.sum()]
+    return out
+
+# %% ../../nbs/companion/32_tables.ipynb #deafb3ea
+def _answer(line):
+    "A verdict in words"
+    found = verdict(line.low, line.high, line.p_holm, smallest=line.smallest)
+    if found==NO_DIFFERENCE: return f'no difference of {line.smallest:g} or more'
+    if found!=UNDECIDED: return found
+    if np.isnan(line.seeds_needed): return 'undecided (one seed)'
+    if not line.pairs<line.seeds_needed<np.inf: return 'undecided (needs more seeds)'
+    return f'undecided (needs {line.seeds_needed:.0f} seeds)'
+
+# %% ../../nbs/companion/32_tables.ipynb #dfc4da1f
+def question_table(
+    frame:pd.DataFrame, # From `results_frame`, with the rows of `table_questions`
+)->pd.DataFrame: # As `paired_differences`, with `sd`, `smallest`, `p_holm`, `seeds_needed` and `answer`
+    "The questions that were fixed before the runs, with what the runs say"
+    asked = len(_questions_of(frame))
+    table = pd.DataFrame([*_question_lines(frame)], columns=_QUESTION)
+    table['p_holm'] = _corrected(table.p.astype(float), asked)
+    needed = [seeds_needed(sd, smallest, questions=asked) for sd,smallest in zip(table.sd, table.smallest)]
+    table['seeds_needed'] = np.array(needed, dtype=float)
+    return table.assign(answer=[_answer(line) for line in table.itertuples()])
+
+# %% ../../nbs/companion/32_tables.ipynb #9bb14a1e
+def older_runs(
+    records:list[dict],
+)->int:
+    "Number of runs that finished before the questions were last changed"
+    return sum(r['finished']<questions_fixed() for r in records)
+
+# %% ../../nbs/companion/32_tables.ipynb #0a904fb2
+def _p(x):
+    "A p-value for the eye"
+    if np.isnan(x): return '–'
+    if x<.001: return '< .001'
+    return f'{x:.3f}'.lstrip('0') if x<1 else '1'
+
+def readable_questions(
+    questions:pd.DataFrame, # From `question_table`
+)->pd.DataFrame: # Strings, index `question`
+    "Questions and answers for the eye"
+    shown = questions[['question','loss','against','metric','pairs']].set_index('question')
+    shown = shown.rename(columns=dict(loss='row'))
+    shown['difference (95 % over seeds)'] = [_with_interval(line) for line in questions.itertuples()]
+    shown['p, Holm'] = [_p(x) for x in questions.p_holm]
+    return shown.assign(answer=questions.answer.tolist())
 
 # %% ../../nbs/companion/32_tables.ipynb #a285e002
 def _origin(record):
@@ -474,7 +547,31 @@ def write_differences(
     differences = paired_differences(frame, metrics).set_index('loss')
     shown = readable_differences(differences)
     sources = [[loss, against] for loss,against in zip(differences.index, differences.against)]
-    write_table(shown, differences, stem, caption, records=records, sources=sources)
+    note = 'Exploratory: not among the questions of the grid, and not corrected for many comparisons.'
+    write_table(shown, differences, stem, f'{caption} {note}', records=records, sources=sources)
+    return shown
+
+def age_note(
+    records:list[dict],
+)->str: # One sentence
+    "How many runs are older than the questions"
+    older = older_runs(records)
+    fixed = f'The questions were fixed on {questions_fixed()[:10]}'
+    if not older: return f'{fixed}, before all runs.'
+    return f"{fixed}; {older} of the {len(records)} runs {'is' if older==1 else 'are'} older."
+
+def write_questions(
+    frame:pd.DataFrame, # From `results_frame`
+    stem:Path, # Path without a suffix
+    caption:str, # Sentences
+    records:list[dict],
+)->pd.DataFrame: # What Markdown and LaTeX show
+    "Write the table of questions; each line comes from two rows"
+    table = question_table(frame)
+    shown,asked = readable_questions(table),len(_questions_of(frame))
+    note = f'{len(table)} of {asked} questions have runs; p is corrected for all {asked}. {age_note(records)}'
+    sources = [[loss, against] for loss,against in zip(table.loss, table.against)]
+    write_table(shown, table.set_index('question'), stem, f'{caption} {note}', records=records, sources=sources)
     return shown
 
 # %% ../../nbs/companion/32_tables.ipynb #a3e1b176
