@@ -6,7 +6,7 @@
 __all__ = ['ANSWER_COLUMNS', 'GRADES', 'Judgements', 'RunData', 'image_order', 'reduce_training', 'read_experts', 'read_crowd',
            'hidden_pairs', 'Answers', 'read_answers', 'starting_model', 'trained_vision', 'check_folder',
            'image_digests', 'text_digest', 'model_digest', 'backbone_digest', 'with_part', 'load_data',
-           'note_long_captions', 'read_relevance']
+           'note_long_captions', 'read_relevance', 'read_grades']
 
 # %% ../../nbs/companion/24_datasets.ipynb #095c621e
 import hashlib
@@ -186,7 +186,7 @@ def hidden_pairs(
     chosen = (judged.grade>=accept)&~annotated
     return judged.image[chosen],judged.caption[chosen]
 
-# %% ../../nbs/companion/24_datasets.ipynb #475c6f27
+# %% ../../nbs/companion/24_datasets.ipynb #f568633e
 ANSWER_COLUMNS = ('image', 'caption', 'grade', 'who', 'when')
 GRADES = {'match':1, 'no match':0, 'unsure':-1} # Name in a file -> number
 
@@ -208,7 +208,7 @@ class Answers:
         has = self.grade==GRADES[grade]
         return csr_array((np.ones(has.sum(), bool), (self.image[has], self.caption[has])), shape=self.shape)
 
-# %% ../../nbs/companion/24_datasets.ipynb #dd72aca9
+# %% ../../nbs/companion/24_datasets.ipynb #1a9034cb
 def _instant(text):
     "Seconds since 1970, of a date and time by ISO 8601"
     when = datetime.fromisoformat(text)
@@ -226,7 +226,7 @@ def _answer_fault(cells, image, caption):
     except ValueError as e:
         return f"expected a date and time by ISO 8601 with its time zone, as 2026-01-31T12:00:00+00:00 ({quoted(e)})"
 
-# %% ../../nbs/companion/24_datasets.ipynb #bc80b907
+# %% ../../nbs/companion/24_datasets.ipynb #51b17543
 def _answer_header(path, rows):
     "Column names in lower case, checked"
     header = [name.lower() for name in rows[0][1]] if rows else []
@@ -250,7 +250,7 @@ def _answer_rows(path, image, caption):
             raise InputError(f'{path}, line {k}: {fault}')
         yield image[cells['image']],caption[cells['caption']],cells['who'],_instant(cells['when']),GRADES[cells['grade']]
 
-# %% ../../nbs/companion/24_datasets.ipynb #2da8f885
+# %% ../../nbs/companion/24_datasets.ipynb #d0bff662
 def _majority(votes):
     "The grade that most people give; unsure where two grades have as many"
     (first,n),*others = Counter(votes.values()).most_common()
@@ -272,7 +272,7 @@ def read_answers(
     grades = np.array([_majority(votes[p]) for p in pairs], np.int64)
     return Answers(i, j, grades, (len(image),len(caption)), tuple(votes[p] for p in pairs))
 
-# %% ../../nbs/companion/24_datasets.ipynb #8450cc34
+# %% ../../nbs/companion/24_datasets.ipynb #a6fe9b55
 def _together(votes):
     "Two people -> their grades of the pairs that both answered, (2, n)"
     found = {}
@@ -286,7 +286,7 @@ def _kappa(a, b):
     equal,chance = np.mean(a==b),sum(np.mean(a==g)*np.mean(b==g) for g in GRADES.values())
     return (equal-chance)/(1-chance) if chance<1 else float('nan')
 
-# %% ../../nbs/companion/24_datasets.ipynb #81353a72
+# %% ../../nbs/companion/24_datasets.ipynb #0d42043f
 @patch_to(Answers)
 def agreement(self)->tuple[int,float,float]: # Pairs that several people answered, raw agreement 0..1, Cohen's kappa
     "How often people agree; NaN where nothing can be said"
@@ -308,7 +308,7 @@ def summary(self)->str: # One line
     if not several: return said
     return f"{said}, who agree in {raw:.0%} (Cohen's kappa {'not defined' if kappa!=kappa else f'{kappa:.2f}'})"
 
-# %% ../../nbs/companion/24_datasets.ipynb #2ea49ac8
+# %% ../../nbs/companion/24_datasets.ipynb #f1d83675
 @patch_to(Answers)
 def fingerprint(self,
     annotations:Annotations, # That the answers are of
@@ -579,3 +579,13 @@ def read_relevance(
     if not grades:
         raise InputError(f"{path} has no pairs; expected a line for each relevant image and caption")
     return csr_array((list(grades.values()), tuple(np.array(list(grades)).T)), shape=(len(image), len(caption)))
+
+# %% ../../nbs/companion/24_datasets.ipynb #9fa04ef8
+def read_grades(
+    path:Path, # For `read_relevance` or `read_answers`
+    annotations:Annotations, # N images, M captions
+)->csr_array|Answers: # (N, M) grades, or answers
+    "What a file says of pairs: graded relevance, or answers of people"
+    header = [name.lower() for _,row in read_rows(path)[:1] for name in row]
+    read = read_answers if {'who','when'} & set(header) else read_relevance
+    return read(path, annotations)
