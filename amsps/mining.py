@@ -666,7 +666,7 @@ def drop_images(
     "Hidden positives of the other images"
     return _drop_zeros(csr_array(hidden.multiply(~images[:,None])))
 
-# %% ../nbs/method/15_mining.ipynb #39865cac
+# %% ../nbs/method/15_mining.ipynb #ef4560f2
 def with_same_words(
     pairs:csr_array, # (N, M)
     text_group:np.ndarray, # (M,) equal for captions with the same words
@@ -682,7 +682,7 @@ def _without(pairs, others):
     kept = csr_array(pairs!=0).astype(np.int8)
     return _drop_zeros(csr_array(kept-kept.multiply(others!=0))).astype(bool)
 
-# %% ../nbs/method/15_mining.ipynb #f85ffbea
+# %% ../nbs/method/15_mining.ipynb #a0181920
 def answered_pairs(
     accepted:csr_array, # (N, M), non-zero where people accept a pair
     refused:csr_array, # (N, M), non-zero where people refuse a pair
@@ -693,7 +693,7 @@ def answered_pairs(
     accepted = _without(with_same_words(accepted, text_group), known)
     return accepted,_without(with_same_words(refused, text_group), _any_of(known, accepted))
 
-# %% ../nbs/method/15_mining.ipynb #9744acdc
+# %% ../nbs/method/15_mining.ipynb #866dc54e
 def candidates_first(
     table:Tensor, # (A, h) int64 items of each anchor, -1 where there are fewer
     pairs:csr_array, # (A, n), non-zero where an item must be among them
@@ -1117,7 +1117,7 @@ def _check_settings(self):
     check_choice(SEARCHES, search=self.search)
     if self.search=='faiss': import_faiss() # a missing package is reported now, not after hours
 
-# %% ../nbs/method/15_mining.ipynb #6d58ff3b
+# %% ../nbs/method/15_mining.ipynb #f4955593
 @patch_to(Miner)
 def _set_answers(self, accepted, refused, weight):
     "What people said of pairs; accepted ones are known from now on"

@@ -1047,8 +1047,8 @@ def _queries(m, direction):
     n = m.get(f'{direction}_queries')
     return '' if n is None else f" ({n:,} {'images' if direction=='i2t' else 'captions'})"
 
-_JUDGED = ("note: a pair that nobody answered is unknown: each image and caption ranks its annotated and answered pairs "
-           "alone, and counts where some match and some do not")
+_JUDGED = ("note: a pair that nobody answered is unknown: each image and caption ranks its annotated and answered "
+           "pairs alone, and counts where some match and some do not")
 
 def _echo_answers(answers, accept, err):
     "Say what answers are given and what the metrics mean; refuse a grade that they do not have"

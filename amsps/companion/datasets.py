@@ -186,7 +186,7 @@ def hidden_pairs(
     chosen = (judged.grade>=accept)&~annotated
     return judged.image[chosen],judged.caption[chosen]
 
-# %% ../../nbs/companion/24_datasets.ipynb #f568633e
+# %% ../../nbs/companion/24_datasets.ipynb #195a16e1
 ANSWER_COLUMNS = ('image', 'caption', 'grade', 'who', 'when')
 GRADES = {'match':1, 'no match':0, 'unsure':-1} # Name in a file -> number
 
@@ -208,7 +208,7 @@ class Answers:
         has = self.grade==GRADES[grade]
         return csr_array((np.ones(has.sum(), bool), (self.image[has], self.caption[has])), shape=self.shape)
 
-# %% ../../nbs/companion/24_datasets.ipynb #1a9034cb
+# %% ../../nbs/companion/24_datasets.ipynb #7f800961
 def _instant(text):
     "Seconds since 1970, of a date and time by ISO 8601"
     when = datetime.fromisoformat(text)
@@ -226,7 +226,7 @@ def _answer_fault(cells, image, caption):
     except ValueError as e:
         return f"expected a date and time by ISO 8601 with its time zone, as 2026-01-31T12:00:00+00:00 ({quoted(e)})"
 
-# %% ../../nbs/companion/24_datasets.ipynb #51b17543
+# %% ../../nbs/companion/24_datasets.ipynb #1e0d8351
 def _answer_header(path, rows):
     "Column names in lower case, checked"
     header = [name.lower() for name in rows[0][1]] if rows else []
@@ -242,15 +242,16 @@ def _answer_rows(path, image, caption):
     header = _answer_header(path, rows)
     for k,row in rows[1:]:
         if len(row)!=len(header):
-            raise InputError(f"{path}, line {k}: expected {len(header)} fields ({', '.join(header)}), found {len(row)}: "
-                             f"{' '.join(row)[:80]!r}; complete the line, or remove it")
+            raise InputError(f"{path}, line {k}: expected {len(header)} fields ({', '.join(header)}), found "
+                             f"{len(row)}: {' '.join(row)[:80]!r}; complete the line, or remove it")
         cells = dict(zip(header, row))
         fault = _answer_fault(cells, image, caption)
         if fault:
             raise InputError(f'{path}, line {k}: {fault}')
-        yield image[cells['image']],caption[cells['caption']],cells['who'],_instant(cells['when']),GRADES[cells['grade']]
+        pair = image[cells['image']],caption[cells['caption']]
+        yield *pair,cells['who'],_instant(cells['when']),GRADES[cells['grade']]
 
-# %% ../../nbs/companion/24_datasets.ipynb #d0bff662
+# %% ../../nbs/companion/24_datasets.ipynb #ab7aee02
 def _majority(votes):
     "The grade that most people give; unsure where two grades have as many"
     (first,n),*others = Counter(votes.values()).most_common()
@@ -272,7 +273,7 @@ def read_answers(
     grades = np.array([_majority(votes[p]) for p in pairs], np.int64)
     return Answers(i, j, grades, (len(image),len(caption)), tuple(votes[p] for p in pairs))
 
-# %% ../../nbs/companion/24_datasets.ipynb #a6fe9b55
+# %% ../../nbs/companion/24_datasets.ipynb #ab2502d8
 def _together(votes):
     "Two people -> their grades of the pairs that both answered, (2, n)"
     found = {}
@@ -286,7 +287,7 @@ def _kappa(a, b):
     equal,chance = np.mean(a==b),sum(np.mean(a==g)*np.mean(b==g) for g in GRADES.values())
     return (equal-chance)/(1-chance) if chance<1 else float('nan')
 
-# %% ../../nbs/companion/24_datasets.ipynb #0d42043f
+# %% ../../nbs/companion/24_datasets.ipynb #9c966a69
 @patch_to(Answers)
 def agreement(self)->tuple[int,float,float]: # Pairs that several people answered, raw agreement 0..1, Cohen's kappa
     "How often people agree; NaN where nothing can be said"
@@ -308,7 +309,7 @@ def summary(self)->str: # One line
     if not several: return said
     return f"{said}, who agree in {raw:.0%} (Cohen's kappa {'not defined' if kappa!=kappa else f'{kappa:.2f}'})"
 
-# %% ../../nbs/companion/24_datasets.ipynb #f1d83675
+# %% ../../nbs/companion/24_datasets.ipynb #b737df5c
 @patch_to(Answers)
 def fingerprint(self,
     annotations:Annotations, # That the answers are of
@@ -580,7 +581,7 @@ def read_relevance(
         raise InputError(f"{path} has no pairs; expected a line for each relevant image and caption")
     return csr_array((list(grades.values()), tuple(np.array(list(grades)).T)), shape=(len(image), len(caption)))
 
-# %% ../../nbs/companion/24_datasets.ipynb #9fa04ef8
+# %% ../../nbs/companion/24_datasets.ipynb #43d7c8bd
 def read_grades(
     path:Path, # For `read_relevance` or `read_answers`
     annotations:Annotations, # N images, M captions

@@ -281,7 +281,7 @@ def _grades_of(data, relevance, accept):
                          "not count; lower `accept` (--accept), or complete the file")
     return grades
 
-# %% ../../nbs/companion/26_evaluation.ipynb #2f843730
+# %% ../../nbs/companion/26_evaluation.ipynb #1923dc11
 def judged_pairs(
     split:PairDataset, # n images, m captions
     accepted:csr_array, # (n, m), non-zero where people say that a pair matches
@@ -295,7 +295,7 @@ def judged_pairs(
     found = csr_array(match).tocoo()
     return *found.coords,found.data==1
 
-# %% ../../nbs/companion/26_evaluation.ipynb #3414b292
+# %% ../../nbs/companion/26_evaluation.ipynb #a639f746
 def _mean_over_queries(name, query, sims, match):
     "Means over the queries that have items that match and items that do not; NaN where there is none"
     order = np.argsort(query, kind='stable')
@@ -315,7 +315,7 @@ def answered_metrics(
     sims = (images[image]*texts[caption]).sum(1).float().cpu().numpy()
     return _mean_over_queries('i2t', image, sims, match)|_mean_over_queries('t2i', caption, sims, match)
 
-# %% ../../nbs/companion/26_evaluation.ipynb #2c46803f
+# %% ../../nbs/companion/26_evaluation.ipynb #ff3158c6
 def _answers_of(data, answers):
     "Judged pairs of dev and test, where some of a query match and some do not"
     found = {}
@@ -326,8 +326,8 @@ def _answers_of(data, answers):
         mixed = any(0<judged[2][q==k].sum()<(q==k).sum() for q in judged[:2] for k in np.unique(q[~judged[2]]))
         if mixed: found[name] = judged
     if not found:
-        raise InputError("the answers have no image and no caption of dev or test of which some pairs match and some do "
-                         "not (annotated pairs match): answers of the training split, or across splits, do not count")
+        raise InputError("the answers have no image and no caption of dev or test of which some pairs match and some "
+                         "do not (annotated pairs match): answers of training, or across splits, do not count")
     return found
 
 def _graded(e, grades, accept):
