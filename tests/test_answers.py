@@ -1,5 +1,6 @@
 "Answers of people by the command line: a run takes them, its name counts them, and evaluation leaves out what is unknown."
 import json
+from typing import NamedTuple
 import numpy as np
 import pytest
 from amsps.companion.answers import ORDERS, Questions, answer_by_relevance, append_answer, last_mined
@@ -12,6 +13,13 @@ from conftest import SMALL
 SETTINGS = SMALL|dict(epochs=3, warmup_epochs=1, active_from=1)
 
 
+class World(NamedTuple):
+    folder: object # Of the cache and of files with answers
+    config: object
+    data: object
+    record: dict
+
+
 @pytest.fixture(scope='module')
 def world(tmp_path_factory):
     "A trained run on scenes, and files with answers about what it mined, and about the hardest candidates"
@@ -21,27 +29,26 @@ def world(tmp_path_factory):
     data = load_data(config)
     record = train_run(config, data)
     split = data.split('train')
-    texts = last_mined(run_dir(config, data)).candidates.texts[:20,0].numpy()
+    texts = last_mined(run_dir(config, data)).candidates.texts[:20,0].numpy().copy()
     hardest = Questions(np.arange(20), texts, np.zeros(20))
     for how in ORDERS:
         questions = pairs_to_ask(run_dir(config, data), 40, how)
         for asked in (questions, hardest):
             answer_by_relevance(folder/f'{how}.csv', asked, split, data.split_relevance(split))
-    return folder,config,data,record
+    return World(folder, config, data, record)
 
 
 def told(world, **settings):
     "The same run with answers: configuration and record"
     from amsps.companion.runs import train_run
-    folder,config,_,_ = world
-    made = config.model_copy(update=dict(judgements=str(folder/'active.csv'))|settings)
+    made = world.config.model_copy(update=dict(judgements=str(world.folder/'active.csv'))|settings)
     data = load_data(made)
     return made,data,train_run(made, data)
 
 
 def test_a_run_is_named_by_what_the_answers_say(world, tmp_path):
     from amsps.companion.runs import key_of
-    folder,config,data,record = world
+    folder,config,record = world.folder,world.config,world.record
     assert 'judgements' not in record['config'] and 'judgements' not in record['key']['config']
     def name(text, file):
         (tmp_path/file).write_text(text, 'utf-8')
@@ -93,12 +100,12 @@ def test_what_is_mined(world):
 
 def test_the_key_has_the_code_that_a_run_with_answers_enters(world):
     from test_cache import lacking
-    made = world[1].model_copy(update=dict(judgements=str(world[0]/'random.csv'), seed=2))
+    made = world.config.model_copy(update=dict(judgements=str(world.folder/'random.csv'), seed=2))
     assert not lacking(made)
 
 
 def test_evaluate_by_answers(cli, world):
-    folder,config,data,record = world
+    folder,config,data = world.folder,world.config,world.data
     notes,file = data.annotations,folder/'test.csv'
     split = data.split('test')
     for i in range(10):
@@ -128,15 +135,15 @@ def test_a_run_with_answers_is_evaluated_and_verified(cli, world, tmp_path):
     (tmp_path/f"{record['name']}.json").write_text(json.dumps(record))
     r = cli('verify', tmp_path)
     assert r.returncode==2 and 'was made with the answers active.csv' in r.stderr
-    r = cli('verify', tmp_path, '--judgements', world[0]/'active.csv')
+    r = cli('verify', tmp_path, '--judgements', world.folder/'active.csv')
     assert r.returncode==0 and 'equal' in r.stdout, r.stdout+r.stderr
 
 
 def test_mistakes(cli, world, tmp_path):
-    folder,config,data,_ = world
+    folder = world.folder
     (tmp_path/'bad.csv').write_text('image,caption,grade,who,when\nx,y,match,Ann,2026-01-31T12:00:00Z\n')
     sizes = [x for k,v in SETTINGS.items() for x in (f"--{k.replace('_', '-')}", v)]
-    place = ['--cache-dir', config.cache_dir]
+    place = ['--cache-dir', world.config.cache_dir]
     wrong = {tmp_path/'none.csv': 'check `judgements`', tmp_path/'bad.csv': "line 2: unknown image 'x'",
              folder/'records.csv': 'check `judgements`'}
     for file,said in wrong.items():
