@@ -1,4 +1,4 @@
-"Answers of people by the command line: a run takes them, its name counts them, and evaluation leaves out what is unknown."
+"Answers of people by the command line: a run takes them, its name counts them, and evaluation leaves out the unknown."
 import json
 from typing import NamedTuple
 import numpy as np
