@@ -515,6 +515,7 @@ class PairDataset(torch.utils.data.Dataset):
         self._tokens = None # (tokeniser, ids of all captions, where each caption begins)
         self._held = None # features on a device
         self.views = None # `RandomViews` of the images in training, where they are pixels
+        self.accepted = None # (n, m) bool, further pairs that match: people accept them, and nobody annotated them
         self._select(annotations)
 
     def __len__(self):

@@ -9,11 +9,11 @@ __all__ = ['BLOCK_BYTES', 'SEARCHES', 'MIN_SIBLINGS', 'MIN_SEPARATION', 'MAX_PRI
            'Candidates', 'mine_candidates', 'import_faiss', 'approximate_items', 'Evidence', 'enough_siblings',
            'sibling_pairs', 'CoverageEvidence', 'SentenceEvidence', 'MatchModel', 'fit_match_model', 'JointMatchModel',
            'fit_joint_model', 'mine_hidden', 'unannotated_scores', 'evidence_alone', 'calibrate', 'held_out_images',
-           'update_confidence', 'filter_confidence', 'drop_images', 'Draw', 'MinedSet', 'mined_set_from', 'CiderD',
-           'BatchCider', 'PairDraw', 'quintuplet_similarities', 'quintuplet_masks', 'draw_queue', 'queue_known',
-           'mining_log', 'unit_embeddings', 'Miner', 'drawn_positions', 'encode_drawn', 'candidate_masks',
-           'drawn_confidence', 'row_products', 'offline_similarities', 'mined_similarities', 'pair_positions',
-           'is_whole_state']
+           'update_confidence', 'filter_confidence', 'drop_images', 'with_same_words', 'answered_pairs',
+           'candidates_first', 'Draw', 'MinedSet', 'mined_set_from', 'CiderD', 'BatchCider', 'PairDraw',
+           'quintuplet_similarities', 'quintuplet_masks', 'draw_queue', 'queue_known', 'mining_log', 'unit_embeddings',
+           'Miner', 'drawn_positions', 'encode_drawn', 'candidate_masks', 'drawn_confidence', 'row_products',
+           'offline_similarities', 'mined_similarities', 'pair_positions', 'is_whole_state']
 
 # %% ../nbs/method/15_mining.ipynb #49a3b8c1
 import os
@@ -666,6 +666,45 @@ def drop_images(
     "Hidden positives of the other images"
     return _drop_zeros(csr_array(hidden.multiply(~images[:,None])))
 
+# %% ../nbs/method/15_mining.ipynb #ef4560f2
+def with_same_words(
+    pairs:csr_array, # (N, M)
+    text_group:np.ndarray, # (M,) equal for captions with the same words
+)->csr_array: # (N, M) bool
+    "Pairs, and those of captions with the same words"
+    texts = _membership(_group_numbers(text_group, len(text_group)))
+    return csr_array(csr_array(pairs!=0).astype(np.int32)@texts@texts.T>0)
+
+def _any_of(*pairs): return csr_array(sum(csr_array(p!=0).astype(np.int8) for p in pairs)>0)
+
+def _without(pairs, others):
+    "The pairs that are not among others, bool"
+    kept = csr_array(pairs!=0).astype(np.int8)
+    return _drop_zeros(csr_array(kept-kept.multiply(others!=0))).astype(bool)
+
+# %% ../nbs/method/15_mining.ipynb #a0181920
+def answered_pairs(
+    accepted:csr_array, # (N, M), non-zero where people accept a pair
+    refused:csr_array, # (N, M), non-zero where people refuse a pair
+    known:csr_array, # (N, M), pairs that match by the annotations
+    text_group:np.ndarray, # (M,) equal for captions with the same words
+)->tuple[csr_array,csr_array]: # (N, M) bool each, accepted and refused; no pair is in two of the three
+    "What answers add to the annotations [ours]"
+    accepted = _without(with_same_words(accepted, text_group), known)
+    return accepted,_without(with_same_words(refused, text_group), _any_of(known, accepted))
+
+# %% ../nbs/method/15_mining.ipynb #866dc54e
+def candidates_first(
+    table:Tensor, # (A, h) int64 items of each anchor, -1 where there are fewer
+    pairs:csr_array, # (A, n), non-zero where an item must be among them
+)->Tensor: # (A, h); of more than h such items, the first
+    "Candidates with given items in front"
+    out,h = table.clone(),table.shape[1]
+    for i in np.flatnonzero(np.diff(pairs.indptr)):
+        first = torch.from_numpy(pairs.indices[pairs.indptr[i]:pairs.indptr[i+1]].astype(np.int64))
+        out[i] = torch.cat([first, table[i][~torch.isin(table[i], first)]])[:h]
+    return out
+
 # %% ../nbs/method/15_mining.ipynb #4deeeb2a
 class Draw(NamedTuple):
     "Positions drawn for a batch; -1 where there is none"
@@ -1040,6 +1079,10 @@ class Miner:
             `own`, or None. Without evidence, hidden positives need the argument `match` of `refresh`.
         siblings: captions of held-out images with several captions, and their owners, a tuple; evidence 'coverage' is
             calibrated on them where the training images have one caption each.
+        accepted: (N, M), non-zero where people say that an unannotated pair matches: it is no negative, and a hidden
+            positive with confidence `accepted_weight`.
+        refused: (N, M), non-zero where they say that it does not match: it is never mined, and is a candidate.
+        accepted_weight: weight of an accepted pair in a loss of hidden positives, 0 to 1; default 1.
         candidates: hardest items kept for each anchor, h; default 100.
         hidden_confidence: confidence from which an unannotated pair is a hidden positive, 0..1; default 0.3.
         seed: of the draws and of the held-out images; default 0.
@@ -1050,7 +1093,8 @@ class Miner:
     Raises `InputError` for lengths that differ, owners out of range and unknown settings.
     """
     def __init__(self, captions, owner, n_images, evidence='coverage', candidates=100, hidden_confidence=.3, seed=0,
-                 search='exact', memory=False, relevance=None, siblings=None):
+                 search='exact', memory=False, relevance=None, siblings=None, accepted=None, refused=None,
+                 accepted_weight=1.):
         self.n_images = n_images
         self.candidates = candidates
         self.hidden_confidence = hidden_confidence
@@ -1059,6 +1103,7 @@ class Miner:
         self.memory = memory
         self._check_settings()
         self._set_data(_check_captions(captions), owner)
+        self._set_answers(accepted, refused, accepted_weight)
         self.evidence = self._evidence_of(evidence, captions, siblings)
         self.relevance = self._check_relevance(relevance)
         self.held_out = held_out_images(n_images, seed)
@@ -1071,6 +1116,22 @@ def _check_settings(self):
     check_interval('(0, 1)', hidden_confidence=self.hidden_confidence)
     check_choice(SEARCHES, search=self.search)
     if self.search=='faiss': import_faiss() # a missing package is reported now, not after hours
+
+# %% ../nbs/method/15_mining.ipynb #f4955593
+@patch_to(Miner)
+def _set_answers(self, accepted, refused, weight):
+    "What people said of pairs; accepted ones are known from now on"
+    check_interval('(0, 1]', accepted_weight=weight)
+    self.accepted = None # (N, M) bool, accepted pairs that nobody annotated
+    self.refused = None # (N, M) bool
+    self.accepted_weight = weight
+    self.settled = self.known # Pairs that mining leaves alone
+    if accepted is None and refused is None: return
+    given = [self._no_pairs() if x is None else self._check_pairs(x, name)
+             for name,x in dict(accepted=accepted, refused=refused).items()]
+    self.accepted,self.refused = answered_pairs(*given, self.known, self.words)
+    self.known = _any_of(self.known, self.accepted)
+    self.settled = _any_of(self.known, self.refused)
 
 # %% ../nbs/method/15_mining.ipynb #74551c02
 @patch_to(Miner)
@@ -1105,11 +1166,13 @@ def _check_siblings(siblings):
 
 # %% ../nbs/method/15_mining.ipynb #11d2826a
 @patch_to(Miner)
-def _check_relevance(self, relevance):
-    if relevance is None: return None
-    if relevance.shape!=self.known.shape:
-        raise InputError(f"`relevance` must be (images, captions) = {self.known.shape}; got {relevance.shape}")
-    return csr_array(relevance)
+def _check_relevance(self, relevance): return None if relevance is None else self._check_pairs(relevance, 'relevance')
+
+@patch_to(Miner)
+def _check_pairs(self, pairs, name):
+    if pairs.shape!=self.known.shape:
+        raise InputError(f"`{name}` must be (images, captions) = {self.known.shape}; got {pairs.shape}")
+    return csr_array(pairs)
 
 # %% ../nbs/method/15_mining.ipynb #6b2c025c
 @patch_to(Miner)
@@ -1135,7 +1198,7 @@ def _new_confidence(self, images, texts, match):
     floor = min(.1, self.hidden_confidence) # what is below is not kept for the mean over passes
     part = shard(len(images))
     own = self._no_pairs()
-    if match.prior: own = mine_hidden(images, texts, self.known, match, self.evidence, floor, among=part)
+    if match.prior: own = mine_hidden(images, texts, self.settled, match, self.evidence, floor, among=part)
     new = csr_array(sum(gather_objects(own), self._no_pairs()))
     if self.confidence is None: return new,match
     return update_confidence(self.confidence, new, self.passes, self.hidden_confidence),match
@@ -1151,7 +1214,7 @@ def _match_model(self, images, texts, match):
         warnings.warn(NO_SIBLINGS.format(n, MIN_SIBLINGS), stacklevel=4)
         return NO_MATCHES
     if self.evidence is not None:
-        match = calibrate(images, texts, self.known, self.evidence, np.flatnonzero(self.held_out))
+        match = calibrate(images, texts, self.settled, self.evidence, np.flatnonzero(self.held_out))
     if not match.prior: warnings.warn(NO_EVIDENCE.format(match.separation), stacklevel=4)
     return match
 
@@ -1174,12 +1237,16 @@ def _new_candidates(self, images, texts):
     "Candidates that are neither known nor hidden positives"
     taken = csr_array(self.known.astype(np.int8)+(self._used()>0).astype(np.int8))
     by_image = self._hardest(images, texts, taken)
-    return Candidates(by_image, self._hardest(texts, images, csr_array(taken.T)))
+    by_caption = self._hardest(texts, images, csr_array(taken.T))
+    if self.refused is None: return Candidates(by_image, by_caption)
+    return Candidates(candidates_first(by_image, self.refused), candidates_first(by_caption, csr_array(self.refused.T)))
 
 @patch_to(Miner)
 def _used(self):
-    "Hidden positives that training uses"
-    return drop_images(filter_confidence(self.confidence, self.hidden_confidence), self.held_out)
+    "Hidden positives that training uses: mined ones, and those that people accept"
+    mined = drop_images(filter_confidence(self.confidence, self.hidden_confidence), self.held_out)
+    if self.accepted is None: return mined
+    return csr_array(mined+self.accepted.astype(np.float32)*np.float32(self.accepted_weight))
 
 # %% ../nbs/method/15_mining.ipynb #a2533c03
 @patch_to(Miner)
@@ -1463,7 +1530,8 @@ def extras(self, loss, image, caption, image_embeds, text_embeds, encode_images=
         step: the same step and seed draw the same items; by default the calls are counted.
 
     Returns a dictionary of tensors on the device of `image_embeds`:
-        known: (B, B) bool, pairs whose captions have the same words. A loss outside its active mode gets this only.
+        known: (B, B) bool, pairs whose captions have the same words, and accepted pairs. A loss outside its active mode
+            gets this only.
         relatedness: (B, B) float32 in 0..1, evidence that caption j describes image i.
         hidden: (B, B) float32 in 0..1, confidence that image i and caption j match; 1 for known pairs.
         offline: `Offline`, similarities of one drawn candidate of each anchor.
@@ -1476,8 +1544,7 @@ def extras(self, loss, image, caption, image_embeds, text_embeds, encode_images=
     image,caption = self._check_batch(image, caption)
     v = unit_embeddings(image_embeds, len(image), '`image_embeds`')
     t = unit_embeddings(text_embeds, len(caption), '`text_embeds`')
-    words = torch.from_numpy(self.words[caption])
-    known = dict(known=(words[:,None]==words[None,:]).to(v.device))
+    known = dict(known=self._known_of(image, caption).to(v.device))
     if loss.mode!='active': return known
     self._check_needs(loss.needs)
     pairs = {k:x.to(v.device) for k,x in self.batch_pairs(loss.needs, image, caption).items()}
@@ -1489,6 +1556,14 @@ def extras(self, loss, image, caption, image_embeds, text_embeds, encode_images=
     return known|pairs|drawn|published
 
 # %% ../nbs/method/15_mining.ipynb #6b739030
+@patch_to(Miner)
+def _known_of(self, image, caption):
+    "(B, B) bool, pairs of a batch that match: captions with the same words, and pairs that people accept"
+    words = torch.from_numpy(self.words[caption])
+    known = words[:,None]==words[None,:]
+    if self.accepted is None: return known
+    return known | torch.from_numpy(self.accepted[image][:,caption].toarray())
+
 @patch_to(Miner)
 def _next_step(self):
     self.steps += 1
@@ -1525,7 +1600,7 @@ def load(self,
     found = mined_set_from(arrays)
     if found.known.shape!=self.known.shape or (found.known!=self.known).nnz:
         found = f"{Path(folder)/name}.npz was saved by a miner of other captions"
-        raise InputError(f"{found}; give `Miner` the captions of that run")
+        raise InputError(f"{found}, or with other answers; give `Miner` those of that run")
     self.confidence = found.hidden
     self.mined = MinedSet(found.candidates, self._used(), self.known)
     self.passes,self.steps = int(arrays['passes']),int(arrays['steps'])

@@ -36,7 +36,7 @@ from .mining import (
     OWN_ARGUMENTS, MatchModel, Miner, candidate_masks, drawn_confidence, drawn_positions, fit_match_model,
     is_whole_state, known_pairs, mined_similarities, offline_similarities, pair_positions, quintuplet_masks,
     quintuplet_similarities, row_products,
-    text_groups, unannotated_scores)
+    text_groups, unannotated_scores, with_same_words)
 from .model import AmspsModel, AmspsOutput, level_objective
 from .distributed import encode_all, gather_rows, join_processes, nonempty_shard, rank_and_world, shard
 from .distributed import wait_for_all
@@ -303,7 +303,8 @@ def describe(self)->dict: # Plain values
     "Settings that decide what is mined"
     m = self.miner
     same = dict(candidates=m.candidates, hidden_confidence=m.hidden_confidence, seed=m.seed, search=m.search)
-    return same|dict(memory=m.memory, refresh=self.refresh, evidence=type(m.evidence).__name__)
+    same |= dict(memory=m.memory, refresh=self.refresh, evidence=type(m.evidence).__name__)
+    return same if m.accepted is None else same|dict(accepted=m.accepted.nnz, refused=m.refused.nnz)
 
 # %% ../nbs/method/17_training.ipynb #0ac939cc
 @patch_to(MiningCallback)
@@ -527,8 +528,11 @@ class RetrievalTrainer(Trainer):
         self.batches = batches
         self.cache = GradientCache(chunk_size) if chunk_size else None
         self._words = text_groups(self.train_dataset.captions)
+        self._accepted = self._with_same_words(self.train_dataset.accepted)
         self._terms = [] # Of each step since the last log
         self._unchecked = None # Terms of the last step, its number and learning rate
+
+    def _with_same_words(self, pairs): return None if pairs is None else with_same_words(pairs, self._words)
 
     @cached_property
     def _trained(self): return [p for p in self.model.parameters() if p.requires_grad]
@@ -565,8 +569,10 @@ def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=N
     own = model(**inputs)
     out = _gather_output(own, len(image))
     extras = self._extras(image, caption, own)
+    accepted = None if self._accepted is None else torch.from_numpy(self._accepted[image][:,caption].toarray())
     image,words = (on_device(torch.from_numpy(x), self.args.device) for x in (image, self._words[caption]))
     known = words[:,None]==words[None,:]
+    if accepted is not None: known = known | on_device(accepted, known.device)
     sims = {k:v@t.T for k,(v,t) in out.levels().items() if self._counts(k)}
     learnt = self.model.learnt(getattr(self.retrieval_loss, 'learns', ()))
     losses = {k:self.retrieval_loss(s, image, known, **learnt, **extras.get(k, {})) for k,s in sims.items()}

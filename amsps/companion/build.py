@@ -180,6 +180,8 @@ def build_miner(
     kind = 'none' if config.loss in (*PUBLISHED,'fne_like') else config.evidence # FNE trusts the model alone
     evidence = build_evidence(kind, train_set, data.sentences, dev_set)
     names = ('candidates', 'hidden_confidence', 'seed', 'search', 'memory')
+    accepted,refused = data.split_answers(train_set)
     settings = {k:getattr(config, k) for k in names}|dict(relevance=data.split_relevance(train_set))
+    settings |= dict(accepted=accepted, refused=refused)
     miner = Miner(train_set.captions, train_set.caption_image, len(train_set.image_ids), evidence, **settings)
     return MiningCallback(miner, train_set, dev_set, output_dir, config.refresh)

@@ -132,6 +132,7 @@ def _on_flickr8k(c): return c.dataset=='flickr8k'
 def _averages_regions(c): return c.pooling=='mean' and not c.region_hidden
 def _has_text_backbone(c): return bool(c.text_backbone)
 def _has_concepts(c): return bool(c.n_concepts)
+def _has_answers(c): return bool(c.judgements)
 def _never(c): return False
 
 # %% ../../nbs/companion/23_cache.ipynb #c1775380
@@ -194,6 +195,11 @@ USED_WHEN = {
     'mining.CoverageEvidence': lambda c: _has_miner(c) and c.evidence=='coverage',
     'mining.SentenceEvidence': lambda c: _has_miner(c) and c.evidence=='sentence',
     'mining.approximate_items': lambda c: _mines(c) and c.search=='faiss',
+    'mining.with_same_words': _has_answers,
+    'mining.answered_pairs': _has_answers,
+    'mining.candidates_first': _has_answers,
+    'companion.datasets.read_answers': _has_answers,
+    'companion.datasets.Answers': _has_answers,
     # evaluation
     'companion.evaluation.level_metrics': _has_concepts,
     'companion.evaluation.concept_record': _has_concepts,

@@ -7,10 +7,10 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'Explain', 'Force', 'Root', 'Backbone', 'TextBackbone', 'Jobs', 'Device', 'Stop', 'Executor', 'Address',
            'Records', 'Output', 'Cache', 'Executed', 'ReportTable', 'ReportFigure', 'RecordsFolder', 'ReportOutput',
            'PicturesRoot', 'AnyPalette', 'TablesOutput', 'Verified', 'Tolerance', 'Again', 'Encoder', 'Vectors',
-           'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'OtherLayout', 'OtherImages',
-           'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top', 'Split',
-           'PublishTo', 'Push', 'Public', 'Licence', 'Title', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout',
-           'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
+           'SameAnswers', 'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'OtherLayout',
+           'OtherImages', 'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
+           'Split', 'PublishTo', 'Push', 'Public', 'Licence', 'Title', 'runs_app', 'RunsCache', 'DryRun', 'data_app',
+           'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
            'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'refuse_special_files', 'main', 'echo', 'Rule',
            'has_effect', 'check_options', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
            'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'publish', 'list_', 'show', 'diff', 'gc',
@@ -313,6 +313,7 @@ has_effect('data_root backbone', 'photographs', bool, 'is for records on photogr
 has_effect('text_backbone', 'text_encoders', bool, 'is for records with a text encoder, and none of these has one')
 has_effect('model', 'models', bool, 'is for records that started from a CLIP-like model, and none of these did')
 has_effect('concept_vectors', 'vectors', bool, 'is for records with word vectors, and none of these has some')
+has_effect('judgements', 'judged', bool, "is for records of runs that took people's answers, and none of these did")
 
 # %% ../../nbs/companion/59_cli.ipynb #afc48cf2
 def check_effect(
@@ -362,6 +363,8 @@ def check_files(config):
         import_peft()
     if config.concept_vectors and not os.access(config.concept_vectors, os.R_OK):
         raise InputError(f"cannot read {config.concept_vectors}; check `concept_vectors`")
+    if config.judgements and not os.access(config.judgements, os.R_OK):
+        raise InputError(f"cannot read {config.judgements}; check `judgements`")
     if config.text_backbone:
         text_digest(config.text_backbone)
     if config.model:
@@ -721,13 +724,14 @@ Tolerance = Annotated[float, _opt(_TOLERANCE, min=0)]
 Again = Annotated[int|None, _opt_plain(_AGAIN, min=1)]
 Encoder = Annotated[str, _opt_plain(f"Text {_MODEL}, as in training.", DATA)]
 Vectors = Annotated[str, _opt_plain("File of word vectors, as in training.", DATA)]
+SameAnswers = Annotated[str, _opt_plain("File of people's answers, as in training.", DATA)]
 SameModel = Annotated[str, _opt_plain("CLIP-like model that the runs started from.", DATA)]
 
 # %% ../../nbs/companion/59_cli.ipynb #beb85808
 @app.command(cls=GroupedCommand)
 def verify(
     records:Verified=None, runs:Again=None, tolerance:Tolerance=5., data_root:Root='', backbone:Backbone='',
-    model:SameModel='', text_backbone:Encoder='', concept_vectors:Vectors='',
+    model:SameModel='', text_backbone:Encoder='', concept_vectors:Vectors='', judgements:SameAnswers='',
 ):
     """Check run records by making some of them again.
 
@@ -743,7 +747,7 @@ def verify(
     from amsps.companion.paths import existing_asset
     folder = _own_or(records) if records else existing_asset('data/results/scenes')
     given = dict(data_root=data_root, backbone=backbone, model=model, text_backbone=text_backbone)
-    given = {k:v for k,v in given.items() if v}|_given(concept_vectors=concept_vectors)
+    given = {k:v for k,v in given.items() if v}|_given(concept_vectors=concept_vectors, judgements=judgements)
     _check_verify(folder, runs, given)
     _verify(folder, runs or 1, tolerance, given)
 
@@ -753,14 +757,15 @@ def _check_verify(folder, runs, given):
     from amsps.companion.runs import records_in
     one = (folder/'record.json').is_file()
     check_options(_given(runs=runs), one_run=one)
-    vectors = given.get('concept_vectors')
-    if vectors and not os.access(vectors, os.R_OK):
-        raise InputError(f"cannot read {vectors}; check `concept_vectors`")
+    for name in ('concept_vectors', 'judgements'):
+        if given.get(name) and not os.access(given[name], os.R_OK):
+            raise InputError(f"cannot read {given[name]}; check `{name}`")
     configs = [r['config'] for r in records_in(folder)]
     if configs:
         check_options(given, photographs=any(c['dataset']!='scenes' for c in configs),
                       text_encoders=any(c.get('text_backbone', '') not in ('','untrained') for c in configs),
                       vectors=any(c.get('concept_vectors') for c in configs) and not one,
+                      judged=any(c.get('judgements') for c in configs) and not one,
                       models=any(c.get('model') for c in configs))
 
 # %% ../../nbs/companion/59_cli.ipynb #c850abc5
@@ -793,7 +798,8 @@ def _run_config(record, data_root, backbone, cache_dir, named=None):
     if backbone and trained:
         raise InputError(f"--backbone: {record['name']} has trained its own vision model, which is saved with it; "
                          "leave the option out")
-    here = dict(data_root=data_root, backbone=backbone or trained, cache_dir=cache_dir, concept_vectors='')
+    here = dict(data_root=data_root, backbone=backbone or trained, cache_dir=cache_dir, concept_vectors='',
+                judgements='')
     if named: here |= dict(layout='auto', image_column='', caption_column='')|named
     config = configuration.parse_config(record['config']|here)
     check_effect(config, _given(data_root=data_root, backbone=backbone))
@@ -868,21 +874,22 @@ def _note_backbone(record, backbone):
 
 # %% ../../nbs/companion/59_cli.ipynb #a2b7ca02
 def _grades(path, config):
-    "Graded relevance from a file, read before any features are made"
-    from amsps.companion.datasets import load_data, read_relevance
+    "Graded relevance or answers of people from a file, read before any features are made"
+    from amsps.companion.datasets import load_data, read_grades
     from amsps.companion.formats import read_dataset
     from amsps.companion.paths import cache_root
     if config.dataset=='scenes':
-        return read_relevance(path, load_data(config).annotations)
+        return read_grades(path, load_data(config).annotations)
     cache = cache_root(config.cache_dir)
-    return read_relevance(path, read_dataset(config.data_root, config.layout, cache, _columns(config)))
+    return read_grades(path, read_dataset(config.data_root, config.layout, cache, _columns(config)))
 
 def _columns(config):
     from amsps.companion.formats import Columns
     return Columns(config.image_column, config.caption_column)
 
 # %% ../../nbs/companion/59_cli.ipynb #32a0c0eb
-_GRADES = "CSV or TSV of image, caption (their ids) and grade. Adds mAP@R, R-Precision and nDCG by these grades."
+_GRADES = ("CSV or TSV of image, caption (their ids) and grade. Adds mAP@R, R-Precision and nDCG by these grades. "
+           "With people's answers (grade, who, when): of answered and annotated pairs alone.")
 _KEEP = ("Copy the record of the run to this folder, with the metrics that it lacks; on other data and with --model: "
          "a record of its own.")
 Relevance = Annotated[Path|None, _opt_plain(_GRADES)]
@@ -931,6 +938,7 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     model,tokenizer,record = _load_run(run, backbone, cache_dir, keep)
     config = _run_config(record, data_root, backbone, cache_dir, named)
     grades = _grades(relevance, config) if relevance else None
+    if hasattr(grades, 'votes'): _echo_answers(grades, accept, err=as_json)
     data = _run_data(record, config, run, model)
     other = _other_data(record, config, data, named)
     if other: config = _as_named(config, data, named, other)
@@ -1030,8 +1038,24 @@ def _print_metrics(metrics, graded, relevance):
 # %% ../../nbs/companion/59_cli.ipynb #7fe74ac1
 def _graded_line(m):
     names = dict(map_at_r='mAP@R', r_precision='R-P', ndcg='nDCG')
-    parts = [f"{d} "+'  '.join(f"{name} {m[f'{d}_{k}']:.1f}" for k,name in names.items()) for d in ('i2t', 't2i')]
+    def of(d): return '  '.join(f"{name} {m[f'{d}_{k}']:.1f}" for k,name in names.items() if f'{d}_{k}' in m)
+    parts = [f"{d} {of(d)}{_queries(m, d)}" for d in ('i2t', 't2i')]
     return '  '.join(parts)
+
+def _queries(m, direction):
+    "Number of queries that answers of people are about"
+    n = m.get(f'{direction}_queries')
+    return '' if n is None else f" ({n:,} {'images' if direction=='i2t' else 'captions'})"
+
+_JUDGED = ("note: a pair that nobody answered is unknown: each image and caption ranks its annotated and answered "
+           "pairs alone, and counts where some match and some do not")
+
+def _echo_answers(answers, accept, err):
+    "Say what answers are given and what the metrics mean; refuse a grade that they do not have"
+    if accept!=1:
+        raise InputError("--accept is for grades that are numbers, and these are people's answers; leave it out")
+    echo(f'answers:  {answers.summary()}', err=err)
+    echo(_JUDGED, err=err)
 
 # %% ../../nbs/companion/59_cli.ipynb #3f7fc143
 def _evaluate_as_it_is(name, place, cache_dir, keep, as_json):

@@ -113,7 +113,7 @@ class DataConfig(_Group):
     captions_per_image: int = Field(0, ge=0,
         description="Number of captions of a training image that are used, the first ones. 0: all.")
 
-OMITTED = ('train_images', 'captions_per_image') # Where they are 0, keys and records of runs do not have them
+OMITTED = ('train_images', 'captions_per_image', 'judgements') # Where they are 0 or empty, keys and records lack them
 
 # %% ../../nbs/companion/21_config.ipynb #c0ba6862
 class ModelConfig(_Group):
@@ -222,6 +222,10 @@ class MiningConfig(_Group):
                     "`sentence`: vectors of the frozen text encoder.")
     hidden_confidence: float = Field(0.3, gt=0, lt=1,
         description="Confidence, 0 to 1, from which an unannotated pair is a hidden positive.")
+    judgements: str = Field('',
+        description="File of people's answers about training pairs, CSV of image, caption, grade, who and when. "
+                    "Pairs that match are no negatives of any loss, and hidden positives with confidence 1 for a loss "
+                    "that mines; pairs that do not match are never mined, and are candidates. Empty: no answers.")
 
 # %% ../../nbs/companion/21_config.ipynb #749344e9
 class OptimisationConfig(_Group):
@@ -463,7 +467,7 @@ def vectors_need_a_graph(config):
 
 # %% ../../nbs/companion/21_config.ipynb #752af478
 LOCATIONS = ('data_root', 'layout', 'image_column', 'caption_column', 'backbone', 'model', 'cache_dir', 'text_backbone',
-             'concept_vectors') # Paths and names of what is read
+             'concept_vectors', 'judgements') # Paths and names of what is read
 
 # %% ../../nbs/companion/21_config.ipynb #764115be
 def _is_parameter(name, value):

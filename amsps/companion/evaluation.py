@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BINS', 'similarity_histograms', 'similarities_of', 'retrieval_examples', 'embedding_sample', 'read_sample',
-           'level_metrics', 'concept_record', 'EmbeddedSplit', 'embed_split', 'evaluate_run']
+           'level_metrics', 'concept_record', 'EmbeddedSplit', 'embed_split', 'judged_pairs', 'answered_metrics',
+           'evaluate_run']
 
 # %% ../../nbs/companion/26_evaluation.ipynb #366b3810
 import base64
@@ -14,13 +15,13 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
-from .datasets import RunData
+from .datasets import Answers, RunData
 from ..consensus import ConceptGraph
 from ..data import PairDataset, on_device
 from ..errors import InputError
 from ..metrics import FOLD, eccv_covers, eccv_metrics, fold_metrics, graded_metrics, hidden_curve, hidden_metrics
-from ..metrics import judgement_metrics, pack_ranks, pair_ranks, recall_metrics, relevance_metrics, retrieval_ranks
-from ..metrics import sim_blocks
+from ..metrics import judgement_metrics, pack_ranks, pair_ranks, precision_at_r, recall_metrics, relevance_metrics
+from ..metrics import retrieval_ranks, sim_blocks
 from ..training import embed
 
 # %% ../../nbs/companion/26_evaluation.ipynb #c630b71e
@@ -267,6 +268,7 @@ def _evaluated(data):
 # %% ../../nbs/companion/26_evaluation.ipynb #474ce6b0
 def _grades_of(data, relevance, accept):
     "(n, m) grades of dev and test, where a pair is relevant"
+    if isinstance(relevance, Answers): return _answers_of(data, relevance)
     grades = {}
     for name in _evaluated(data):
         split = data.split(name)
@@ -278,6 +280,60 @@ def _grades_of(data, relevance, accept):
                          f"highest grade is {relevance.max():g}): pairs of the training split, or across splits, do "
                          "not count; lower `accept` (--accept), or complete the file")
     return grades
+
+# %% ../../nbs/companion/26_evaluation.ipynb #1923dc11
+def judged_pairs(
+    split:PairDataset, # n images, m captions
+    accepted:csr_array, # (n, m), non-zero where people say that a pair matches
+    refused:csr_array, # (n, m), non-zero where they say that it does not
+)->tuple[np.ndarray,np.ndarray,np.ndarray]: # (P,) images, (P,) captions, (P,) bool: whether they match
+    "Annotated and answered pairs; an answer counts more than the annotation"
+    owner = split.caption_image
+    match = csr_array((np.ones(len(owner), np.int8), (owner, np.arange(len(owner)))), shape=accepted.shape).tolil()
+    match[accepted.nonzero()] = 1
+    match[refused.nonzero()] = 2
+    found = csr_array(match).tocoo()
+    return *found.coords,found.data==1
+
+# %% ../../nbs/companion/26_evaluation.ipynb #a639f746
+def _mean_over_queries(name, query, sims, match):
+    "Means over the queries that have items that match and items that do not; NaN where there is none"
+    order = np.argsort(query, kind='stable')
+    groups = np.split(order, np.flatnonzero(np.diff(query[order]))+1)
+    scores = [precision_at_r(sims[g], match[g]) for g in groups if 0<match[g].sum()<len(g)]
+    precision,recall = 100*np.mean(scores, axis=0) if scores else (np.nan, np.nan)
+    return {f'{name}_map_at_r':float(precision), f'{name}_r_precision':float(recall), f'{name}_queries':len(scores)}
+
+def answered_metrics(
+    images:Tensor, # (n, D) unit length
+    texts:Tensor, # (m, D) unit length
+    image:np.ndarray, # (P,) of judged pairs
+    caption:np.ndarray, # (P,)
+    match:np.ndarray, # (P,) bool
+)->dict[str,float]: # Percent: `i2t_map_at_r`, `i2t_r_precision`; `i2t_queries`, their number; also for `t2i`
+    "mAP@R and R-Precision where each query ranks its judged items alone"
+    sims = (images[image]*texts[caption]).sum(1).float().cpu().numpy()
+    return _mean_over_queries('i2t', image, sims, match)|_mean_over_queries('t2i', caption, sims, match)
+
+# %% ../../nbs/companion/26_evaluation.ipynb #ff3158c6
+def _answers_of(data, answers):
+    "Judged pairs of dev and test, where some of a query match and some do not"
+    found = {}
+    for name in _evaluated(data):
+        split = data.split(name)
+        own = [csr_array(csr_array(answers.matrix(g))[split.rows][:,split.columns]) for g in ('match','no match')]
+        judged = judged_pairs(split, *own)
+        mixed = any(0<judged[2][q==k].sum()<(q==k).sum() for q in judged[:2] for k in np.unique(q[~judged[2]]))
+        if mixed: found[name] = judged
+    if not found:
+        raise InputError("the answers have no image and no caption of dev or test of which some pairs match and some "
+                         "do not (annotated pairs match): answers of training, or across splits, do not count")
+    return found
+
+def _graded(e, grades, accept):
+    "Metrics of a split by grades, or by judged pairs"
+    if isinstance(grades, tuple): return answered_metrics(e.images, e.texts, *grades)
+    return graded_metrics(e.images, e.texts, grades, accept)
 
 # %% ../../nbs/companion/26_evaluation.ipynb #d091f778
 def _test_record(e):
@@ -293,7 +349,7 @@ def _test_record(e):
 # %% ../../nbs/companion/26_evaluation.ipynb #7f570289
 def evaluate_run(
     model, tokenizer, data:RunData,
-    relevance:csr_array|None=None, # (N, M) grades, from `read_relevance`
+    relevance:csr_array|Answers|None=None, # (N, M) grades or answers, from `read_grades`
     accept:float=1., # Smallest grade of a relevant pair
 )->tuple[dict,dict]: # Metrics by split; what figures are drawn from, with `levels` and `graded` where there are some
     "Metrics on dev and test, and what figures are drawn from; rSum on dev is what selection saw"
@@ -303,7 +359,7 @@ def evaluate_run(
         e = embed_split(model, tokenizer, data, name)
         metrics[name] = _split_metrics(e, data)
         if name in grades:
-            graded[name] = graded_metrics(e.images, e.texts, grades[name], accept)
+            graded[name] = _graded(e, grades[name], accept)
     if data.coco:
         folds,eccv = _coco_protocol(e)
         metrics['test'] |= eccv

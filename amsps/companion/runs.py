@@ -64,6 +64,8 @@ def key_of(
         contents['backbone'] = backbone_digest(config.backbone)
     if config.concept_vectors:
         contents['concept_vectors'] = _file_digest(config.concept_vectors)
+    if data.answers is not None:
+        contents['judgements'] = data.answers.fingerprint(data.annotations)
     return run_key(config, data.fingerprint, contents, asset('nbs/experiments/train.ipynb'))
 
 # %% ../../nbs/companion/27_runs.ipynb #1956fb9c
@@ -120,7 +122,8 @@ def public_name(
 # %% ../../nbs/companion/27_runs.ipynb #73bb40d0
 def _recorded_config(config):
     "Parameters as a record keeps them"
-    named = {k:public_name(getattr(config, k)) for k in ('backbone','model','text_backbone','concept_vectors')}
+    places = ('backbone', 'model', 'text_backbone', 'concept_vectors', *['judgements'][:bool(config.judgements)])
+    named = {k:public_name(getattr(config, k)) for k in places}
     return {k:v for k,v in (settings_of(config) | named).items() if k not in ('data_root','cache_dir')}
 
 def _recorded_data(data):
@@ -504,7 +507,8 @@ def _is_rounding(a, b):
 def _config_again(record, given, cache):
     "Configuration that makes a record again in another cache"
     own = {k:v for k,v in record['config'].items() if k in RunConfig.model_fields}
-    places = dict(backbone='', model='', data_root='', concept_vectors='') | given | dict(cache_dir=str(cache))
+    places = dict(backbone='', model='', data_root='', concept_vectors='', judgements='')
+    places |= given | dict(cache_dir=str(cache))
     text = own.get('text_backbone', '')
     if text in ('','untrained'):
         places['text_backbone'] = text
@@ -514,8 +518,8 @@ def _config_again(record, given, cache):
     if own.get('model') and 'model' not in given:
         raise InputError(f"{record['name']} started from the model {own['model']}: say where it lies with `model` "
                          "(--model)")
-    if not own.get('concept_vectors'):
-        places['concept_vectors'] = ''
+    for name in ('concept_vectors', 'judgements'):
+        if not own.get(name): places[name] = ''
     return parse_config(own | places)
 
 # %% ../../nbs/companion/27_runs.ipynb #94b5723e
@@ -523,7 +527,8 @@ def _config_of_saved(record, given, cache):
     "Configuration of a finished run that is only evaluated"
     own = {k:v for k,v in record['config'].items() if k in RunConfig.model_fields}
     trained = own['backbone'] if own.get('tune_vision_layers') else ''
-    places = dict(backbone=trained, data_root='', concept_vectors='') | given | dict(cache_dir=str(cache))
+    places = dict(backbone=trained, data_root='', concept_vectors='') | given
+    places |= dict(cache_dir=str(cache), judgements='') # a model that is evaluated learns nothing from answers
     return parse_config(own | places).model_copy(update=dict(freeze_text=False))
 
 def _share_features(cache):
@@ -540,6 +545,10 @@ def _check_vectors(record, config):
     if vectors and not config.concept_vectors:
         raise InputError(f"{record['name']} was made with the word vectors {vectors}: say where they lie with "
                          "`concept_vectors` (--concept-vectors)")
+    answers = record['config'].get('judgements')
+    if answers and not config.judgements:
+        raise InputError(f"{record['name']} was made with the answers {answers}: say where they lie with `judgements` "
+                         "(--judgements)")
 
 # %% ../../nbs/companion/27_runs.ipynb #8164aceb
 def zero_shot(
@@ -642,7 +651,7 @@ def _refuse_contradiction(record):
 def verify_records(
     path:Path|None=None, # Folder of records, or of one finished run with its model; None: the project's, on scenes
     n:int=1, # Records to make again, the quickest first
-    given:dict={}, # `data_root`, `backbone`, `model`, `text_backbone`, `concept_vectors` of runs that need them
+    given:dict={}, # `data_root`, `backbone`, `model`, `text_backbone`, `concept_vectors`, `judgements` that runs need
     say=print, # Called with a line for each record
 )->float: # The largest difference, in percent
     "Make records again and compare"

@@ -56,7 +56,7 @@ class Planned:
 _DATA = ('dataset', 'data_root', 'layout', 'image_column', 'caption_column', 'backbone', 'model', 'cache_dir', 'grid',
          'image_size', 'text_backbone', 'freeze_text', 'tune_text_layers', 'tune_vision_layers', 'min_view', 'mirror',
          'evidence', 'scenes_train', 'scenes_dev', 'scenes_test') # What is loaded
-_PART = ('train_images', 'captions_per_image') # What is used of it
+_PART = ('train_images', 'captions_per_image', 'judgements') # What is used of it
 
 def _note_siblings(config, data):
     "Say that a run mines no hidden positives, where no images have captions to calibrate their confidence on"
