@@ -6,7 +6,7 @@
 __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'replacing', 'write_manifest', 'is_index', 'read_manifest', 'write_generation',
            'Index', 'open_index', 'picture_path', 'similarities', 'hold', 'Found', 'nearest', 'row_of']
 
-# %% ../../nbs/companion/50_index.ipynb #d551324f
+# %% ../../nbs/companion/50_index.ipynb #f66ceed5
 import json
 import os
 import re
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from ..errors import InputError, quoted
 
-# %% ../../nbs/companion/50_index.ipynb #90beae1a
+# %% ../../nbs/companion/50_index.ipynb #0c7cce10
 FORMAT, VERSION = 'amsps-index', 1
 MANIFEST = 'manifest.json'
 
@@ -41,7 +41,7 @@ def write_manifest(
     with replacing(Path(folder)/MANIFEST) as f:
         f.write(json.dumps(dict(format=FORMAT, version=VERSION)|manifest, indent=1).encode())
 
-# %% ../../nbs/companion/50_index.ipynb #0f8c57e1
+# %% ../../nbs/companion/50_index.ipynb #ff35428c
 def is_index(
     folder:Path, # Any
 )->bool:
@@ -62,7 +62,7 @@ def _fault(m):
     wrong = [k for k,pattern in _NAMES.items() if not re.fullmatch(pattern, m[k])]
     return f'`{wrong[0]}` is no name of such a file' if wrong else ''
 
-# %% ../../nbs/companion/50_index.ipynb #f6dd72e6
+# %% ../../nbs/companion/50_index.ipynb #f34cfdb4
 _REBUILD = 'make the index again with `amsps index PHOTOS --model MODEL -o INDEX --rebuild`'
 
 def read_manifest(
@@ -82,7 +82,7 @@ def read_manifest(
         raise InputError(f"{path} does not fit: {fault}; {_REBUILD}")
     return manifest
 
-# %% ../../nbs/companion/50_index.ipynb #4d7848e7
+# %% ../../nbs/companion/50_index.ipynb #8386b111
 def _lines(entries):
     "Entries of a table as JSON lines; lone surrogates of odd file names survive as escapes"
     return ''.join(json.dumps(e, separators=(',', ':'))+'\n' for e in entries).encode()
@@ -92,7 +92,7 @@ def write_generation(
     number:int, # Of the generation
     entries:list[dict], # n pictures, each with its `path`
     blocks, # Arrays of embeddings (k, E), n rows together
-    skipped:list[dict], # Files that cannot be decoded, each with `path` and `reason`
+    unreadable:list[dict], # Files that cannot be decoded, each with `path` and `reason`
     **more, # What else the manifest says
 ):
     "Write a generation of an index and make it the current one"
@@ -103,8 +103,8 @@ def write_generation(
         for x in blocks: f.write(np.ascontiguousarray(x, '<f2').tobytes())
     with replacing(folder/names['table']) as f:
         for i in range(0, len(entries), 4096): f.write(_lines(entries[i:i+4096]))
-        f.write(_lines(skipped))
-    write_manifest(folder, more|names|dict(pictures=len(entries), skipped=len(skipped)))
+        f.write(_lines(unreadable))
+    write_manifest(folder, more|names|dict(pictures=len(entries), skipped=len(unreadable)))
     _remove_others(folder, names.values())
 
 def _remove_others(folder, names):
@@ -112,7 +112,7 @@ def _remove_others(folder, names):
     for f in folder.iterdir():
         if re.fullmatch(r'(table-\d+\.jsonl|vectors-\d+\.npy)(\.tmp)?', f.name) and f.name not in names: f.unlink()
 
-# %% ../../nbs/companion/50_index.ipynb #acb09610
+# %% ../../nbs/companion/50_index.ipynb #695e5bb5
 @dataclass
 class Index:
     "An opened index"
@@ -136,7 +136,7 @@ class Index:
         "Files that cannot be decoded"
         return [self.entry(i) for i in range(len(self), len(self.ends))]
 
-# %% ../../nbs/companion/50_index.ipynb #8a0f8d16
+# %% ../../nbs/companion/50_index.ipynb #2adbae56
 def _read_generation(folder, m):
     "The files that a manifest names, checked against it"
     vectors = np.load(folder/m['vectors'], mmap_mode='r', allow_pickle=False)
@@ -163,7 +163,7 @@ def open_index(
             raise InputError(f"cannot read the index {folder}: {e.strerror or quoted(e)}") from None
     raise InputError(f"the index {folder} is damaged ({why}); {_REBUILD}")
 
-# %% ../../nbs/companion/50_index.ipynb #afc4c9d8
+# %% ../../nbs/companion/50_index.ipynb #d04537c4
 def picture_path(
     index:Index,
     path:str, # Of a line of its table
@@ -175,7 +175,7 @@ def picture_path(
                          f"photographs; {_REBUILD}")
     return Path(index.manifest['photos'])/parts
 
-# %% ../../nbs/companion/50_index.ipynb #516645c7
+# %% ../../nbs/companion/50_index.ipynb #b83e6fa0
 _BLOCK = 16384 # Rows that are converted together
 
 def similarities(
@@ -195,7 +195,7 @@ def hold(
     "Keep the embeddings in memory as float32, where they have room: repeated searches are five times as fast"
     if index.vectors.size*4<=most: index.vectors = index.vectors.astype(np.float32)
 
-# %% ../../nbs/companion/50_index.ipynb #b11b34e8
+# %% ../../nbs/companion/50_index.ipynb #0d609ac7
 class Found(NamedTuple):
     "A result"
     similarity:float
@@ -227,7 +227,7 @@ def nearest(
         k = min(4*k, len(sims))
     return []
 
-# %% ../../nbs/companion/50_index.ipynb #1a24e7fd
+# %% ../../nbs/companion/50_index.ipynb #5a87652b
 def row_of(
     index:Index,
     sha256:str, # Of a file's content, hex
