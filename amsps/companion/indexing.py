@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['File', 'Tree', 'find_pictures', 'Read', 'read_ahead', 'append_journal', 'read_journal', 'State', 'begin_state',
-           'finish', 'embed_files', 'Changes', 'update_index']
+           'finish', 'embed_files', 'Changes', 'random_texts', 'update_index']
 
-# %% ../../nbs/companion/52_indexing.ipynb #243f554e
+# %% ../../nbs/companion/52_indexing.ipynb #4e84d772
 import base64
 import hashlib
 import json
@@ -24,12 +24,14 @@ import torch
 from filelock import FileLock
 from PIL import Image
 from tqdm.auto import tqdm
-from .index import Index, is_index, open_index, read_manifest, write_generation
+from .index import (
+    Index, best_similarities, chance_of, is_index, neighbour_similarities, open_index, read_manifest, replacing,
+    write_generation, write_manifest)
 from .query import load_model, model_digest, model_folder, write_text_side
 from ..data import load_image
 from ..errors import InputError
 
-# %% ../../nbs/companion/52_indexing.ipynb #7c0c24d1
+# %% ../../nbs/companion/52_indexing.ipynb #05be0604
 class File(NamedTuple):
     "A file that may be a picture"
     path:str # Relative to the folder of photographs, with /
@@ -67,7 +69,7 @@ def _add(tree, photos, path, kinds):
         tree.files.append(File(os.path.relpath(path, photos).replace(os.sep, '/'), s.st_size, s.st_mtime_ns))
     else: tree.others += 1
 
-# %% ../../nbs/companion/52_indexing.ipynb #80794b04
+# %% ../../nbs/companion/52_indexing.ipynb #60e0d932
 _LARGEST = 2**29 # Bytes of a file that is read
 
 class Read(NamedTuple):
@@ -109,7 +111,7 @@ def read_ahead(
             if i<len(files): ahead = reader.submit(read, i)
             yield batch
 
-# %% ../../nbs/companion/52_indexing.ipynb #463e9a23
+# %% ../../nbs/companion/52_indexing.ipynb #2b60d42c
 def _packed(x):
     raw = np.ascontiguousarray(x, '<f2').tobytes()
     return dict(vector=base64.b64encode(raw).decode(), check=zlib.crc32(raw))
@@ -131,7 +133,7 @@ def append_journal(
     lines = [e|(_packed(vectors[e['sha256']]) if e['sha256'] in vectors else {}) for e in entries]
     with open(file, 'ab') as f: f.write(''.join(json.dumps(e)+'\n' for e in lines).encode())
 
-# %% ../../nbs/companion/52_indexing.ipynb #33a44b7e
+# %% ../../nbs/companion/52_indexing.ipynb #2a7f214d
 def read_journal(
     file:Path,
     size:int, # E
@@ -156,7 +158,7 @@ def _is_entry(e):
     kinds = dict(path=str, sha256=str, size=int, mtime_ns=int)
     return all(type(e.get(k)) is kind for k,kind in kinds.items())
 
-# %% ../../nbs/companion/52_indexing.ipynb #24357d4b
+# %% ../../nbs/companion/52_indexing.ipynb #b416d2dc
 @dataclass
 class State:
     "What an update knows"
@@ -188,7 +190,7 @@ def begin_state(
         if e['sha256'] in state or 'reason' in e: state.add(e)
     return state
 
-# %% ../../nbs/companion/52_indexing.ipynb #eff72afc
+# %% ../../nbs/companion/52_indexing.ipynb #185a2c65
 def _blocks(state, entries, block=16384):
     "Embeddings of entries, some rows at a time"
     for i in range(0, len(entries), block):
@@ -212,7 +214,7 @@ def finish(
     write_generation(folder, number, entries, blocks=_blocks(state, entries), unreadable=skipped, **manifest)
     (folder/'journal.jsonl').unlink(missing_ok=True)
 
-# %% ../../nbs/companion/52_indexing.ipynb #30b420fd
+# %% ../../nbs/companion/52_indexing.ipynb #86044589
 @torch.inference_mode()
 def _embed(model, pictures):
     "(k, E) of pictures; NaN where the encoder fails on one"
@@ -256,7 +258,7 @@ def _fold(folder, state):
     state.index,state.rows,state.fresh = fresh.index,fresh.rows,{}
     return 0
 
-# %% ../../nbs/companion/52_indexing.ipynb #14d24066
+# %% ../../nbs/companion/52_indexing.ipynb #f7f026c6
 class Changes(NamedTuple):
     "What an update has found"
     added:list[str]
@@ -280,7 +282,40 @@ def _changes(before, state, tree):
     return Changes(sorted(set(new)-set(moved)), sorted(changed), moved, removed, len(now)-len(new)-len(changed),
                    skipped, tree.others, tree.closed)
 
-# %% ../../nbs/companion/52_indexing.ipynb #be14081c
+# %% ../../nbs/companion/52_indexing.ipynb #10ae2e69
+def _whole_words(tokenizer):
+    "Words that are one token"
+    tokens = sorted(set(tokenizer.get_vocab())-set(tokenizer.all_special_tokens))
+    for mark in ('Ġ', '▁'): # before a word, where a tokeniser has such a mark
+        if any(t.startswith(mark) for t in tokens): tokens = [t[1:] for t in tokens if t.startswith(mark)]
+    if any(t.endswith('</w>') for t in tokens): tokens = [t[:-4] for t in tokens if t.endswith('</w>')]
+    return [t for t in tokens if t.isalpha()] or ['a']
+
+def random_texts(
+    tokenizer, # Of a model
+    n:int=200,
+    most:int=12, # Words
+)->list[str]: # Of 1 to `most` words
+    "Texts of random words that a model knows; the same ones each time"
+    words,rng = _whole_words(tokenizer),np.random.default_rng(0)
+    return [' '.join(rng.choice(words, 1+i%most)) for i in range(n)]
+
+def _keep_random(folder, model, tokenizer):
+    "Write the embeddings of random texts"
+    x = model.encode(texts=random_texts(tokenizer), tokenizer=tokenizer).numpy()
+    with replacing(folder/'random.npy') as f: np.save(f, x.astype(np.float16))
+
+def _keep_chance(folder):
+    "Add to the manifest what chance gives in the current generation"
+    index = open_index(folder)
+    if chance_of(index): return
+    texts = np.load(folder/'random.npy', allow_pickle=False)
+    found = dict(texts=best_similarities(index, texts), pictures=neighbour_similarities(index))
+    write_manifest(folder, index.manifest|dict(chance=dict(table=index.manifest['table'])|found))
+
+# %% ../../nbs/companion/52_indexing.ipynb #cf7a07c8
+_OWN = ('lock', 'journal.jsonl', 'query.npz', 'tokenizer.json', 'random.npy') # Before there is a manifest
+
 def _check_folder(folder, photos):
     "Raise `InputError` for places that cannot be used"
     if not photos.is_dir():
@@ -289,8 +324,7 @@ def _check_folder(folder, photos):
         raise InputError(f"the index {folder} and the photographs lie in the same folder; name another one with -o")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the index with -o")
-    if folder.exists() and not is_index(folder) and any(f.name not in ('lock', 'journal.jsonl', 'query.npz',
-                                                                       'tokenizer.json') for f in folder.iterdir()):
+    if folder.exists() and not is_index(folder) and any(f.name not in _OWN for f in folder.iterdir()):
         raise InputError(f"{folder} holds other files and no index; name a new folder with -o")
 
 def _check_tree(tree, state, photos, folder):
@@ -302,7 +336,7 @@ def _check_tree(tree, state, photos, folder):
     raise InputError(f"{photos} has none of the {len(state.entries):,} pictures of the index {folder}; is a disk not "
                      "mounted? For other photographs name another index with -o, or begin anew with --rebuild")
 
-# %% ../../nbs/companion/52_indexing.ipynb #524fe47f
+# %% ../../nbs/companion/52_indexing.ipynb #cfb86e21
 def _as_made(folder, model, rebuild):
     "Folder of the model and its digest, and the manifest of the index or None"
     manifest = None if rebuild or not is_index(folder) else read_manifest(folder)
@@ -322,6 +356,7 @@ def _begin_index(folder, photos, home, digest):
     size = len(_embed(model, [Image.new('RGB', (64, 64))])[0])
     (folder/'journal.jsonl').unlink(missing_ok=True)
     write_text_side(folder, model, tokenizer)
+    _keep_random(folder, model, tokenizer)
     write_generation(folder, _next_number(folder), [], blocks=[], unreadable=[], size=size, complete=False,
                      photos=str(photos.resolve()), model=str(home.resolve()), model_sha256=digest)
     return model
@@ -330,7 +365,7 @@ def _next_number(folder):
     try: return int(read_manifest(folder)['table'][6:-6])+1
     except InputError: return 1
 
-# %% ../../nbs/companion/52_indexing.ipynb #041bd730
+# %% ../../nbs/companion/52_indexing.ipynb #a4fd5d02
 def update_index(
     photos:Path, # A folder tree of pictures
     folder:Path, # Of the index; is made
@@ -353,7 +388,7 @@ def update_index(
         how = dict(batch_size=batch_size, progress=progress)
         return _update(folder, photos, tree, home=home, loaded=loaded, check=check, **how)
 
-# %% ../../nbs/companion/52_indexing.ipynb #dccc83ea
+# %% ../../nbs/companion/52_indexing.ipynb #9298243d
 def _update(folder, photos, tree, home, loaded, check, **how):
     "Bring an index up to date, under its lock"
     state = begin_state(folder)
@@ -368,6 +403,7 @@ def _update(folder, photos, tree, home, loaded, check, **how):
     place = dict(photos=str(photos.resolve()), model=str(home.resolve()), complete=True)
     if (state.entries, was[1])!=(was[0], was[1]|place) or (folder/'journal.jsonl').exists():
         finish(folder, state, **place)
+    _keep_chance(folder)
     return _changes(before, state, tree)
 
 def _is_known(e, file): # one that could not be opened has no digest

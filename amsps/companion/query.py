@@ -6,7 +6,7 @@
 __all__ = ['model_folder', 'model_digest', 'load_model', 'text_arrays', 'TextSide', 'write_text_side', 'read_text_side',
            'unseen_words', 'Encoder', 'embed_text', 'embed_picture']
 
-# %% ../../nbs/companion/51_query.ipynb #c8234e45
+# %% ../../nbs/companion/51_query.ipynb #de5c15eb
 import hashlib
 import json
 import os
@@ -17,7 +17,7 @@ from .index import Index, replacing, row_of
 from ..errors import InputError, quoted
 from ..words import has_word
 
-# %% ../../nbs/companion/51_query.ipynb #f833d2e4
+# %% ../../nbs/companion/51_query.ipynb #2db592d3
 def model_folder(
     path:Path, # Of a finished run, or of a model
 )->Path:
@@ -39,7 +39,7 @@ def model_digest(
         h.update(f'{f.relative_to(home).as_posix()}\0{found}\n'.encode(errors='surrogateescape'))
     return h.hexdigest()
 
-# %% ../../nbs/companion/51_query.ipynb #04acd821
+# %% ../../nbs/companion/51_query.ipynb #1616b114
 def load_model(
     home:Path, # From `model_folder`
 )->tuple: # Model in eval mode, tokeniser
@@ -72,7 +72,7 @@ def _load_dual(home):
     model,tokenizer = build_model(config, None, None)
     return model.eval().to(encoding_device()),tokenizer
 
-# %% ../../nbs/companion/51_query.ipynb #44abb81d
+# %% ../../nbs/companion/51_query.ipynb #992280e3
 _POOLS = ('mean', 'max', 'attention')
 
 def text_arrays(
@@ -89,7 +89,7 @@ def text_arrays(
     if level: arrays |= _concept_arrays(model)
     return arrays|dict(pooling=np.array(_POOLS.index(c.pooling)))
 
-# %% ../../nbs/companion/51_query.ipynb #ff1b34a0
+# %% ../../nbs/companion/51_query.ipynb #c947a957
 def _concept_arrays(model):
     "What the likelihood level needs: its concepts by token, (token, concept) pairs; their log prior; the share"
     import torch
@@ -98,7 +98,7 @@ def _concept_arrays(model):
     prior = model.consensus.log_prior.cpu().numpy()
     return dict(named=named, log_prior=prior, fusion=np.array(model.config.fusion))
 
-# %% ../../nbs/companion/51_query.ipynb #1858a9ee
+# %% ../../nbs/companion/51_query.ipynb #9340c4e6
 def _sigmoid(x): return 1/(1+np.exp(-x))
 
 def _gru(x, a, suffix):
@@ -124,7 +124,7 @@ def _pooled(x, a):
     weights = np.exp(scores-scores.max())
     return weights/weights.sum()@x
 
-# %% ../../nbs/companion/51_query.ipynb #5c4f29cb
+# %% ../../nbs/companion/51_query.ipynb #dda4e851
 def _unit(x): return x/max(float(np.linalg.norm(x)), 1e-12)
 
 def _fused(instance, ids, a):
@@ -155,7 +155,7 @@ class TextSide:
         instance = _unit(_pooled(h, a))
         return (_fused(instance, ids, a) if 'named' in a else instance).astype(np.float32)
 
-# %% ../../nbs/companion/51_query.ipynb #248d376f
+# %% ../../nbs/companion/51_query.ipynb #18270b10
 _SIDE, _TOKENS = 'query.npz', 'tokenizer.json'
 _PROBES = ('a dog', 'Two  small dogs, and a man; 3 balls!', '[PAD] zzyzx', 'ein Hund läuft über die Straße \u2019n')
 
@@ -191,7 +191,7 @@ def _prepared(text, limit):
     if limit<2**20: made.enable_truncation(limit)
     return made
 
-# %% ../../nbs/companion/51_query.ipynb #df803644
+# %% ../../nbs/companion/51_query.ipynb #17623166
 def read_text_side(
     folder:Path, # Of an index
 )->TextSide|None: # None where a search needs the whole model
@@ -211,7 +211,7 @@ def _read_tokenizer(text):
     made.encode_special_tokens = True
     return made
 
-# %% ../../nbs/companion/51_query.ipynb #68c9642c
+# %% ../../nbs/companion/51_query.ipynb #46036091
 def unseen_words(
     text:str,
     side:TextSide,
@@ -228,7 +228,7 @@ def _said_unseen(words, alone):
     more = '; it knows no word of this query, and the answer is the same for each such query' if alone else ''
     return f"the model has never seen: {', '.join(words)}{more}"
 
-# %% ../../nbs/companion/51_query.ipynb #d83e38a3
+# %% ../../nbs/companion/51_query.ipynb #2f052ac7
 class Encoder:
     "Embeds the queries of an index; the model is loaded where a query needs it"
     def __init__(self,
@@ -255,7 +255,7 @@ class Encoder:
         except InputError as e:
             raise InputError(f"{e}. The index was made with it: say where it lies now with --model") from None
 
-# %% ../../nbs/companion/51_query.ipynb #bc7f3a43
+# %% ../../nbs/companion/51_query.ipynb #9840e148
 def embed_text(
     encoder:Encoder,
     text:str, # Any
@@ -269,7 +269,7 @@ def embed_text(
     words = list(dict.fromkeys(unknown_words(text, tokenizer)))
     return model.encode(texts=[text], tokenizer=tokenizer)[0].numpy(),_said_unseen(words, False)
 
-# %% ../../nbs/companion/51_query.ipynb #202b858c
+# %% ../../nbs/companion/51_query.ipynb #cf164512
 def embed_picture(
     encoder:Encoder,
     path:Path, # A picture
