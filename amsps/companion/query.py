@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['model_folder', 'model_digest', 'load_model', 'text_arrays', 'TextSide', 'write_text_side', 'read_text_side',
-           'unseen_words', 'Encoder', 'embed_text', 'embed_picture']
+           'unseen_words', 'Encoder', 'embed_text', 'embed_picture', 'Answer', 'search_text', 'search_picture',
+           'plain_answer']
 
-# %% ../../nbs/companion/51_query.ipynb #de5c15eb
+# %% ../../nbs/companion/51_query.ipynb #df326db1
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
-from .index import Index, replacing, row_of
+from .index import (
+    Found, Index, nearest, note_chance, p_value, picture_path, replacing, row_of, similarities)
 from ..errors import InputError, quoted
 from ..words import has_word
 
-# %% ../../nbs/companion/51_query.ipynb #2db592d3
+# %% ../../nbs/companion/51_query.ipynb #77c3cdde
 def model_folder(
     path:Path, # Of a finished run, or of a model
 )->Path:
@@ -39,7 +41,7 @@ def model_digest(
         h.update(f'{f.relative_to(home).as_posix()}\0{found}\n'.encode(errors='surrogateescape'))
     return h.hexdigest()
 
-# %% ../../nbs/companion/51_query.ipynb #1616b114
+# %% ../../nbs/companion/51_query.ipynb #3afe0671
 def load_model(
     home:Path, # From `model_folder`
 )->tuple: # Model in eval mode, tokeniser
@@ -72,7 +74,7 @@ def _load_dual(home):
     model,tokenizer = build_model(config, None, None)
     return model.eval().to(encoding_device()),tokenizer
 
-# %% ../../nbs/companion/51_query.ipynb #992280e3
+# %% ../../nbs/companion/51_query.ipynb #5f37dd41
 _POOLS = ('mean', 'max', 'attention')
 
 def text_arrays(
@@ -89,7 +91,7 @@ def text_arrays(
     if level: arrays |= _concept_arrays(model)
     return arrays|dict(pooling=np.array(_POOLS.index(c.pooling)))
 
-# %% ../../nbs/companion/51_query.ipynb #c947a957
+# %% ../../nbs/companion/51_query.ipynb #4c91237b
 def _concept_arrays(model):
     "What the likelihood level needs: its concepts by token, (token, concept) pairs; their log prior; the share"
     import torch
@@ -98,7 +100,7 @@ def _concept_arrays(model):
     prior = model.consensus.log_prior.cpu().numpy()
     return dict(named=named, log_prior=prior, fusion=np.array(model.config.fusion))
 
-# %% ../../nbs/companion/51_query.ipynb #9340c4e6
+# %% ../../nbs/companion/51_query.ipynb #37f19299
 def _sigmoid(x): return 1/(1+np.exp(-x))
 
 def _gru(x, a, suffix):
@@ -124,7 +126,7 @@ def _pooled(x, a):
     weights = np.exp(scores-scores.max())
     return weights/weights.sum()@x
 
-# %% ../../nbs/companion/51_query.ipynb #dda4e851
+# %% ../../nbs/companion/51_query.ipynb #f223cc63
 def _unit(x): return x/max(float(np.linalg.norm(x)), 1e-12)
 
 def _fused(instance, ids, a):
@@ -155,7 +157,7 @@ class TextSide:
         instance = _unit(_pooled(h, a))
         return (_fused(instance, ids, a) if 'named' in a else instance).astype(np.float32)
 
-# %% ../../nbs/companion/51_query.ipynb #18270b10
+# %% ../../nbs/companion/51_query.ipynb #a18520e2
 _SIDE, _TOKENS = 'query.npz', 'tokenizer.json'
 _PROBES = ('a dog', 'Two  small dogs, and a man; 3 balls!', '[PAD] zzyzx', 'ein Hund läuft über die Straße \u2019n')
 
@@ -191,7 +193,7 @@ def _prepared(text, limit):
     if limit<2**20: made.enable_truncation(limit)
     return made
 
-# %% ../../nbs/companion/51_query.ipynb #17623166
+# %% ../../nbs/companion/51_query.ipynb #83b7ad06
 def read_text_side(
     folder:Path, # Of an index
 )->TextSide|None: # None where a search needs the whole model
@@ -211,7 +213,7 @@ def _read_tokenizer(text):
     made.encode_special_tokens = True
     return made
 
-# %% ../../nbs/companion/51_query.ipynb #46036091
+# %% ../../nbs/companion/51_query.ipynb #da3a3e3d
 def unseen_words(
     text:str,
     side:TextSide,
@@ -228,7 +230,7 @@ def _said_unseen(words, alone):
     more = '; it knows no word of this query, and the answer is the same for each such query' if alone else ''
     return f"the model has never seen: {', '.join(words)}{more}"
 
-# %% ../../nbs/companion/51_query.ipynb #2f052ac7
+# %% ../../nbs/companion/51_query.ipynb #5cfefe5e
 class Encoder:
     "Embeds the queries of an index; the model is loaded where a query needs it"
     def __init__(self,
@@ -255,7 +257,7 @@ class Encoder:
         except InputError as e:
             raise InputError(f"{e}. The index was made with it: say where it lies now with --model") from None
 
-# %% ../../nbs/companion/51_query.ipynb #9840e148
+# %% ../../nbs/companion/51_query.ipynb #9c80b379
 def embed_text(
     encoder:Encoder,
     text:str, # Any
@@ -269,7 +271,7 @@ def embed_text(
     words = list(dict.fromkeys(unknown_words(text, tokenizer)))
     return model.encode(texts=[text], tokenizer=tokenizer)[0].numpy(),_said_unseen(words, False)
 
-# %% ../../nbs/companion/51_query.ipynb #cf164512
+# %% ../../nbs/companion/51_query.ipynb #aad15aa3
 def embed_picture(
     encoder:Encoder,
     path:Path, # A picture
@@ -283,3 +285,51 @@ def embed_picture(
     if row is not None: return _unit(encoder.index.vectors[row].astype(np.float32)),sha256
     from amsps.data import load_image
     return encoder.loaded()[0].encode(images=[load_image(content, str(path))])[0].numpy(),sha256
+
+# %% ../../nbs/companion/51_query.ipynb #c72e7b2f
+class Answer(NamedTuple):
+    "What a search has found"
+    query:str # Text, or path of a picture
+    found:list[Found]
+    notes:list[str]
+    p:float|None # Share of random texts that match as well; None for a picture, or where it is not known
+
+def _notes(index, *more):
+    unfinished = '' if index.manifest['complete'] else ('the index is not complete: an update of it runs or was '
+                                                        'interrupted, and `amsps index` goes on with it')
+    return [x for x in (unfinished, *more) if x]
+
+def search_text(
+    encoder:Encoder,
+    text:str,
+    top:int=5, # Number of results
+)->Answer:
+    "The pictures of an index that a text describes best"
+    index = encoder.index
+    query,unseen = embed_text(encoder, text)
+    sims = similarities(index, query)
+    found = nearest(index, sims, top)
+    best = found[0].similarity if found else -1.
+    return Answer(text, found, _notes(index, unseen, note_chance(index, best)), p_value(index, best))
+
+def search_picture(
+    encoder:Encoder,
+    path:Path,
+    top:int=5, # Number of results
+)->Answer:
+    "The pictures of an index that are most similar to a picture, without its copies"
+    index = encoder.index
+    query,sha256 = embed_picture(encoder, path)
+    found = nearest(index, similarities(index, query), top, without=sha256)
+    said = note_chance(index, found[0].similarity, picture=True) if found else ''
+    return Answer(str(path), found, _notes(index, said), None)
+
+# %% ../../nbs/companion/51_query.ipynb #a7c8c425
+def plain_answer(
+    answer:Answer,
+    index:Index,
+)->dict: # Of plain values, for JSON
+    "An answer with the places of its pictures"
+    results = [dict(similarity=round(r.similarity, 4), path=r.paths[0], file=str(picture_path(index, r.paths[0])),
+                    copies=r.paths[1:], captions=r.captions) for r in answer.found]
+    return dict(query=answer.query, results=results, notes=answer.notes, chance=answer.p)
