@@ -7,7 +7,7 @@ __all__ = ['model_folder', 'model_digest', 'load_model', 'text_arrays', 'TextSid
            'unseen_words', 'Encoder', 'embed_text', 'embed_picture', 'Answer', 'search_text', 'search_picture',
            'plain_answer']
 
-# %% ../../nbs/companion/51_query.ipynb #df326db1
+# %% ../../nbs/companion/51_query.ipynb #dc93b178
 import hashlib
 import json
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .index import (
 from ..errors import InputError, quoted
 from ..words import has_word
 
-# %% ../../nbs/companion/51_query.ipynb #77c3cdde
+# %% ../../nbs/companion/51_query.ipynb #3260eaae
 def model_folder(
     path:Path, # Of a finished run, or of a model
 )->Path:
@@ -41,7 +41,7 @@ def model_digest(
         h.update(f'{f.relative_to(home).as_posix()}\0{found}\n'.encode(errors='surrogateescape'))
     return h.hexdigest()
 
-# %% ../../nbs/companion/51_query.ipynb #3afe0671
+# %% ../../nbs/companion/51_query.ipynb #0b40e42b
 def load_model(
     home:Path, # From `model_folder`
 )->tuple: # Model in eval mode, tokeniser
@@ -74,7 +74,7 @@ def _load_dual(home):
     model,tokenizer = build_model(config, None, None)
     return model.eval().to(encoding_device()),tokenizer
 
-# %% ../../nbs/companion/51_query.ipynb #5f37dd41
+# %% ../../nbs/companion/51_query.ipynb #45adbbd4
 _POOLS = ('mean', 'max', 'attention')
 
 def text_arrays(
@@ -91,7 +91,7 @@ def text_arrays(
     if level: arrays |= _concept_arrays(model)
     return arrays|dict(pooling=np.array(_POOLS.index(c.pooling)))
 
-# %% ../../nbs/companion/51_query.ipynb #4c91237b
+# %% ../../nbs/companion/51_query.ipynb #5ea9cc1d
 def _concept_arrays(model):
     "What the likelihood level needs: its concepts by token, (token, concept) pairs; their log prior; the share"
     import torch
@@ -100,7 +100,7 @@ def _concept_arrays(model):
     prior = model.consensus.log_prior.cpu().numpy()
     return dict(named=named, log_prior=prior, fusion=np.array(model.config.fusion))
 
-# %% ../../nbs/companion/51_query.ipynb #37f19299
+# %% ../../nbs/companion/51_query.ipynb #2a602f66
 def _sigmoid(x): return 1/(1+np.exp(-x))
 
 def _gru(x, a, suffix):
@@ -126,7 +126,7 @@ def _pooled(x, a):
     weights = np.exp(scores-scores.max())
     return weights/weights.sum()@x
 
-# %% ../../nbs/companion/51_query.ipynb #f223cc63
+# %% ../../nbs/companion/51_query.ipynb #5f08d77a
 def _unit(x): return x/max(float(np.linalg.norm(x)), 1e-12)
 
 def _fused(instance, ids, a):
@@ -157,7 +157,7 @@ class TextSide:
         instance = _unit(_pooled(h, a))
         return (_fused(instance, ids, a) if 'named' in a else instance).astype(np.float32)
 
-# %% ../../nbs/companion/51_query.ipynb #a18520e2
+# %% ../../nbs/companion/51_query.ipynb #36b3d597
 _SIDE, _TOKENS = 'query.npz', 'tokenizer.json'
 _PROBES = ('a dog', 'Two  small dogs, and a man; 3 balls!', '[PAD] zzyzx', 'ein Hund läuft über die Straße \u2019n')
 
@@ -193,7 +193,7 @@ def _prepared(text, limit):
     if limit<2**20: made.enable_truncation(limit)
     return made
 
-# %% ../../nbs/companion/51_query.ipynb #83b7ad06
+# %% ../../nbs/companion/51_query.ipynb #04ef8474
 def read_text_side(
     folder:Path, # Of an index
 )->TextSide|None: # None where a search needs the whole model
@@ -213,7 +213,7 @@ def _read_tokenizer(text):
     made.encode_special_tokens = True
     return made
 
-# %% ../../nbs/companion/51_query.ipynb #da3a3e3d
+# %% ../../nbs/companion/51_query.ipynb #fe663c59
 def unseen_words(
     text:str,
     side:TextSide,
@@ -230,7 +230,7 @@ def _said_unseen(words, alone):
     more = '; it knows no word of this query, and the answer is the same for each such query' if alone else ''
     return f"the model has never seen: {', '.join(words)}{more}"
 
-# %% ../../nbs/companion/51_query.ipynb #5cfefe5e
+# %% ../../nbs/companion/51_query.ipynb #43de8868
 class Encoder:
     "Embeds the queries of an index; the model is loaded where a query needs it"
     def __init__(self,
@@ -257,7 +257,7 @@ class Encoder:
         except InputError as e:
             raise InputError(f"{e}. The index was made with it: say where it lies now with --model") from None
 
-# %% ../../nbs/companion/51_query.ipynb #9c80b379
+# %% ../../nbs/companion/51_query.ipynb #e8852a3c
 def embed_text(
     encoder:Encoder,
     text:str, # Any
@@ -271,7 +271,7 @@ def embed_text(
     words = list(dict.fromkeys(unknown_words(text, tokenizer)))
     return model.encode(texts=[text], tokenizer=tokenizer)[0].numpy(),_said_unseen(words, False)
 
-# %% ../../nbs/companion/51_query.ipynb #aad15aa3
+# %% ../../nbs/companion/51_query.ipynb #55522ce0
 def embed_picture(
     encoder:Encoder,
     path:Path, # A picture
@@ -284,9 +284,10 @@ def embed_picture(
     row = row_of(encoder.index, sha256)
     if row is not None: return _unit(encoder.index.vectors[row].astype(np.float32)),sha256
     from amsps.data import load_image
-    return encoder.loaded()[0].encode(images=[load_image(content, str(path))])[0].numpy(),sha256
+    picture = load_image(content, str(path))
+    return encoder.loaded()[0].encode(images=[picture])[0].numpy(),sha256
 
-# %% ../../nbs/companion/51_query.ipynb #c72e7b2f
+# %% ../../nbs/companion/51_query.ipynb #ea113683
 class Answer(NamedTuple):
     "What a search has found"
     query:str # Text, or path of a picture
@@ -324,7 +325,7 @@ def search_picture(
     said = note_chance(index, found[0].similarity, picture=True) if found else ''
     return Answer(str(path), found, _notes(index, said), None)
 
-# %% ../../nbs/companion/51_query.ipynb #a7c8c425
+# %% ../../nbs/companion/51_query.ipynb #870cb2c2
 def plain_answer(
     answer:Answer,
     index:Index,
