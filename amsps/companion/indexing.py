@@ -6,7 +6,7 @@
 __all__ = ['File', 'Tree', 'find_pictures', 'Read', 'read_ahead', 'append_journal', 'read_journal', 'State', 'begin_state',
            'finish', 'embed_files', 'Changes', 'random_texts', 'update_index']
 
-# %% ../../nbs/companion/52_indexing.ipynb #8f498127
+# %% ../../nbs/companion/52_indexing.ipynb #12bb0928
 import base64
 import hashlib
 import json
@@ -31,7 +31,7 @@ from .query import load_model, model_digest, model_folder, write_text_side
 from ..data import load_image
 from ..errors import InputError
 
-# %% ../../nbs/companion/52_indexing.ipynb #a95d38ba
+# %% ../../nbs/companion/52_indexing.ipynb #6b9422fd
 class File(NamedTuple):
     "A file that may be a picture"
     path:str # Relative to the folder of photographs, with /
@@ -69,7 +69,7 @@ def _add(tree, photos, path, kinds):
         tree.files.append(File(os.path.relpath(path, photos).replace(os.sep, '/'), s.st_size, s.st_mtime_ns))
     else: tree.others += 1
 
-# %% ../../nbs/companion/52_indexing.ipynb #06381ee0
+# %% ../../nbs/companion/52_indexing.ipynb #eea65645
 _LARGEST = 2**29 # Bytes of a file that is read
 
 class Read(NamedTuple):
@@ -111,7 +111,7 @@ def read_ahead(
             if i<len(files): ahead = reader.submit(read, i)
             yield batch
 
-# %% ../../nbs/companion/52_indexing.ipynb #fd0f7c8f
+# %% ../../nbs/companion/52_indexing.ipynb #3c528980
 def _packed(x):
     raw = np.ascontiguousarray(x, '<f2').tobytes()
     return dict(vector=base64.b64encode(raw).decode(), check=zlib.crc32(raw))
@@ -133,7 +133,7 @@ def append_journal(
     lines = [e|(_packed(vectors[e['sha256']]) if e['sha256'] in vectors else {}) for e in entries]
     with open(file, 'ab') as f: f.write(''.join(json.dumps(e)+'\n' for e in lines).encode())
 
-# %% ../../nbs/companion/52_indexing.ipynb #f4970fb5
+# %% ../../nbs/companion/52_indexing.ipynb #18c32631
 def read_journal(
     file:Path,
     size:int, # E
@@ -158,7 +158,7 @@ def _is_entry(e):
     kinds = dict(path=str, sha256=str, size=int, mtime_ns=int)
     return all(type(e.get(k)) is kind for k,kind in kinds.items())
 
-# %% ../../nbs/companion/52_indexing.ipynb #af8be40f
+# %% ../../nbs/companion/52_indexing.ipynb #ec86b801
 @dataclass
 class State:
     "What an update knows"
@@ -167,6 +167,7 @@ class State:
     rows: dict = field(default_factory=dict) # SHA-256 -> row of the generation
     fresh: dict = field(default_factory=dict) # SHA-256 -> embedding of the journal
     reasons: dict = field(default_factory=dict) # SHA-256 -> why the content cannot be decoded
+    before: dict = field(default_factory=dict) # Path -> SHA-256 in the generation that the update began with
 
     def __contains__(self, sha256): return sha256 in self.rows or sha256 in self.fresh or sha256 in self.reasons
 
@@ -185,12 +186,13 @@ def begin_state(
         e = state.index.entry(i)
         if i<len(state.index): state.rows[e['sha256']] = i
         state.add(e)
+    state.before = {p:e['sha256'] for p,e in state.entries.items() if 'reason' not in e}
     entries,state.fresh = read_journal(folder/'journal.jsonl', state.index.manifest['size'])
     for e in entries:
         if e['sha256'] in state or 'reason' in e: state.add(e)
     return state
 
-# %% ../../nbs/companion/52_indexing.ipynb #fae95daf
+# %% ../../nbs/companion/52_indexing.ipynb #46c0c041
 def _blocks(state, entries, block=16384):
     "Embeddings of entries, some rows at a time"
     for i in range(0, len(entries), block):
@@ -214,7 +216,7 @@ def finish(
     write_generation(folder, number, entries, blocks=_blocks(state, entries), unreadable=skipped, **manifest)
     (folder/'journal.jsonl').unlink(missing_ok=True)
 
-# %% ../../nbs/companion/52_indexing.ipynb #c5abdb9f
+# %% ../../nbs/companion/52_indexing.ipynb #25491a99
 @torch.inference_mode()
 def _embed(model, pictures):
     "(k, E) of pictures; NaN where the encoder fails on one"
@@ -258,7 +260,7 @@ def _fold(folder, state):
     state.index,state.rows,state.fresh = fresh.index,fresh.rows,{}
     return 0
 
-# %% ../../nbs/companion/52_indexing.ipynb #11260f4e
+# %% ../../nbs/companion/52_indexing.ipynb #c7f0c1fc
 class Changes(NamedTuple):
     "What an update has found"
     added:list[str]
@@ -270,19 +272,20 @@ class Changes(NamedTuple):
     others:int # Files that are no pictures by their names
     closed:list[str] # Folders that cannot be read
 
-def _changes(before, state, tree):
-    "Compare entries before and after an update; `before` has the digest of each path"
+def _changes(state, tree):
+    "Compare an index before and after an update"
+    before = state.before
     now = {p:e['sha256'] for p,e in state.entries.items() if 'reason' not in e}
     gone = {d:p for p,d in before.items() if p not in state.entries}
     new = [p for p in now if p not in before]
     moved = {p:gone[now[p]] for p in new if now[p] in gone}
-    changed = [p for p in now if p in before and before[p]!=now[p]]
+    changed = [p for p in now if before.get(p, now[p])!=now[p]]
     removed = sorted(set(gone.values())-set(moved.values()))
     skipped = {p:e['reason'] for p,e in state.entries.items() if 'reason' in e}
     return Changes(sorted(set(new)-set(moved)), sorted(changed), moved, removed, len(now)-len(new)-len(changed),
                    skipped, tree.others, tree.closed)
 
-# %% ../../nbs/companion/52_indexing.ipynb #eec652a7
+# %% ../../nbs/companion/52_indexing.ipynb #4edd4409
 def _whole_words(tokenizer):
     "Words that are one token"
     tokens = sorted(set(tokenizer.get_vocab())-set(tokenizer.all_special_tokens))
@@ -313,7 +316,7 @@ def _keep_chance(folder):
     found = dict(texts=best_similarities(index, texts), pictures=neighbour_similarities(index))
     write_manifest(folder, index.manifest|dict(chance=dict(table=index.manifest['table'])|found))
 
-# %% ../../nbs/companion/52_indexing.ipynb #40645218
+# %% ../../nbs/companion/52_indexing.ipynb #9a861549
 _OWN = ('lock', 'journal.jsonl', 'query.npz', 'tokenizer.json', 'random.npy') # Before there is a manifest
 
 def _check_folder(folder, photos):
@@ -336,7 +339,7 @@ def _check_tree(tree, state, photos, folder):
     raise InputError(f"{photos} has none of the {len(state.entries):,} pictures of the index {folder}; is a disk not "
                      "mounted? For other photographs name another index with -o, or begin anew with --rebuild")
 
-# %% ../../nbs/companion/52_indexing.ipynb #62edce96
+# %% ../../nbs/companion/52_indexing.ipynb #47c86b14
 def _as_made(folder, model, rebuild):
     "Folder of the model and its digest, and the manifest of the index or None"
     manifest = None if rebuild or not is_index(folder) else read_manifest(folder)
@@ -365,7 +368,7 @@ def _next_number(folder):
     try: return int(read_manifest(folder)['table'][6:-6])+1
     except InputError: return 1
 
-# %% ../../nbs/companion/52_indexing.ipynb #d681e32b
+# %% ../../nbs/companion/52_indexing.ipynb #3d73851e
 def update_index(
     photos:Path, # A folder tree of pictures
     folder:Path, # Of the index; is made
@@ -388,12 +391,11 @@ def update_index(
         how = dict(batch_size=batch_size, progress=progress)
         return _update(folder, photos, tree, home=home, loaded=loaded, check=check, **how)
 
-# %% ../../nbs/companion/52_indexing.ipynb #89e96fa0
+# %% ../../nbs/companion/52_indexing.ipynb #4cda42ba
 def _update(folder, photos, tree, home, loaded, check, **how):
     "Bring an index up to date, under its lock"
     state = begin_state(folder)
     _check_tree(tree, state, photos, folder)
-    before = {p:e['sha256'] for p,e in state.entries.items() if 'reason' not in e}
     was = dict(state.entries), state.index.manifest
     files = [f for f in tree.files if check or not _is_known(state.entries.get(f.path), f)]
     model = cache(lambda: loaded or load_model(home)[0])
@@ -404,7 +406,7 @@ def _update(folder, photos, tree, home, loaded, check, **how):
     if (state.entries, was[1])!=(was[0], was[1]|place) or (folder/'journal.jsonl').exists():
         finish(folder, state, **place)
     _keep_chance(folder)
-    return _changes(before, state, tree)
+    return _changes(state, tree)
 
 def _is_known(e, file): # one that could not be opened has no digest
     return e is not None and e['sha256'] and (e['size'], e['mtime_ns'])==(file.size, file.mtime_ns)
