@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'TYPICAL', 'RARE', 'replacing', 'wri
            'write_generation', 'Index', 'open_index', 'picture_path', 'similarities', 'hold', 'Found', 'nearest',
            'row_of', 'best_similarities', 'neighbour_similarities', 'chance_of', 'p_value', 'note_chance']
 
-# %% ../../nbs/companion/50_index.ipynb #0dfe4c77
+# %% ../../nbs/companion/50_index.ipynb #6a58b6b2
 import json
 import os
 import re
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from ..errors import InputError, quoted
 
-# %% ../../nbs/companion/50_index.ipynb #cb64e48b
+# %% ../../nbs/companion/50_index.ipynb #b401e964
 FORMAT, VERSION = 'amsps-index', 1
 MANIFEST = 'manifest.json'
 
@@ -42,7 +42,7 @@ def write_manifest(
     with replacing(Path(folder)/MANIFEST) as f:
         f.write(json.dumps(dict(format=FORMAT, version=VERSION)|manifest, indent=1).encode())
 
-# %% ../../nbs/companion/50_index.ipynb #11504044
+# %% ../../nbs/companion/50_index.ipynb #a33ebaac
 def is_index(
     folder:Path, # Any
 )->bool:
@@ -63,7 +63,7 @@ def _fault(m):
     wrong = [k for k,pattern in _NAMES.items() if not re.fullmatch(pattern, m[k])]
     return f'`{wrong[0]}` is no name of such a file' if wrong else ''
 
-# %% ../../nbs/companion/50_index.ipynb #6c283d38
+# %% ../../nbs/companion/50_index.ipynb #725b4d12
 _REBUILD = 'make the index again with `amsps index PHOTOS --model MODEL -o INDEX --rebuild`'
 
 def read_manifest(
@@ -83,7 +83,7 @@ def read_manifest(
         raise InputError(f"{path} does not fit: {fault}; {_REBUILD}")
     return manifest
 
-# %% ../../nbs/companion/50_index.ipynb #5c658f60
+# %% ../../nbs/companion/50_index.ipynb #2d5a11d4
 def _lines(entries):
     "Entries of a table as JSON lines; lone surrogates of odd file names survive as escapes"
     return ''.join(json.dumps(e, separators=(',', ':'))+'\n' for e in entries).encode()
@@ -113,7 +113,7 @@ def _remove_others(folder, names):
     for f in folder.iterdir():
         if re.fullmatch(r'(table-\d+\.jsonl|vectors-\d+\.npy)(\.tmp)?', f.name) and f.name not in names: f.unlink()
 
-# %% ../../nbs/companion/50_index.ipynb #f492348c
+# %% ../../nbs/companion/50_index.ipynb #802854bc
 @dataclass
 class Index:
     "An opened index"
@@ -137,7 +137,7 @@ class Index:
         "Files that cannot be decoded"
         return [self.entry(i) for i in range(len(self), len(self.ends))]
 
-# %% ../../nbs/companion/50_index.ipynb #5262b08f
+# %% ../../nbs/companion/50_index.ipynb #d99dde3d
 def _read_generation(folder, m):
     "The files that a manifest names, checked against it"
     vectors = np.load(folder/m['vectors'], mmap_mode='r', allow_pickle=False)
@@ -164,7 +164,7 @@ def open_index(
             raise InputError(f"cannot read the index {folder}: {e.strerror or quoted(e)}") from None
     raise InputError(f"the index {folder} is damaged ({why}); {_REBUILD}")
 
-# %% ../../nbs/companion/50_index.ipynb #22327f66
+# %% ../../nbs/companion/50_index.ipynb #61e31174
 def picture_path(
     index:Index,
     path:str, # Of a line of its table
@@ -176,7 +176,7 @@ def picture_path(
                          f"photographs; {_REBUILD}")
     return Path(index.manifest['photos'])/parts
 
-# %% ../../nbs/companion/50_index.ipynb #206e0db3
+# %% ../../nbs/companion/50_index.ipynb #554b90e1
 _BLOCK = 16384 # Rows that are converted together
 
 def similarities(
@@ -196,7 +196,7 @@ def hold(
     "Keep the embeddings in memory as float32, where they have room: repeated searches are five times as fast"
     if index.vectors.size*4<=most: index.vectors = index.vectors.astype(np.float32)
 
-# %% ../../nbs/companion/50_index.ipynb #9852aad7
+# %% ../../nbs/companion/50_index.ipynb #5e94b58d
 class Found(NamedTuple):
     "A result"
     similarity:float
@@ -228,7 +228,7 @@ def nearest(
         k = min(4*k, len(sims))
     return []
 
-# %% ../../nbs/companion/50_index.ipynb #8bdd9d28
+# %% ../../nbs/companion/50_index.ipynb #2cd011e7
 def row_of(
     index:Index,
     sha256:str, # Of a file's content, hex
@@ -238,8 +238,9 @@ def row_of(
     row = int(np.searchsorted(index.ends, at)) if at>=0 else len(index)
     return row if row<len(index) and index.entry(row)['sha256']==sha256 else None
 
-# %% ../../nbs/companion/50_index.ipynb #6c29c0fb
-TYPICAL, RARE = .5, .05 # Shares: of random texts that match as well, and of pictures with so distant a neighbour
+# %% ../../nbs/companion/50_index.ipynb #147a66d9
+TYPICAL = .5 # Share of random texts that match as well
+RARE = .05 # Share of pictures with so distant a neighbour
 _SAMPLE = 200 # Pictures
 
 def best_similarities(
@@ -265,7 +266,7 @@ def neighbour_similarities(
         found += [round(r.similarity, 4) for r in near]
     return sorted(found)
 
-# %% ../../nbs/companion/50_index.ipynb #2bda5ed9
+# %% ../../nbs/companion/50_index.ipynb #3fe8aedf
 def chance_of(
     index:Index,
 )->dict: # `texts` and `pictures`, rising similarities; empty where they are not known
@@ -284,7 +285,7 @@ def p_value(
     texts = chance_of(index).get('texts')
     return float(np.mean(np.array(texts)>=best)) if texts else None
 
-# %% ../../nbs/companion/50_index.ipynb #e3337772
+# %% ../../nbs/companion/50_index.ipynb #6db01140
 def note_chance(
     index:Index,
     best:float, # Similarity of the best result

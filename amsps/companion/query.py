@@ -7,7 +7,7 @@ __all__ = ['model_folder', 'model_digest', 'load_model', 'text_arrays', 'TextSid
            'unseen_words', 'Encoder', 'embed_text', 'embed_picture', 'Answer', 'search_text', 'search_picture',
            'plain_answer']
 
-# %% ../../nbs/companion/51_query.ipynb #dc93b178
+# %% ../../nbs/companion/51_query.ipynb #052edbb1
 import hashlib
 import json
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from .index import (
 from ..errors import InputError, quoted
 from ..words import has_word
 
-# %% ../../nbs/companion/51_query.ipynb #3260eaae
+# %% ../../nbs/companion/51_query.ipynb #a21f4d9f
 def model_folder(
     path:Path, # Of a finished run, or of a model
 )->Path:
@@ -41,7 +41,7 @@ def model_digest(
         h.update(f'{f.relative_to(home).as_posix()}\0{found}\n'.encode(errors='surrogateescape'))
     return h.hexdigest()
 
-# %% ../../nbs/companion/51_query.ipynb #0b40e42b
+# %% ../../nbs/companion/51_query.ipynb #2323a0ee
 def load_model(
     home:Path, # From `model_folder`
 )->tuple: # Model in eval mode, tokeniser
@@ -56,7 +56,8 @@ def load_model(
         model.check_vision()
         return model.eval().to(encoding_device()),AutoTokenizer.from_pretrained(home, **options)
     except LOAD_ERRORS as e:
-        if isinstance(e, InputError): raise
+        if isinstance(e, InputError):
+            raise
         raise InputError(f"cannot load the model {home}: {quoted(e)}; copy the whole folder again") from None
 
 def _kind(home):
@@ -74,7 +75,7 @@ def _load_dual(home):
     model,tokenizer = build_model(config, None, None)
     return model.eval().to(encoding_device()),tokenizer
 
-# %% ../../nbs/companion/51_query.ipynb #45adbbd4
+# %% ../../nbs/companion/51_query.ipynb #ae448dce
 _POOLS = ('mean', 'max', 'attention')
 
 def text_arrays(
@@ -91,7 +92,7 @@ def text_arrays(
     if level: arrays |= _concept_arrays(model)
     return arrays|dict(pooling=np.array(_POOLS.index(c.pooling)))
 
-# %% ../../nbs/companion/51_query.ipynb #5ea9cc1d
+# %% ../../nbs/companion/51_query.ipynb #6be06204
 def _concept_arrays(model):
     "What the likelihood level needs: its concepts by token, (token, concept) pairs; their log prior; the share"
     import torch
@@ -100,7 +101,7 @@ def _concept_arrays(model):
     prior = model.consensus.log_prior.cpu().numpy()
     return dict(named=named, log_prior=prior, fusion=np.array(model.config.fusion))
 
-# %% ../../nbs/companion/51_query.ipynb #2a602f66
+# %% ../../nbs/companion/51_query.ipynb #1b5c3a1c
 def _sigmoid(x): return 1/(1+np.exp(-x))
 
 def _gru(x, a, suffix):
@@ -109,7 +110,8 @@ def _gru(x, a, suffix):
     b,c = (a[f'{k}_l0{suffix}'] for k in ('bias_ih', 'bias_hh'))
     h,out = np.zeros(u.shape[1], np.float32),[]
     for gates in x@w.T+b:
-        (r,z,n),(hr,hz,hn) = np.split(gates, 3),np.split(u@h+c, 3)
+        r,z,n = np.split(gates, 3)
+        hr,hz,hn = np.split(u@h+c, 3)
         n = np.tanh(n+_sigmoid(r+hr)*hn)
         z = _sigmoid(z+hz)
         h = (1-z)*n+z*h
@@ -126,7 +128,7 @@ def _pooled(x, a):
     weights = np.exp(scores-scores.max())
     return weights/weights.sum()@x
 
-# %% ../../nbs/companion/51_query.ipynb #5f08d77a
+# %% ../../nbs/companion/51_query.ipynb #ccff4e0e
 def _unit(x): return x/max(float(np.linalg.norm(x)), 1e-12)
 
 def _fused(instance, ids, a):
@@ -157,7 +159,7 @@ class TextSide:
         instance = _unit(_pooled(h, a))
         return (_fused(instance, ids, a) if 'named' in a else instance).astype(np.float32)
 
-# %% ../../nbs/companion/51_query.ipynb #36b3d597
+# %% ../../nbs/companion/51_query.ipynb #4cb87a83
 _SIDE, _TOKENS = 'query.npz', 'tokenizer.json'
 _PROBES = ('a dog', 'Two  small dogs, and a man; 3 balls!', '[PAD] zzyzx', 'ein Hund läuft über die Straße \u2019n')
 
@@ -193,7 +195,7 @@ def _prepared(text, limit):
     if limit<2**20: made.enable_truncation(limit)
     return made
 
-# %% ../../nbs/companion/51_query.ipynb #04ef8474
+# %% ../../nbs/companion/51_query.ipynb #0b4c885a
 def read_text_side(
     folder:Path, # Of an index
 )->TextSide|None: # None where a search needs the whole model
@@ -213,7 +215,7 @@ def _read_tokenizer(text):
     made.encode_special_tokens = True
     return made
 
-# %% ../../nbs/companion/51_query.ipynb #fe663c59
+# %% ../../nbs/companion/51_query.ipynb #774786ec
 def unseen_words(
     text:str,
     side:TextSide,
@@ -230,7 +232,7 @@ def _said_unseen(words, alone):
     more = '; it knows no word of this query, and the answer is the same for each such query' if alone else ''
     return f"the model has never seen: {', '.join(words)}{more}"
 
-# %% ../../nbs/companion/51_query.ipynb #43de8868
+# %% ../../nbs/companion/51_query.ipynb #9f352ee6
 class Encoder:
     "Embeds the queries of an index; the model is loaded where a query needs it"
     def __init__(self,
@@ -257,7 +259,7 @@ class Encoder:
         except InputError as e:
             raise InputError(f"{e}. The index was made with it: say where it lies now with --model") from None
 
-# %% ../../nbs/companion/51_query.ipynb #e8852a3c
+# %% ../../nbs/companion/51_query.ipynb #a79f0719
 def embed_text(
     encoder:Encoder,
     text:str, # Any
@@ -271,7 +273,7 @@ def embed_text(
     words = list(dict.fromkeys(unknown_words(text, tokenizer)))
     return model.encode(texts=[text], tokenizer=tokenizer)[0].numpy(),_said_unseen(words, False)
 
-# %% ../../nbs/companion/51_query.ipynb #55522ce0
+# %% ../../nbs/companion/51_query.ipynb #0d1988bc
 def embed_picture(
     encoder:Encoder,
     path:Path, # A picture
@@ -287,7 +289,7 @@ def embed_picture(
     picture = load_image(content, str(path))
     return encoder.loaded()[0].encode(images=[picture])[0].numpy(),sha256
 
-# %% ../../nbs/companion/51_query.ipynb #ea113683
+# %% ../../nbs/companion/51_query.ipynb #a66a5e3e
 class Answer(NamedTuple):
     "What a search has found"
     query:str # Text, or path of a picture
@@ -325,7 +327,7 @@ def search_picture(
     said = note_chance(index, found[0].similarity, picture=True) if found else ''
     return Answer(str(path), found, _notes(index, said), None)
 
-# %% ../../nbs/companion/51_query.ipynb #870cb2c2
+# %% ../../nbs/companion/51_query.ipynb #f38fc4e2
 def plain_answer(
     answer:Answer,
     index:Index,
