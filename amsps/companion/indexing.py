@@ -6,7 +6,7 @@
 __all__ = ['File', 'Tree', 'find_pictures', 'Read', 'read_ahead', 'append_journal', 'read_journal', 'State', 'begin_state',
            'finish', 'embed_files', 'Changes', 'random_texts', 'update_index']
 
-# %% ../../nbs/companion/52_indexing.ipynb #cdf1ed4e
+# %% ../../nbs/companion/52_indexing.ipynb #33a62132
 import base64
 import hashlib
 import json
@@ -31,7 +31,7 @@ from .query import load_model, model_digest, model_folder, write_text_side
 from ..data import load_image
 from ..errors import InputError
 
-# %% ../../nbs/companion/52_indexing.ipynb #2f8ace0d
+# %% ../../nbs/companion/52_indexing.ipynb #737abaed
 class File(NamedTuple):
     "A file that may be a picture"
     path:str # Relative to the folder of photographs, with /
@@ -69,7 +69,7 @@ def _add(tree, photos, path, kinds):
         tree.files.append(File(os.path.relpath(path, photos).replace(os.sep, '/'), s.st_size, s.st_mtime_ns))
     else: tree.others += 1
 
-# %% ../../nbs/companion/52_indexing.ipynb #1a92bbf8
+# %% ../../nbs/companion/52_indexing.ipynb #79aa3c25
 _LARGEST = 2**29 # Bytes of a file that is read
 
 class Read(NamedTuple):
@@ -111,7 +111,7 @@ def read_ahead(
             if i<len(files): ahead = reader.submit(read, i)
             yield batch
 
-# %% ../../nbs/companion/52_indexing.ipynb #248d6da8
+# %% ../../nbs/companion/52_indexing.ipynb #85a3485b
 def _packed(x):
     raw = np.ascontiguousarray(x, '<f2').tobytes()
     return dict(vector=base64.b64encode(raw).decode(), check=zlib.crc32(raw))
@@ -133,7 +133,7 @@ def append_journal(
     lines = [e|(_packed(vectors[e['sha256']]) if e['sha256'] in vectors else {}) for e in entries]
     with open(file, 'ab') as f: f.write(''.join(json.dumps(e)+'\n' for e in lines).encode())
 
-# %% ../../nbs/companion/52_indexing.ipynb #23e8a8c8
+# %% ../../nbs/companion/52_indexing.ipynb #8274c3ad
 def read_journal(
     file:Path,
     size:int, # E
@@ -158,7 +158,7 @@ def _is_entry(e):
     kinds = dict(path=str, sha256=str, size=int, mtime_ns=int)
     return all(type(e.get(k)) is kind for k,kind in kinds.items())
 
-# %% ../../nbs/companion/52_indexing.ipynb #164e1658
+# %% ../../nbs/companion/52_indexing.ipynb #570b9f07
 @dataclass
 class State:
     "What an update knows"
@@ -192,7 +192,7 @@ def begin_state(
         if e['sha256'] in state or 'reason' in e: state.add(e)
     return state
 
-# %% ../../nbs/companion/52_indexing.ipynb #87140483
+# %% ../../nbs/companion/52_indexing.ipynb #0d2500a3
 def _blocks(state, entries, block=16384):
     "Embeddings of entries, some rows at a time"
     for i in range(0, len(entries), block):
@@ -216,7 +216,7 @@ def finish(
     write_generation(folder, number, entries, blocks=_blocks(state, entries), unreadable=skipped, **manifest)
     (folder/'journal.jsonl').unlink(missing_ok=True)
 
-# %% ../../nbs/companion/52_indexing.ipynb #478fd06c
+# %% ../../nbs/companion/52_indexing.ipynb #5c84d22c
 @torch.inference_mode()
 def _embed(model, pictures):
     "(k, E) of pictures; NaN where the encoder fails on one"
@@ -260,7 +260,7 @@ def _fold(folder, state):
     state.index,state.rows,state.fresh = fresh.index,fresh.rows,{}
     return 0
 
-# %% ../../nbs/companion/52_indexing.ipynb #5d3cdd15
+# %% ../../nbs/companion/52_indexing.ipynb #4be3235a
 class Changes(NamedTuple):
     "What an update has found"
     added:list[str]
@@ -285,7 +285,7 @@ def _changes(state, tree):
     return Changes(sorted(set(new)-set(moved)), sorted(changed), moved, removed, len(now)-len(new)-len(changed),
                    skipped, tree.others, tree.closed)
 
-# %% ../../nbs/companion/52_indexing.ipynb #960d4688
+# %% ../../nbs/companion/52_indexing.ipynb #b5c3bf80
 def _whole_words(tokenizer):
     "Words that are one token"
     tokens = sorted(set(tokenizer.get_vocab())-set(tokenizer.all_special_tokens))
@@ -316,7 +316,7 @@ def _keep_chance(folder):
     found = dict(texts=best_similarities(index, texts), pictures=neighbour_similarities(index))
     write_manifest(folder, index.manifest|dict(chance=dict(table=index.manifest['table'])|found))
 
-# %% ../../nbs/companion/52_indexing.ipynb #4a581b20
+# %% ../../nbs/companion/52_indexing.ipynb #00d5d3d0
 _OWN = ('lock', 'journal.jsonl', 'query.npz', 'tokenizer.json', 'random.npy') # Before there is a manifest
 
 def _check_folder(folder, photos):
@@ -339,7 +339,7 @@ def _check_tree(tree, state, photos, folder):
     raise InputError(f"{photos} has none of the {len(state.entries):,} pictures of the index {folder}; is a disk not "
                      "mounted? For other photographs name another index with -o, or begin anew with --rebuild")
 
-# %% ../../nbs/companion/52_indexing.ipynb #6a984580
+# %% ../../nbs/companion/52_indexing.ipynb #baf0cafb
 def _as_made(folder, model, rebuild):
     "Folder of the model and its digest, and the manifest of the index or None"
     manifest = None if rebuild or not is_index(folder) else read_manifest(folder)
@@ -368,7 +368,7 @@ def _next_number(folder):
     try: return int(read_manifest(folder)['table'][6:-6])+1
     except InputError: return 1
 
-# %% ../../nbs/companion/52_indexing.ipynb #7b209a3b
+# %% ../../nbs/companion/52_indexing.ipynb #3776cf91
 def update_index(
     photos:Path, # A folder tree of pictures
     folder:Path, # Of the index; is made
@@ -391,7 +391,7 @@ def update_index(
         how = dict(batch_size=batch_size, progress=progress)
         return _update(folder, photos, tree, home=home, loaded=loaded, check=check, **how)
 
-# %% ../../nbs/companion/52_indexing.ipynb #ae999b6f
+# %% ../../nbs/companion/52_indexing.ipynb #59c9ae2f
 def _update(folder, photos, tree, home, loaded, check, **how):
     "Bring an index up to date, under its lock"
     state = begin_state(folder)
