@@ -7,7 +7,7 @@ __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'TYPICAL', 'RARE', 'replacing', 'wri
            'write_generation', 'Index', 'open_index', 'picture_path', 'similarities', 'hold', 'Found', 'nearest',
            'row_of', 'best_similarities', 'neighbour_similarities', 'chance_of', 'p_value', 'note_chance']
 
-# %% ../../nbs/companion/50_index.ipynb #6a58b6b2
+# %% ../../nbs/companion/50_index.ipynb #d0fa3994
 import json
 import os
 import re
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from ..errors import InputError, quoted
 
-# %% ../../nbs/companion/50_index.ipynb #b401e964
+# %% ../../nbs/companion/50_index.ipynb #845ec7cc
 FORMAT, VERSION = 'amsps-index', 1
 MANIFEST = 'manifest.json'
 
@@ -42,7 +42,7 @@ def write_manifest(
     with replacing(Path(folder)/MANIFEST) as f:
         f.write(json.dumps(dict(format=FORMAT, version=VERSION)|manifest, indent=1).encode())
 
-# %% ../../nbs/companion/50_index.ipynb #a33ebaac
+# %% ../../nbs/companion/50_index.ipynb #46829469
 def is_index(
     folder:Path, # Any
 )->bool:
@@ -63,7 +63,7 @@ def _fault(m):
     wrong = [k for k,pattern in _NAMES.items() if not re.fullmatch(pattern, m[k])]
     return f'`{wrong[0]}` is no name of such a file' if wrong else ''
 
-# %% ../../nbs/companion/50_index.ipynb #725b4d12
+# %% ../../nbs/companion/50_index.ipynb #63ea9684
 _REBUILD = 'make the index again with `amsps index PHOTOS --model MODEL -o INDEX --rebuild`'
 
 def read_manifest(
@@ -83,7 +83,7 @@ def read_manifest(
         raise InputError(f"{path} does not fit: {fault}; {_REBUILD}")
     return manifest
 
-# %% ../../nbs/companion/50_index.ipynb #2d5a11d4
+# %% ../../nbs/companion/50_index.ipynb #2d419f41
 def _lines(entries):
     "Entries of a table as JSON lines; lone surrogates of odd file names survive as escapes"
     return ''.join(json.dumps(e, separators=(',', ':'))+'\n' for e in entries).encode()
@@ -113,7 +113,7 @@ def _remove_others(folder, names):
     for f in folder.iterdir():
         if re.fullmatch(r'(table-\d+\.jsonl|vectors-\d+\.npy)(\.tmp)?', f.name) and f.name not in names: f.unlink()
 
-# %% ../../nbs/companion/50_index.ipynb #802854bc
+# %% ../../nbs/companion/50_index.ipynb #ed0ac075
 @dataclass
 class Index:
     "An opened index"
@@ -137,7 +137,7 @@ class Index:
         "Files that cannot be decoded"
         return [self.entry(i) for i in range(len(self), len(self.ends))]
 
-# %% ../../nbs/companion/50_index.ipynb #d99dde3d
+# %% ../../nbs/companion/50_index.ipynb #ac3735dc
 def _read_generation(folder, m):
     "The files that a manifest names, checked against it"
     vectors = np.load(folder/m['vectors'], mmap_mode='r', allow_pickle=False)
@@ -164,7 +164,7 @@ def open_index(
             raise InputError(f"cannot read the index {folder}: {e.strerror or quoted(e)}") from None
     raise InputError(f"the index {folder} is damaged ({why}); {_REBUILD}")
 
-# %% ../../nbs/companion/50_index.ipynb #61e31174
+# %% ../../nbs/companion/50_index.ipynb #dfc9d63a
 def picture_path(
     index:Index,
     path:str, # Of a line of its table
@@ -176,7 +176,7 @@ def picture_path(
                          f"photographs; {_REBUILD}")
     return Path(index.manifest['photos'])/parts
 
-# %% ../../nbs/companion/50_index.ipynb #554b90e1
+# %% ../../nbs/companion/50_index.ipynb #4e2873a0
 _BLOCK = 16384 # Rows that are converted together
 
 def similarities(
@@ -196,7 +196,7 @@ def hold(
     "Keep the embeddings in memory as float32, where they have room: repeated searches are five times as fast"
     if index.vectors.size*4<=most: index.vectors = index.vectors.astype(np.float32)
 
-# %% ../../nbs/companion/50_index.ipynb #5e94b58d
+# %% ../../nbs/companion/50_index.ipynb #7568d09c
 class Found(NamedTuple):
     "A result"
     similarity:float
@@ -222,13 +222,14 @@ def nearest(
         for i in _first_rows(sims, k).tolist():
             e = index.entry(i)
             if e['sha256']==without: continue
+            if len(found)==top and e['sha256'] not in found: break # many pictures may be equally similar
             first = found.setdefault(e['sha256'], Found(float(sims[i]), [], list(e.get('captions', []))))
             first.paths.append(e['path'])
         if len(found)>=top or k==len(sims): return list(found.values())[:top]
         k = min(4*k, len(sims))
     return []
 
-# %% ../../nbs/companion/50_index.ipynb #2cd011e7
+# %% ../../nbs/companion/50_index.ipynb #a15ef842
 def row_of(
     index:Index,
     sha256:str, # Of a file's content, hex
@@ -238,7 +239,7 @@ def row_of(
     row = int(np.searchsorted(index.ends, at)) if at>=0 else len(index)
     return row if row<len(index) and index.entry(row)['sha256']==sha256 else None
 
-# %% ../../nbs/companion/50_index.ipynb #147a66d9
+# %% ../../nbs/companion/50_index.ipynb #9815f6cb
 TYPICAL = .5 # Share of random texts that match as well
 RARE = .05 # Share of pictures with so distant a neighbour
 _SAMPLE = 200 # Pictures
@@ -266,7 +267,7 @@ def neighbour_similarities(
         found += [round(r.similarity, 4) for r in near]
     return sorted(found)
 
-# %% ../../nbs/companion/50_index.ipynb #3fe8aedf
+# %% ../../nbs/companion/50_index.ipynb #e89108cb
 def chance_of(
     index:Index,
 )->dict: # `texts` and `pictures`, rising similarities; empty where they are not known
@@ -285,7 +286,7 @@ def p_value(
     texts = chance_of(index).get('texts')
     return float(np.mean(np.array(texts)>=best)) if texts else None
 
-# %% ../../nbs/companion/50_index.ipynb #6db01140
+# %% ../../nbs/companion/50_index.ipynb #28e4776b
 def note_chance(
     index:Index,
     best:float, # Similarity of the best result
