@@ -9,12 +9,13 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'PicturesRoot', 'AnyPalette', 'TablesOutput', 'Verified', 'Tolerance', 'Again', 'Encoder', 'Vectors',
            'SameAnswers', 'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'OtherLayout',
            'OtherImages', 'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
-           'Split', 'PublishTo', 'Push', 'Public', 'Licence', 'Title', 'runs_app', 'RunsCache', 'DryRun', 'data_app',
-           'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
-           'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'refuse_special_files', 'main', 'echo', 'Rule',
-           'has_effect', 'check_options', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
-           'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'publish', 'list_', 'show', 'diff', 'gc',
-           'check', 'prepare', 'extract']
+           'Split', 'Query', 'Searched', 'AnswerAsJson', 'Page', 'Interactive', 'IndexModel', 'Photos', 'OfIndex',
+           'IndexFolder', 'CheckAll', 'Rebuild', 'PicturesTogether', 'PublishTo', 'Push', 'Public', 'Licence', 'Title',
+           'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn',
+           'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand',
+           'refuse_special_files', 'main', 'echo', 'Rule', 'has_effect', 'check_options', 'check_effect', 'check_run',
+           'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare', 'verify', 'evaluate',
+           'search', 'index', 'publish', 'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
 
 # %% ../../nbs/companion/59_cli.ipynb #b105626d
 import errno
@@ -79,7 +80,7 @@ def refuse_special_files(
 ):
     "Raise `InputError` for a value that names a pipe, a socket or a device"
     for name,value in given.items():
-        if name=='caption' or not isinstance(value, (str, Path)) or not str(value): continue
+        if name in ('caption', 'query') or not isinstance(value, (str, Path)) or not str(value): continue
         try: found = Path(value)
         except ValueError: continue
         if os.path.lexists(found) and found.exists() and not (found.is_file() or found.is_dir()):
@@ -94,6 +95,7 @@ Start here:
   amsps reproduce                       all tables and figures on generated scenes
   amsps train --loss ahrl               one model on generated scenes
   amsps data check DIR                  what a folder of photographs holds
+  amsps index DIR --model RUN -o INDEX  make photographs searchable: amsps search INDEX TEXT
   amsps train --dataset own --data-root DIR --backbone PATH --loss ahrl
 
 Every command has its own help: amsps COMMAND --help. Caches and outputs go to the current folder, or to
@@ -1092,20 +1094,62 @@ Picture = Annotated[Path|None, _opt_plain("Find the captions that describe this 
 Top = Annotated[int, _opt("Number of results.", min=1)]
 Split = Annotated[str, _opt_plain("Search only in train, dev or test. [default: everywhere]")]
 
+# %% ../../nbs/companion/59_cli.ipynb #91590e7b
+Query = Annotated[str, typer.Argument(help="Text to search with.", metavar='[TEXT]', show_default=False)]
+Searched = Annotated[Path, typer.Argument(help="Index of photographs (`amsps index`), or folder of a finished run.",
+                                          metavar='INDEX|RUN', show_default=False)]
+_INDEX_ONLY = 'With an index'
+_LIES = "Where the model of the index lies now, if it was moved."
+AnswerAsJson = Annotated[bool, _opt_plain("Print the answer as JSON.", _INDEX_ONLY, '--json')]
+Page = Annotated[Path|None, _opt_plain("Write the results with small pictures as this HTML file.", _INDEX_ONLY,
+                                       '--html')]
+Interactive = Annotated[bool, _opt_plain("Read queries line by line; @FILE is a picture.", _INDEX_ONLY,
+                                         '--interactive')]
+IndexModel = Annotated[Path|None, _opt_plain(_LIES, _INDEX_ONLY)]
+
 # %% ../../nbs/companion/59_cli.ipynb #f4ddeb24
 @app.command(cls=GroupedCommand)
 def search(
-    run:RunFolder, caption:Caption='', image:Picture=None, top:Top=5, split:Split='', data_root:Root='',
-    backbone:SameBackbone='', cache_dir:Cache='',
+    run:Searched, query:Query='', caption:Caption='', image:Picture=None, top:Top=5, split:Split='', data_root:Root='',
+    backbone:SameBackbone='', cache_dir:Cache='', as_json:AnswerAsJson=False, html:Page=None,
+    interactive:Interactive=False, model:IndexModel=None,
 ):
-    """Search a dataset with a text or a picture.
+    """Search photographs or a dataset with a text or a picture.
 
     \b
     Examples:
+      amsps search INDEX "two dogs on a beach"
+      amsps search INDEX --image holiday.jpg --html page.html
       amsps search RUN --caption "two dogs on a beach" --data-root DIR
       amsps search RUN --image holiday.jpg --data-root DIR"""
+    of_run = dict(split=split, data_root=data_root, backbone=backbone, cache_dir=cache_dir)
+    of_index = dict(json=as_json, html=html, interactive=interactive, model=model)
+    text = _one_query(query, caption, image, interactive)
+    if (run/'manifest.json').is_file():
+        _refuse_given(of_run, f'is for a run, and {run} is an index')
+        _search_index(run, text=text, image=image, top=top, **of_index)
+    else:
+        _refuse_given(of_index, f'is for an index, and {run} is none; make one with `amsps index`')
+        _search_run(run, caption=text, image=image, top=top, **of_run)
+
+# %% ../../nbs/companion/59_cli.ipynb #35eb01ae
+def _one_query(query, caption, image, interactive):
+    "The text of a query; raises `InputError` for none and for several"
+    if interactive+sum(map(bool, (query, caption, image)))!=1:
+        raise InputError('give either --caption TEXT or --image FILE, or a text after the folder; with an index '
+                         '--interactive in their place')
+    return query or caption
+
+def _refuse_given(options, why):
+    "Raise `InputError` for an option that would do nothing"
+    for name,value in options.items():
+        if value:
+            raise InputError(f"{_option(name)} {why}")
+
+def _search_run(run, caption, image, top, split, data_root, backbone, cache_dir):
+    "Search the data of a run"
     _begin(computes=True)
-    _check_query(caption, image, split)
+    _check_query(image, split)
     from amsps.companion.search import search_captions, search_images
     model,tokenizer,record = _load_run(run, backbone, cache_dir)
     data = _run_data(record, _run_config(record, data_root, backbone, cache_dir), run, model)
@@ -1118,15 +1162,114 @@ def search(
         echo(f'{similarity:.3f}  {item}')
 
 # %% ../../nbs/companion/59_cli.ipynb #87bc8667
-def _check_query(caption, image, split):
+def _check_query(image, split):
     "Raise `InputError` for a query that cannot be answered"
     from amsps.data import SPLITS, load_image
-    if bool(caption)==bool(image):
-        raise InputError("give either --caption TEXT or --image FILE")
     if split and split not in SPLITS:
         raise InputError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}, or leave it out")
     if image:
         load_image(image)
+
+# %% ../../nbs/companion/59_cli.ipynb #31798063
+def _file_line(found, index):
+    "One result: similarity, linked name, copies and captions"
+    from amsps.companion.index import picture_path
+    name = terminal_text(found.paths[0].replace('\n', '\\n').replace('\t', '\\t'))
+    if sys.stdout.isatty():
+        name = f"\033]8;;{picture_path(index, found.paths[0]).as_uri()}\033\\{name}\033]8;;\033\\"
+    more = f'  (and {len(found.paths)-1} with the same content)' if len(found.paths)>1 else ''
+    captions = ''.join(f"\n       {terminal_text(' '.join(c.split()))}" for c in found.captions)
+    return f'{found.similarity:.3f}  {name}{more}{captions}'
+
+def _print_answer(answer, index, as_json):
+    "An answer on standard output, notes on standard error"
+    if as_json:
+        from amsps.companion.query import plain_answer
+        echo(json.dumps(plain_answer(answer, index), indent=1))
+        return
+    for r in answer.found: typer.echo(_file_line(r, index)) # its texts are escaped; `echo` would escape the links
+    for note in answer.notes: echo(f'note: {note}', err=True)
+
+# %% ../../nbs/companion/59_cli.ipynb #1aa16ca3
+def _search_index(folder, text, image, top, json, html, interactive, model):
+    "Search an index of photographs"
+    from amsps.companion.index import hold, open_index
+    from amsps.companion.query import Encoder, search_picture, search_text
+    index = open_index(folder)
+    encoder = Encoder(index, model)
+    def answer(text, image):
+        found = search_picture(encoder, image, top) if image else search_text(encoder, text, top)
+        _print_answer(found, index, json)
+        if html: _write_page(html, found, index)
+    if not interactive: return answer(text, image)
+    hold(index)
+    for line in _typed_queries():
+        try: answer(line, Path(line[1:]) if line.startswith('@') else None)
+        except InputError as e: echo(f'amsps: {e}', err=True)
+
+def _typed_queries():
+    "Lines of standard input, until an empty one"
+    asks = sys.stdin.isatty()
+    if asks: echo('a text, or @FILE for a picture; an empty line ends')
+    while True:
+        if asks: typer.echo('search> ', nl=False)
+        line = sys.stdin.readline().strip()
+        if not line: return
+        yield line
+
+def _write_page(path, answer, index):
+    "Results as an HTML file"
+    from amsps.companion.gallery import gallery
+    from amsps.companion.index import replacing
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"--html {path}: expected the name of a file in a folder that exists")
+    with replacing(path) as f:
+        f.write(gallery(index, answer.found, answer.query, answer.notes).encode(errors='replace'))
+    echo(f'page:  {path}', err=True)
+
+# %% ../../nbs/companion/59_cli.ipynb #768d5bdf
+Photos = Annotated[Path, typer.Argument(help="Folder tree of pictures.", metavar='PHOTOS', show_default=False)]
+_MADE_BY = "Folder of a finished run, of a saved model, or of a CLIP-like model. [default: that of the index]"
+OfIndex = Annotated[Path|None, _opt_plain(_MADE_BY)]
+IndexFolder = Annotated[Path, _opt_plain("Folder of the index.", 'Options', '--output', '-o')]
+CheckAll = Annotated[bool, _opt_plain("Read all files, also those of unchanged size and time.", 'Options', '--check')]
+Rebuild = Annotated[bool, _opt_plain("Embed all pictures anew.", 'Options', '--rebuild')]
+PicturesTogether = Annotated[int, _opt("Pictures in a forward pass.", min=1)]
+
+# %% ../../nbs/companion/59_cli.ipynb #46111654
+@app.command(cls=GroupedCommand)
+def index(
+    photos:Photos, output:IndexFolder, model:OfIndex=None, batch_size:PicturesTogether=32, check:CheckAll=False,
+    rebuild:Rebuild=False,
+):
+    """Make an index of photographs for `amsps search`, or bring it up to date.
+
+    Added, changed, moved and removed files are noticed. An interrupted index resumes.
+
+    \b
+    Examples:
+      amsps index PHOTOS --model RUN -o INDEX
+      amsps index PHOTOS -o INDEX"""
+    _begin(computes=True)
+    from amsps.companion.indexing import update_index
+    found = update_index(photos, output, model, batch_size=batch_size, check=check, rebuild=rebuild)
+    for line in _index_lines(found, output): echo(line)
+
+# %% ../../nbs/companion/59_cli.ipynb #a1e097d1
+def _index_lines(c, folder, most=20):
+    "What `amsps index` says of an update"
+    counts = dict(added=c.added, changed=c.changed, moved=c.moved, removed=c.removed)
+    said = ', '.join(f'{len(x):,} {kind}' for kind,x in counts.items() if x)
+    yield f"index        {folder}: {len(c.added)+len(c.changed)+len(c.moved)+c.unchanged:,} pictures" \
+          f" ({said or 'nothing new'})"
+    if c.others: yield f'left out     {c.others:,} files that are no pictures by their names'
+    for d in c.closed: yield f'no access    {_on_a_line(d)}: its pictures in the index are kept'
+    if c.skipped: yield f'skipped      {len(c.skipped):,} that cannot be decoded:'
+    for path,why in list(c.skipped.items())[:most]: yield f'  {_on_a_line(path)}: {why}'
+    if len(c.skipped)>most: yield f'  ... and {len(c.skipped)-most:,} more, in the table of the index'
+    yield f'now          amsps search {shlex.quote(str(folder))} "TEXT"'
+
+def _on_a_line(name): return name.replace('\n', '\\n').replace('\t', '\\t')
 
 # %% ../../nbs/companion/59_cli.ipynb #555c1c22
 _TO = "New folder for the model; with --push its repository on the hub, USER/NAME."

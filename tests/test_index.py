@@ -1,0 +1,273 @@
+"Photographs are indexed and searched as a user does it: odd pictures and names, kills, two processes, a browser."
+import errno
+import json
+import multiprocessing
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+import numpy as np
+import pytest
+from PIL import Image, TiffImagePlugin
+from conftest import ROOT, amsps
+from test_cli_input import refused
+
+EVIL = 'a<script>document.title="hit"</script>"\'\n\u202e\U0001f600<img src=x onerror="document.title=`hit`">.png'
+
+
+@pytest.fixture(scope='session')
+def model(tmp_path_factory, backbone):
+    "A small model with random weights, in the folder of a saved model"
+    import torch
+    from amsps.data import build_tokenizer
+    from amsps.model import AmspsConfig, AmspsModel
+    from amsps.processor import AmspsProcessor
+    from amsps.vision import load_vision
+    torch.manual_seed(0)
+    vision = load_vision(backbone, 2)
+    tokenizer = build_tokenizer(['a red ball on the grass', 'two dogs and a man']*4, 1)
+    sizes = dict(feature_size=vision.feature_size(), vocab_size=len(tokenizer), embed_size=16, word_size=8)
+    made = AmspsModel(AmspsConfig(**sizes)).eval()
+    made.set_vision(vision)
+    folder = tmp_path_factory.mktemp('model')
+    made.save_pretrained(folder)
+    AmspsProcessor(vision.processor, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def draw(folder, n, start=0):
+    "Small pictures of noise"
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(start, start+n):
+        noise = np.random.default_rng(i).integers(0, 255, (24, 24, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder/f'{i:03}.png')
+
+
+@pytest.fixture
+def photos(tmp_path):
+    draw(tmp_path/'photos', 6)
+    return tmp_path/'photos'
+
+
+def paths_of(index):
+    from amsps.companion.index import open_index
+    opened = open_index(index)
+    return [opened.entry(i)['path'] for i in range(len(opened))]
+
+
+def test_index_and_search(cli, photos, model, tmp_path):
+    "Index, search by text and by picture, add and remove; the form for a run stays"
+    index = tmp_path/'index'
+    r = cli('index', photos, '--model', model, '-o', index)
+    assert r.returncode==0 and '6 pictures (6 added)' in r.stdout, r.stderr
+    assert f'amsps search {index} "TEXT"' in r.stdout
+    r = cli('search', index, 'a red xylophone', '--top', 3)
+    assert len(re.findall(r'^-?\d\.\d{3}  \d{3}\.png$', r.stdout, re.M))==3, r.stdout
+    assert 'the model has never seen: xylophone' in r.stderr
+    shutil.copy(photos/'002.png', photos/'copy.png')
+    (photos/'003.png').unlink()
+    r = cli('index', photos, '-o', index)
+    assert '6 pictures (1 added, 1 removed)' in r.stdout
+    r = cli('search', index, '--image', photos/'copy.png', '--json', '--top', 9)
+    found = json.loads(r.stdout)
+    assert {x['path'] for x in found['results']}=={'000.png', '001.png', '004.png', '005.png'}
+    assert Path(found['results'][0]['file']).is_file()
+    draw(tmp_path/'new', 1, start=50)
+    r = cli('search', index, '--image', tmp_path/'new/050.png', '--top', 9)
+    assert len(r.stdout.splitlines())==5 and 'with the same content' in r.stdout
+
+
+def odd_pictures(folder):
+    "Pictures of all kinds that have their own way through the decoder; the same scene on its side and upright"
+    folder.mkdir()
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 20, 3), dtype=np.uint8))
+    upright.save(folder/'upright.png')
+    exif = Image.Exif()
+    exif[274] = 6
+    upright.transpose(Image.Transpose.ROTATE_90).save(folder/'turned.png', exif=exif)
+    deep = np.random.default_rng(1).integers(0, 65535, (20, 20), dtype=np.uint16)
+    Image.fromarray(deep).save(folder/'deep.png')
+    upright.convert('CMYK').save(folder/'cmyk.jpg')
+    upright.convert('RGBA').save(folder/'clear.webp')
+    frames = [upright, upright.rotate(180)]
+    frames[0].save(folder/'animated.gif', save_all=True, append_images=frames[1:])
+    TiffImagePlugin.WRITE_LIBTIFF = False
+    upright.save(folder/'paper.tif')
+    content = (folder/'upright.png').read_bytes()
+    (folder/'torn.png').write_bytes(content[:len(content)//2])
+    (folder/'empty.jpg').touch()
+    (folder/'text.jpg').write_text('no picture', 'utf-8')
+    for name in ('film.mp4', 'letter.pdf', 'notes.txt'): (folder/name).write_bytes(b'%PDF-1.4')
+    upright.save(folder/EVIL.replace('/', '\u2044'))
+    upright.convert('L').save(folder/os.fsdecode(b'latin\xff.png'))
+
+
+def test_odd_pictures_and_names(cli, model, tmp_path):
+    folder,index = tmp_path/'odd',tmp_path/'odd.index'
+    odd_pictures(folder)
+    r = cli('index', folder, '--model', model, '-o', index)
+    assert r.returncode==0, r.stderr
+    assert '9 pictures (9 added)' in r.stdout and '3 files that are no pictures' in r.stdout
+    for name in ('torn.png', 'empty.jpg', 'text.jpg'): assert f'  {name}: ' in r.stdout
+    r = cli('search', index, '--image', folder/'upright.png', '--json', '--top', 20)
+    found = {x['path']:x['similarity'] for x in json.loads(r.stdout)['results']}
+    assert found['turned.png']>.9999 # EXIF orientation
+    r = cli('search', index, 'a red ball', '--top', 20)
+    assert '\\n' in r.stdout and '\u202e' not in r.stdout and len(r.stdout.splitlines())==8, r.stdout
+    again = cli('index', folder, '-o', index)
+    assert '(nothing new)' in again.stdout
+
+
+def chromium():
+    found = shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    if not found: pytest.skip('no browser')
+    return found
+
+
+def test_page_in_a_browser(cli, model, tmp_path):
+    "Hostile names and queries are text in the page: no script runs, nothing is loaded, pictures are shown"
+    odd_pictures(tmp_path/'odd')
+    index,page = tmp_path/'index',tmp_path/'page.html'
+    assert cli('index', tmp_path/'odd', '--model', model, '-o', index).returncode==0
+    assert cli('search', index, EVIL+' ball', '--top', 20, '--html', page).returncode==0
+    text = page.read_text('utf-8')
+    assert '<script' not in text and text.count('data:image/jpeg')==8
+    flags = ['--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path}/browser', '--dump-dom']
+    done = subprocess.run([chromium(), *flags, page.as_uri()], capture_output=True, timeout=60, encoding='utf-8')
+    assert '<title>hit' not in done.stdout and '<main>' in done.stdout, done.stderr[-500:]
+
+
+def slow_update(answers, *args):
+    "An update in batches of two, with a pause before each; for a process of its own"
+    from amsps.companion import indexing
+    made = indexing._embed
+    def slow(model, pictures):
+        time.sleep(.05)
+        return made(model, pictures)
+    indexing._embed = slow
+    answers.put(len(indexing.update_index(*args, batch_size=2, progress=False).added))
+
+
+def started(*args):
+    "A process that updates, forked because its imports take seconds; and where it puts its answer"
+    from amsps.companion import indexing # noqa: F401, for the fork
+    context = multiprocessing.get_context('fork')
+    answers = context.SimpleQueue()
+    process = context.Process(target=slow_update, args=(answers, *args))
+    process.start()
+    return process,answers
+
+
+def test_killed(model, tmp_path):
+    "A process that is killed loses no more than the batch that it was in"
+    from amsps.companion.index import open_index
+    from amsps.companion.indexing import read_journal, update_index
+    draw(tmp_path/'photos', 30)
+    index = tmp_path/'index'
+    process,_ = started(tmp_path/'photos', index, model)
+    journal = index/'journal.jsonl'
+    while not journal.is_file() or journal.read_bytes().count(b'\n')<8:
+        assert process.is_alive()
+        time.sleep(.005)
+    process.kill()
+    process.join()
+    kept = len(read_journal(journal, 16)[0])
+    assert 8<=kept<30
+    assert len(open_index(index))==0
+    update_index(tmp_path/'photos', index, progress=False)
+    assert len(open_index(index))==30 and open_index(index).manifest['complete']
+    update_index(tmp_path/'photos', tmp_path/'whole', model, batch_size=2, progress=False)
+    np.testing.assert_allclose(open_index(index).vectors, open_index(tmp_path/'whole').vectors, atol=2e-3)
+
+
+def test_two_processes(model, tmp_path):
+    "Two processes that update one index leave the index of one"
+    draw(tmp_path/'photos', 8)
+    both = [started(tmp_path/'photos', tmp_path/'index', model) for _ in range(2)]
+    for process,_ in both: process.join(120)
+    assert [process.exitcode for process,_ in both]==[0, 0]
+    assert sorted(answers.get() for _,answers in both)==[0, 8] # the second one finds all of it done
+    assert paths_of(tmp_path/'index')==[f'{i:03}.png' for i in range(8)]
+
+
+@pytest.mark.parametrize('place', ['append_journal', 'write_generation'])
+def test_full_disk(cli, photos, model, tmp_path, monkeypatch, place):
+    "One message, the index of before stays, and the same command goes on"
+    from amsps.companion import indexing
+    index = tmp_path/'index'
+    cli('index', photos, '--model', model, '-o', index)
+    draw(photos, 2, start=60)
+    def full(*args, **more):
+        raise OSError(errno.ENOSPC, 'No space left on device', str(index/'file'))
+    with monkeypatch.context() as m:
+        m.setattr(indexing, place, full)
+        r = cli('index', photos, '-o', index)
+    refused(r, 'No space left', 'the same command resumes')
+    assert len(paths_of(index))==6
+    assert '8 pictures (2 added)' in cli('index', photos, '-o', index).stdout
+
+
+def test_mistakes(cli, photos, model, backbone, tmp_path):
+    index = tmp_path/'index'
+    empty = tmp_path/'empty'
+    empty.mkdir()
+    refused(cli('index', empty, '--model', model, '-o', index), 'there are no pictures in')
+    assert not index.exists()
+    refused(cli('index', photos, '-o', index), 'name the model', '--model')
+    refused(cli('index', photos, '--model', empty, '-o', index), 'is no model')
+    assert cli('index', photos, '--model', model, '-o', index).returncode==0
+    for option,value in (('--split', 'dev'), ('--data-root', 'x'), ('--backbone', 'x')):
+        refused(cli('search', index, 'a', option, value), f'{option} is for a run')
+    refused(cli('search', index, 'a', '--caption', 'b'), 'give either --caption TEXT or --image FILE')
+    refused(cli('search', index, '--image', tmp_path/'no.jpg'), 'cannot read the picture')
+    refused(cli('search', index, '?!'), 'is empty')
+    refused(cli('search', index, 'a', '--html', empty), 'expected the name of a file')
+    shutil.copytree(model, tmp_path/'other')
+    settings = json.loads((tmp_path/'other/config.json').read_text())
+    (tmp_path/'other/config.json').write_text(json.dumps(settings|dict(note=1)))
+    refused(cli('index', photos, '--model', tmp_path/'other', '-o', index), 'was made with another model', '--rebuild')
+    manifest = json.loads((index/'manifest.json').read_text())
+    (index/'manifest.json').write_text(json.dumps(manifest|dict(version=0)))
+    refused(cli('search', index, 'a ball'), 'it is of version 0', '--rebuild')
+    r = cli('index', photos, '--model', model, '-o', index, '--rebuild')
+    assert '6 pictures (6 added)' in r.stdout, r.stderr
+
+
+def test_one_picture(cli, model, tmp_path):
+    draw(tmp_path/'one', 1)
+    assert cli('index', tmp_path/'one', '--model', model, '-o', tmp_path/'index').returncode==0
+    assert '000.png' in cli('search', tmp_path/'index', 'a red ball').stdout
+    draw(tmp_path/'other', 1, start=9)
+    r = cli('search', tmp_path/'index', '--image', tmp_path/'other/009.png')
+    assert 'cannot be told from fewer than 20' in r.stderr
+
+
+def test_search_is_light(photos, model, tmp_path):
+    "A search by text imports neither PyTorch nor transformers; queries are read line by line"
+    index = tmp_path/'index'
+    from amsps.companion.indexing import update_index
+    update_index(photos, index, model, progress=False)
+    code = ("import sys; from amsps.companion.cli import main; sys.argv = ['amsps', *sys.argv[1:]]\n"
+            "try: main()\nexcept SystemExit as e: assert not e.code\n"
+            "heavy = {'torch','transformers','pandas','datasets','scipy','sklearn','PIL'}&set(sys.modules)\n"
+            "assert not heavy, heavy")
+    command = [sys.executable, '-c', code, 'search', str(index), '--interactive', '--top', '1']
+    env = os.environ|dict(PYTHONPATH=str(ROOT))
+    def seconds(): return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    start = seconds()
+    typed = f'a red ball\n?!\n@{photos}/001.png\n\n'
+    done = subprocess.run(command, input=typed, capture_output=True, env=env, encoding='utf-8')
+    assert done.returncode==0, done.stderr
+    assert len(done.stdout.splitlines())==2 and 'is empty' in done.stderr
+    assert seconds()-start<2
+
+
+@pytest.mark.slow
+def test_command(photos, model, tmp_path):
+    "The installed command, as a user starts it"
+    assert amsps('index', photos, '--model', model, '-o', tmp_path/'index').returncode==0
+    assert amsps('search', tmp_path/'index', 'a red ball').stdout.count('.png')==5
