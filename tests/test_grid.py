@@ -206,6 +206,7 @@ def test_log_of_a_grid(power_cut):
 
 # Dask
 
+@pytest.mark.slow
 def test_two_dask_workers(power_cut, tmp_path):
     "Two workers of a Dask scheduler make the same records as this machine's own processes"
     from distributed import LocalCluster
