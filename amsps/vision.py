@@ -18,7 +18,6 @@ import json
 import math
 import os
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
-from .data import Regions, as_float, disk_room, is_plain_picture, load_features, load_image
+from .data import Regions, as_float, batches_ahead, disk_room, is_plain_picture, load_features, load_image
 from .errors import InputError, out_of_memory, quoted
 from .layers import block_list, input_of_last_blocks, last_blocks_only, train_mode, trained_parameters
 from .patching import patch_to
@@ -669,18 +668,6 @@ def _resume_point(part):
         f.truncate(start+done*size)
     return done
 
-# %% ../nbs/method/07_vision.ipynb #900b3cb8
-def _pixels_ahead(encoder, paths, batch_size):
-    "Pixels of batches, each read ahead of its use"
-    def read(i):
-        return encoder.pixels([load_image(p) for p in paths[i:i+batch_size]])
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, 0)
-        for i in range(batch_size, len(paths)+batch_size, batch_size):
-            pixels = ahead.result()
-            if i<len(paths): ahead = reader.submit(read, i)
-            yield pixels
-
 # %% ../nbs/method/07_vision.ipynb #a1779b46
 _DOING = dict(regions='extracting grid features', states='running the frozen blocks', pixels='decoding pictures')
 
@@ -688,7 +675,8 @@ _DOING = dict(regions='extracting grid features', states='running the frozen blo
 def _extract_into(part, encoder, paths, batch_size):
     "Append what is missing in a partial file"
     done = _resume_point(part)
-    batches = _pixels_ahead(encoder, paths[done:], batch_size)
+    def read(some): return encoder.pixels([load_image(p) for p in some])
+    batches = batches_ahead(read, paths[done:], batch_size)
     bar = tqdm(total=len(paths), initial=done, desc=_DOING[encoder.stored], unit='image')
     with open(part, 'ab') as f, bar:
         for i,pixels in zip(range(done, len(paths), batch_size), batches):

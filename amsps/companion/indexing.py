@@ -13,7 +13,6 @@ import json
 import os
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
@@ -28,7 +27,7 @@ from .index import (
     Index, best_similarities, chance_of, is_index, neighbour_similarities, open_index, read_manifest, replacing,
     write_generation, write_manifest)
 from .query import load_model, model_digest, model_folder, write_text_side
-from ..data import load_image
+from ..data import batches_ahead, load_image
 from ..errors import InputError
 
 # %% ../../nbs/companion/52_indexing.ipynb #737abaed
@@ -103,13 +102,7 @@ def read_ahead(
     batch_size:int, # Files together
 ): # Lists of `Read`
     "Files in batches, each read while the one before it is used"
-    def read(i): return [_read(photos, f, known) for f in files[i:i+batch_size]]
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(read, 0)
-        for i in range(batch_size, len(files)+batch_size, batch_size):
-            batch = ahead.result()
-            if i<len(files): ahead = reader.submit(read, i)
-            yield batch
+    return batches_ahead(lambda some: [_read(photos, f, known) for f in some], files, batch_size)
 
 # %% ../../nbs/companion/52_indexing.ipynb #85a3485b
 def _packed(x):
@@ -244,7 +237,7 @@ def embed_files(
     "Read files, embed new contents, and put both into the journal"
     journal,waiting = folder/'journal.jsonl',0
     with tqdm(total=len(files), desc='reading pictures', unit='file', disable=not progress or not files) as bar:
-        for batch in read_ahead(photos, files, state, batch_size) if files else ():
+        for batch in read_ahead(photos, files, state, batch_size):
             vectors = _new_vectors(loaded, batch, state)
             state.fresh |= vectors
             for r in batch: state.add(r.entry)
