@@ -820,7 +820,8 @@ def section_of(
     "One section of the page"
     made,notebook = made_of(output, folder),_notebook(output)
     title,_,text = _cells(notebook, 'markdown')[0].partition('\n')
-    stems = list(dict.fromkeys(Path(f).stem for f in made['files'] if f.endswith(('.png','.md'))))
+    shown = [f for f in made['files'] if f.endswith(('.png','.md')) and (folder/f).exists()]
+    stems = list(dict.fromkeys(Path(f).stem for f in shown))
     return dict(name=output, title=title.lstrip('# '), answer=made.get('answer', ''), text=markdown_html(text),
                 parts=[_part(folder, stem) for stem in stems], command=repeat_command(records, output),
                 code='\n\n'.join(_cells(notebook, 'code')))
