@@ -67,13 +67,13 @@ def _commit(made):
 # %% ../../nbs/companion/55_cards.ipynb #f4d0be9c
 _USE = '''```python
 from amsps.processor import AmspsModel      # pip install amsps
-model = AmspsModel.from_pretrained('{name}')
+model = AmspsModel.from_pretrained('{name}'{more})
 images = model.encode(images=['a.jpg', 'b.jpg'])
 texts = model.encode(texts=['a dog in the snow'])
 print(texts @ images.T)                     # cosine similarities
 ```
 
-`transformers.AutoModel.from_pretrained('{name}')` gives the same model after `import amsps.processor`. Without this
+`transformers.AutoModel.from_pretrained('{name}'{more})` gives the same model after `import amsps.processor`. Without this
 import transformers does not know the model type `amsps`, and says so; no code of this folder is ever run.'''
 
 _USE_REGIONS = '''```python
@@ -99,11 +99,13 @@ def model_card(
     name:str, # Of the repository or the folder
     license:str='', # SPDX name, such as apache-2.0; empty: none was chosen
     pictures:bool=True, # Whether the model has an image encoder
+    by_reference:bool=False, # Whether that encoder is elsewhere
 )->str: # Markdown with metadata, for README.md
     "The card of a model, from its record"
     data = _metadata(record, name, license)
     facts = '\n'.join(f'- {k}: {v}' for k,v in _facts(record).items())
-    use = (_USE if pictures else _USE_REGIONS).format(name=name)
+    more = f", vision='{record['config']['backbone']}'" if by_reference else '' # its name, or the folder it lies in
+    use = (_USE if pictures else _USE_REGIONS).format(name=name, more=more)
     about = ("A dual encoder for image-text retrieval: images and texts get vectors in one space, and their cosine "
              "similarity ranks one for the other. Trained with [amsps](https://github.com/amsps/amsps).")
     parts = [f'---\n{data.to_yaml()}\n---', f'# {name}', about, '## Use', use, '## Test metrics', _split_line(record),
@@ -160,7 +162,8 @@ def publish_folder(
     part = to.with_name(f'{to.name}.part')
     shutil.rmtree(part, ignore_errors=True)
     shutil.copytree(run/'model', part, ignore=lambda folder,names: [n for n in names if n.startswith('.')])
-    (part/'README.md').write_text(model_card(record, name or to.name, license, _pictures(part)), 'utf-8')
+    encoder = dict(pictures=_pictures(part), by_reference=(part/REFERENCE).exists())
+    (part/'README.md').write_text(model_card(record, name or to.name, license, **encoder), 'utf-8')
     if to.is_dir(): to.rmdir()
     os.replace(part, to)
     return to
