@@ -104,7 +104,7 @@ def model_card(
     "The card of a model, from its record"
     data = _metadata(record, name, license)
     facts = '\n'.join(f'- {k}: {v}' for k,v in _facts(record).items())
-    more = f", vision='{record['config']['backbone']}'" if by_reference else '' # its name, or the folder it lies in
+    more = f", vision='{record['config']['backbone']}'" if by_reference else '' # its name, or its folder
     use = (_USE if pictures else _USE_REGIONS).format(name=name, more=more)
     about = ("A dual encoder for image-text retrieval: images and texts get vectors in one space, and their cosine "
              "similarity ranks one for the other. Trained with [amsps](https://github.com/amsps/amsps).")
