@@ -1,5 +1,8 @@
-"""The GPU's benchmark, on a CPU with small data."""
+"""The GPU's benchmark, on a CPU with small data; memory."""
 import json
+import os
+import platform
+import subprocess
 import sys
 import pytest
 from conftest import ROOT
@@ -44,3 +47,25 @@ def test_pixels(gpu_script, tmp_path):
     assert [l['what'] for l in lines]==['bare loop, B = 8, bf16', 'InfoNCE, B = 8, bf16', 'InfoNCE, B = 16, bf16',
                                         'InfoNCE, chunks of 2, B = 16, bf16']
     assert all(l['seconds']>0 for l in lines)
+
+
+@pytest.mark.slow # under memory pressure the system takes pages all the same
+@pytest.mark.skipif(platform.libc_ver()[0]!='glibc', reason='keeps memory in glibc alone')
+def test_freed_memory_is_kept():
+    code = """
+import resource
+import torch
+from amsps.vision import keep_freed_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10): torch.ones(2**24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt-before
+faults()
+given_back = faults()
+keep_freed_memory()
+faults()
+kept = faults()
+assert kept<given_back/5, (kept, given_back)
+"""
+    env = {k: v for k, v in os.environ.items() if not k.startswith('MALLOC_')}
+    subprocess.run([sys.executable, '-c', code], env=env, check=True)
