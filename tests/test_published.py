@@ -3,6 +3,7 @@ import ast
 import hashlib
 import json
 import re
+from functools import cache
 import nbformat
 import pytest
 from amsps.companion.grid import records_for
@@ -14,6 +15,11 @@ RESULTS = sorted({f.parent for f in (ROOT/'data/results').glob('*/*.json')})
 FIGURES = sorted(f.parent for f in (ROOT/'figures').glob('*/made'))
 PAGES = [ROOT/'nbs/index.ipynb', *sorted((ROOT/'nbs/guides').glob('*results.ipynb'))]
 README = (ROOT/'README.md').read_text()
+
+
+@cache
+def records_in(folder):
+    return read_records(folder)
 
 
 def name_of(path):
@@ -35,10 +41,10 @@ def test_every_folder_of_records_has_its_figures():
 
 @pytest.mark.parametrize('folder', RESULTS, ids=name_of)
 def test_main_table_is_what_the_records_say(folder):
-    records = records_for(read_records(folder), 'table_main')
+    records = records_for(records_in(folder), 'table_main')
     check_comparable(records)
     if not records: # rows of other models only
-        frame = results_frame(records_for(read_records(folder), 'table_generality'))
+        frame = results_frame(records_for(records_in(folder), 'table_generality'))
         assert pipes(compact_table(summary_table(frame))) in shown(folder, 'table_generality')
         return
     frame = results_frame(records)
@@ -49,7 +55,7 @@ def test_main_table_is_what_the_records_say(folder):
 
 @pytest.mark.parametrize('folder', RESULTS, ids=name_of)
 def test_questions_are_answered_by_the_records(folder):
-    records = records_for(read_records(folder), 'table_questions')
+    records = records_for(records_in(folder), 'table_questions')
     questions = question_table(results_frame(records)) if records else []
     if len(questions):
         assert pipes(readable_questions(questions)) in shown(folder, 'table_questions')

@@ -36,6 +36,7 @@ def test_karpathy_agrees(official, flickr8k):
     assert pairs(official)==pairs(karpathy)
 
 
+@pytest.mark.slow # decodes 8,000 pictures
 def test_check_knows_it(cli, flickr8k):
     r = cli('data', 'check', flickr8k)
     assert r.returncode==0, r.stderr

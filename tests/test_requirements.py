@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from configparser import ConfigParser
+from functools import cache
 import pytest
 from conftest import ROOT
 
@@ -25,9 +26,9 @@ def required(extra=''):
     names = [re.match(r'[\w.-]+', r)[0] for r in SETTINGS[key].split()]
     return {MODULES.get(n, n) for n in names if n not in TOOLS+NAMED}
 
-def sources(*folders):
+def sources(folder):
     "The code of modules, scripts and notebooks"
-    files = [f for folder in folders for f in (ROOT/folder).rglob('*') if '.ipynb_checkpoints' not in f.parts]
+    files = [f for f in (ROOT/folder).rglob('*') if '.ipynb_checkpoints' not in f.parts]
     for f in files:
         if f.suffix=='.py':
             yield f.read_text()
@@ -44,8 +45,12 @@ def modules_of(source, late=True):
         if isinstance(node, ast.ImportFrom) and not node.level:
             yield node.module.partition('.')[0]
 
+@cache # every file is parsed once
+def found_in(folder, late):
+    return {m for source in sources(folder) for m in modules_of(source, late)}
+
 def imported(*folders, late=True):
-    found = {m for source in sources(*folders) for m in modules_of(source, late)}
+    found = {m for folder in folders for m in found_in(folder, late)}
     found = {PARTS.get(m, m) for m in found}
     ours = {f.stem for folder in ('tests', 'benchmarks', '.ci') for f in (ROOT/folder).glob('*.py')}
     return found-set(sys.stdlib_module_names)-ours-{'amsps', 'setuptools'}

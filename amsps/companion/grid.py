@@ -390,12 +390,13 @@ def _identity(config):
     text = config.get('text_backbone', '')
     ignored = {*UNNAMED, 'seed'}
     found = {k:config.get(k, f.default) for k,f in RunConfig.model_fields.items() if k not in ignored}
-    return found | dict(text='given' if text not in ('','untrained') else text)
+    blocks = min(found['tune_vision_layers'], 1) # their number depends on the architecture
+    return found | dict(text='given' if text not in ('','untrained') else text, tune_vision_layers=blocks)
 
 @cache
-def _all_rows(dataset, text):
+def _all_rows(dataset, text, blocks):
     "(Row, identity) for every dataset of the grid with this `dataset` parameter"
-    given = {} if dataset=='scenes' else dict(data_root='-', backbone='-')
+    given = {} if dataset=='scenes' else dict(data_root='-', backbone='-', tune_vision_layers=blocks)
     if text: given |= dict(text_backbone=text, freeze_text=True)
     names = [n for n,d in read_grid().datasets.items() if d.parameters['dataset']==dataset]
     return [(r, _identity(r.config.model_dump())) for n in names for r in grid_rows(n, **given)]
@@ -410,7 +411,8 @@ def rows_of(
     texts = ('-','') if frozen else ('','-')
     if config['dataset']=='scenes': texts = ('',)
     for text in texts:
-        found = {row.name:row for row,identity in _all_rows(config['dataset'], text) if identity==own}
+        rows = _all_rows(config['dataset'], text, own['tune_vision_layers'])
+        found = {row.name:row for row,identity in rows if identity==own}
         if found: return list(found.values())
     return []
 

@@ -7,6 +7,7 @@ __all__ = ['BETTER', 'WORSE', 'NO_DIFFERENCE', 'UNDECIDED', 'LEVEL', 'seed_diffe
            'rsum_interval', 'metric_intervals', 'holm', 'verdict', 'power_of', 'seeds_needed']
 
 # %% ../../nbs/companion/31_significance.ipynb #33a89396
+from functools import lru_cache
 import numpy as np
 from scipy import stats
 from ..metrics import RECALL_AT, unpack_ranks, wilson_interval
@@ -53,15 +54,18 @@ def _rsum(hits, captions, images):
     return 100*(hits[:,:3].sum(1)/images+hits[:,3:].sum(1)/captions)
 
 # %% ../../nbs/companion/31_significance.ipynb #c0ab5b0e
+@lru_cache(maxsize=1) # all comparisons of a table draw the same images
+def _drawn_images(n, draws, seed):
+    "(<=500, n) uint8 each: how often a draw of n images has each of them"
+    rng = np.random.default_rng(seed)
+    sizes = [min(500, draws)]*len(range(0, draws, 500))
+    return [rng.multinomial(n, np.full(n, 1/n), size=size).astype(np.uint8) for size in sizes]
+
 def _draw_differences(hits, captions, draws, seed):
     "(draws,) rSum of resampled differences in hits, 500 draws at a time"
     n = len(captions)
-    rng = np.random.default_rng(seed)
-    found = []
-    for _ in range(0, draws, 500):
-        w = rng.multinomial(n, np.full(n, 1/n), size=min(500, draws)).astype(float)
-        found.append(_rsum(w@hits, w@captions, n))
-    return np.concatenate(found)
+    parts = (w.astype(float) for w in _drawn_images(n, draws, seed))
+    return np.concatenate([_rsum(w@hits, w@captions, n) for w in parts])
 
 def query_bootstrap(
     a:list[dict], # Packed ranks of a model's runs, one per seed
