@@ -7,6 +7,7 @@ __all__ = ['TYPES', 'PRELOAD', 'check_parameters', 'fork_server', 'warm_up', 'en
            'NotebookFailure', 'run_notebook', 'notebook_threads']
 
 # %% ../../nbs/companion/29_kernels.ipynb #fd1a3254
+import gc
 import logging
 import multiprocessing
 import os
@@ -93,6 +94,7 @@ def _kernel(connection_file, environment, log):
     os.environ.clear()
     os.environ.update(environment)
     end_with_parent()
+    gc.freeze() # a collection need not search what the fork server imported
     tqdm.set_lock(threading.RLock()) # its own is a semaphore, which a killed process leaves behind
     from amsps.vision import keep_freed_memory
     from ipykernel.kernelapp import IPKernelApp
