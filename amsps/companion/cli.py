@@ -10,12 +10,13 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'SameAnswers', 'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'OtherLayout',
            'OtherImages', 'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
            'Split', 'Query', 'Searched', 'AnswerAsJson', 'Page', 'Interactive', 'IndexModel', 'Photos', 'OfIndex',
-           'IndexFolder', 'CheckAll', 'Rebuild', 'PicturesTogether', 'PublishTo', 'Push', 'Public', 'Licence', 'Title',
-           'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn',
-           'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand',
+           'IndexFolder', 'CheckAll', 'Rebuild', 'PicturesTogether', 'Reviewed', 'AnswersFile', 'Who', 'HowMany',
+           'Order', 'Second', 'Port', 'NoBrowser', 'PublishTo', 'Push', 'Public', 'Licence', 'Title', 'runs_app',
+           'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells',
+           'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand',
            'refuse_special_files', 'main', 'echo', 'Rule', 'has_effect', 'check_options', 'check_effect', 'check_run',
            'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare', 'verify', 'evaluate',
-           'search', 'index', 'publish', 'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
+           'search', 'index', 'review', 'publish', 'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
 
 # %% ../../nbs/companion/59_cli.ipynb #b105626d
 import errno
@@ -96,6 +97,7 @@ Start here:
   amsps train --loss ahrl               one model on generated scenes
   amsps data check DIR                  what a folder of photographs holds
   amsps index DIR --model RUN -o INDEX  make photographs searchable: amsps search INDEX TEXT
+  amsps review RUN                      look at the pairs that a run has mined, and correct them
   amsps train --dataset own --data-root DIR --backbone PATH --loss ahrl
 
 Every command has its own help: amsps COMMAND --help. Caches and outputs go to the current folder, or to
@@ -1270,6 +1272,67 @@ def _index_lines(c, folder, most=20):
     yield f'now          amsps search {shlex.quote(str(folder))} "TEXT"'
 
 def _on_a_line(name): return name.replace('\n', '\\n').replace('\t', '\\t')
+
+# %% ../../nbs/companion/59_cli.ipynb #cd85b493
+_REVIEWED = "Folder of a run whose loss mines, as `amsps train` prints it; an interrupted run, too."
+_ANSWERS = "CSV that answers are added to; made with the first one."
+_AS = "Name of the person who answers. [default: your login name]"
+_ORDER = "active: pairs whose answer helps most first. random: a fair sample, for the precision of mining."
+Reviewed = Annotated[Path, typer.Argument(help=_REVIEWED, metavar='RUN', show_default=False)]
+AnswersFile = Annotated[Path, _opt(_ANSWERS)]
+Who = Annotated[str, _opt_plain(_AS)]
+HowMany = Annotated[int, _opt("Pairs to show.", min=1)]
+Order = Annotated[str, _opt(_ORDER)]
+_SECOND = "Show pairs that others have answered, to measure agreement."
+Second = Annotated[bool, _opt_plain(_SECOND, 'Options', '--second')]
+Port = Annotated[int, _opt("Port of the page. 0: any that is free.", 'Page', min=0, max=65535)]
+NoBrowser = Annotated[bool, _opt_plain("Print the address, and open no browser.", 'Page', '--no-browser')]
+
+# %% ../../nbs/companion/59_cli.ipynb #79abcb81
+@app.command(cls=GroupedCommand)
+def review(
+    run:Reviewed, answers:AnswersFile=Path('answers.csv'), who:Who='', pairs:HowMany=100, order:Order='active',
+    second:Second=False, data_root:Root='', cache_dir:Cache='', port:Port=0, no_browser:NoBrowser=False,
+):
+    """Look at pairs that a run has mined, and answer whether they match.
+
+    Opens a page that only this machine can reach. Each answer is written at once. Pairs that somebody has answered are
+    not shown again. The answers are for `amsps train --judgements` and `amsps evaluate --relevance`.
+
+    \b
+    Examples:
+      amsps review RUN
+      amsps review RUN --data-root DIR --who Ann --answers ann.csv"""
+    _begin()
+    from amsps.companion.review import ReviewServer, open_review
+    places = dict(data_root=data_root, cache_dir=cache_dir)
+    made,gone = open_review(run, answers, who, n=pairs, how=order, second=second, **places)
+    if gone: echo(f'left out     {gone:,} pairs whose picture is gone')
+    if not made.pairs:
+        echo(f'answers      {made.summary()}\nnow          nothing is left to ask about here')
+        return
+    with ReviewServer(made, port) as server:
+        echo(f'pairs        {len(made.pairs):,}; answers of {made.who} go to {answers}')
+        echo(f'page         {server.url} (on this machine only; Ctrl-C ends)')
+        _serve(server, no_browser)
+    echo(f'answers      {made.summary()}')
+    echo(f'now          train with them: amsps train ... --judgements {shlex.quote(str(answers))}')
+
+# %% ../../nbs/companion/59_cli.ipynb #d5b273b8
+def _serve(server, no_browser):
+    "Answer the page until Ctrl-C"
+    sys.stdout.flush() # the address, where the output is a pipe
+    if not no_browser: _open_browser(server.url)
+    try: server.serve_forever()
+    except KeyboardInterrupt: echo('')
+
+def _open_browser(url):
+    "Open a page in a window; a browser in the terminal would take the terminal"
+    import webbrowser
+    window = sys.platform in ('darwin', 'win32') or any(os.environ.get(k) for k in ('DISPLAY', 'WAYLAND_DISPLAY'))
+    try: opened = window and webbrowser.open(url)
+    except webbrowser.Error: opened = False
+    if not opened: echo('note: no browser was found; open the address in one', err=True)
 
 # %% ../../nbs/companion/59_cli.ipynb #555c1c22
 _TO = "New folder for the model; with --push its repository on the hub, USER/NAME."
