@@ -14,7 +14,7 @@ MODULES = { # Requirement -> module, where the names differ
     'faiss-cpu':'faiss', 'ipython':'IPython', 'Jinja2':'jinja2', 'markdown-it-py':'markdown_it',
     'mdit-py-plugins':'mdit_py_plugins', 'pillow':'PIL', 'scikit-learn':'sklearn',
 }
-PARTS = dict(pydantic_core='pydantic') # Module -> the requirement that it comes with
+PARTS = dict(pydantic_core='pydantic', starlette='gradio') # Module -> the requirement that it comes with
 TOOLS = ('jupyter', 'pytest-xdist', 'ruff') # Run, not imported
 EXTRAS = ('', 'companion', 'dask', 'datasets', 'faiss', 'lora', 'demo', 'docs', 'dev')
 NAMED = ('furo', 'myst-nb', 'sphinx-mathjax-offline') # In the configuration of the documentation
