@@ -1274,7 +1274,7 @@ def _index_lines(c, folder, most=20):
 
 def _on_a_line(name): return name.replace('\n', '\\n').replace('\t', '\\t')
 
-# %% ../../nbs/companion/59_cli.ipynb #e2ab54c4
+# %% ../../nbs/companion/59_cli.ipynb #081941be
 _REVIEWED = "Folder of a run whose loss mines, as `amsps train` prints it; an interrupted run, too."
 _ANSWERS = "CSV that answers are added to; made with the first one."
 _AS = "Name of the person who answers. [default: your login name]"
@@ -1289,7 +1289,7 @@ Second = Annotated[bool, _opt_plain(_SECOND, 'Options', '--second')]
 Port = Annotated[int, _opt("Port of the page. 0: any that is free.", 'Page', min=0, max=65535)]
 NoBrowser = Annotated[bool, _opt_plain("Print the address, and open no browser.", 'Page', '--no-browser')]
 
-# %% ../../nbs/companion/59_cli.ipynb #74c8915c
+# %% ../../nbs/companion/59_cli.ipynb #e1065b0a
 @app.command(cls=GroupedCommand)
 def review(
     run:Reviewed, answers:AnswersFile=Path('answers.csv'), who:Who='', pairs:HowMany=100, order:Order='active',
@@ -1319,7 +1319,7 @@ def review(
     echo(f'answers      {made.summary()}')
     echo(f'now          train with them: amsps train ... --judgements {shlex.quote(str(answers))}')
 
-# %% ../../nbs/companion/59_cli.ipynb #28cc98e7
+# %% ../../nbs/companion/59_cli.ipynb #0eac3919
 def _serve(server, no_browser):
     "Answer the page until Ctrl-C"
     sys.stdout.flush() # the address, where the output is a pipe
@@ -1335,7 +1335,7 @@ def _open_browser(url):
     except webbrowser.Error: opened = False
     if not opened: echo('note: no browser was found; open the address in one', err=True)
 
-# %% ../../nbs/companion/59_cli.ipynb #54424c60
+# %% ../../nbs/companion/59_cli.ipynb #4fc0e1b4
 _SHOWN = "Folder of a finished run, of a saved model, or of a CLIP-like model."
 _OVER = "Index of photographs that this model has made (`amsps index`). Without it there is nothing to search."
 _ITS = "Folder of the data that the run was trained on: their captions describe pictures."
@@ -1347,7 +1347,7 @@ CaptionsRoot = Annotated[str, _opt_plain(_ITS, DATA, '--data-root')]
 Host = Annotated[str, _opt(_HOST, 'Page')]
 DemoPort = Annotated[int, _opt(_DEMO_PORT, 'Page', min=0, max=65535)]
 
-# %% ../../nbs/companion/59_cli.ipynb #c3e304e5
+# %% ../../nbs/companion/59_cli.ipynb #9866f2ef
 @app.command(cls=GroupedCommand)
 def demo(
     model:DemoModel, index:DemoIndex=None, data_root:CaptionsRoot='', cache_dir:Cache='', host:Host='127.0.0.1',
@@ -1371,7 +1371,7 @@ def demo(
         echo(f'page         {url} ({where}Ctrl-C ends)')
         _wait_for(made, url, no_browser)
 
-# %% ../../nbs/companion/59_cli.ipynb #f4d1f4ef
+# %% ../../nbs/companion/59_cli.ipynb #5291933a
 def _wait_for(page, url, no_browser):
     "Let a page be served until Ctrl-C"
     sys.stdout.flush() # the address, where the output is a pipe

@@ -7,7 +7,7 @@ __all__ = ['SAYS', 'LOOPBACK', 'Parts', 'pool_weights', 'pooled_parts', 'picture
            'word_changes', 'encoder_view', 'draw_parts', 'bars', 'Why', 'explain_pair', 'Demo', 'open_demo',
            'pictures_of', 'described', 'why', 'import_gradio', 'build_page', 'launch']
 
-# %% ../../nbs/companion/57_demo.ipynb #1c85d464
+# %% ../../nbs/companion/57_demo.ipynb #33370307
 import html
 import os
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ from ..processor import tokenized
 from ..vision import masked_mean
 from ..words import has_word
 
-# %% ../../nbs/companion/57_demo.ipynb #fa1362cc
+# %% ../../nbs/companion/57_demo.ipynb #399d7dfb
 class Parts(NamedTuple):
     "What a cosine of a pooled set owes to each of its K vectors"
     part: np.ndarray # (K,) they add up to the cosine
@@ -61,7 +61,7 @@ def pooled_parts(
     part = (w*x)@other/(pooled.norm()*other.norm()).clamp(min=1e-12)
     return Parts(part.cpu().numpy(), w.mean(1).cpu().numpy())
 
-# %% ../../nbs/companion/57_demo.ipynb #338994e3
+# %% ../../nbs/companion/57_demo.ipynb #04412229
 @torch.no_grad()
 def picture_regions(
     model, # `AmspsModel` with a vision encoder
@@ -84,7 +84,7 @@ def pooled_words(
     states,mask = model.text_encoder(x['input_ids'], x['attention_mask'])
     return model.text_pool(states, mask),states[0],tokenizer.convert_ids_to_tokens(x['input_ids'][0].tolist())
 
-# %% ../../nbs/companion/57_demo.ipynb #e4e3aef1
+# %% ../../nbs/companion/57_demo.ipynb #536020f4
 _MOST_WORDS = 60 # Of a text, that are left out in turn
 
 def left_out(
@@ -109,7 +109,7 @@ def word_changes(
     whole = next(sims)
     return whole,[(word, whole-next(sims) if other else None) for word,other in others]
 
-# %% ../../nbs/companion/57_demo.ipynb #776b6ae5
+# %% ../../nbs/companion/57_demo.ipynb #fbe1f2d5
 _FOR,_AGAINST = (230, 120, 20),(40, 110, 220) # Colours
 
 def encoder_view(
@@ -146,7 +146,7 @@ def draw_parts(
         pen.text((box[0]+5, box[3]-2*size), f'{part:+.3f}', 'white', ImageFont.load_default(size), **outline)
     return out
 
-# %% ../../nbs/companion/57_demo.ipynb #6903b398
+# %% ../../nbs/companion/57_demo.ipynb #fa283652
 def _safe(text): return html.escape(terminal_text(str(text)), quote=True)
 
 def bars(
@@ -164,14 +164,14 @@ def bars(
     rows = ''.join(row(word, v) for word,v in values)
     return f'<p><b>{_safe(title)}</b></p><table style="width:100%">{rows}</table>'
 
-# %% ../../nbs/companion/57_demo.ipynb #09840b6f
+# %% ../../nbs/companion/57_demo.ipynb #d4de5464
 SAYS = dict(
     mean='Mean pooling: all regions have equal weights. Parts differ because regions differ in their similarity.',
     max='Max pooling: in each dimension the region with the largest value counts, and no other.',
     attention='Attention pooling: each region has a learnt weight, and the parts include it.',
     gpo='Generalised pooling: in each dimension the sorted values have learnt weights.')
-_WORDS_SAY = ('The first bars show how the similarity changes where a word is left out; blue: it rises. The parts of the '
-              'tokens add up as those of the cells do, but the state of a token has read the words beside it.')
+_WORDS_SAY = ('The first bars show how the similarity changes where a word is left out; blue: it rises. The parts of '
+              'the tokens add up as those of the cells do, but the state of a token has read the words beside it.')
 
 @dataclass
 class Why:
@@ -181,7 +181,7 @@ class Why:
     words: str # HTML
     notes: list[str]
 
-# %% ../../nbs/companion/57_demo.ipynb #1380e518
+# %% ../../nbs/companion/57_demo.ipynb #1fb372a4
 def explain_pair(
     model, # `AmspsModel` with a vision encoder
     tokenizer, # Its tokeniser
@@ -218,7 +218,7 @@ def _why_notes(model, similarity, parts):
                'consensus level, too.')
     yield _WORDS_SAY
 
-# %% ../../nbs/companion/57_demo.ipynb #9aa140eb
+# %% ../../nbs/companion/57_demo.ipynb #3fdd0363
 @dataclass
 class Demo:
     "A model, and what it searches"
@@ -252,7 +252,7 @@ def _add_captions(demo, run, data_root, cache_dir):
     how = dict(tokenizer=demo.tokenizer, batch_size=256, progress=len(demo.captions)>5000)
     demo.vectors = demo.model.encode(texts=demo.captions, **how).numpy()
 
-# %% ../../nbs/companion/57_demo.ipynb #1b99b59d
+# %% ../../nbs/companion/57_demo.ipynb #61470fe5
 def _small(path, side=640):
     "A small copy of a picture, or None"
     try: im = load_image(path)
@@ -278,7 +278,7 @@ def pictures_of(
     shown,gone = _shown_results(demo.encoder.index, answer.found)
     return shown,'\n'.join(map(terminal_text, [*answer.notes, *gone]))
 
-# %% ../../nbs/companion/57_demo.ipynb #dfa12a79
+# %% ../../nbs/companion/57_demo.ipynb #471ea433
 def _captions_near(demo, vector, top):
     "The most similar captions"
     sims = demo.vectors@vector
@@ -310,7 +310,7 @@ def _picture_vector(demo, path):
     if demo.encoder: return embed_picture(demo.encoder, Path(path))
     return demo.model.encode(images=[load_image(Path(path))])[0].numpy(),''
 
-# %% ../../nbs/companion/57_demo.ipynb #f0b22a71
+# %% ../../nbs/companion/57_demo.ipynb #79b8dce8
 def why(
     demo:Demo,
     path:str|None, # Of a picture
@@ -322,7 +322,7 @@ def why(
     except InputError as e: return None,'',terminal_text(str(e))
     return found.picture,found.words,'\n'.join(found.notes)
 
-# %% ../../nbs/companion/57_demo.ipynb #41913585
+# %% ../../nbs/companion/57_demo.ipynb #3d1f8ede
 _POLICY = ("default-src 'self' data: blob:; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
            "style-src 'self' 'unsafe-inline'; connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'")
 
@@ -338,7 +338,7 @@ def import_gradio(
         raise InputError("the demo needs the package gradio: run pip install 'amsps[demo]'") from None
     return gradio
 
-# %% ../../nbs/companion/57_demo.ipynb #937302e9
+# %% ../../nbs/companion/57_demo.ipynb #9de065de
 def _search_tab(gr, demo):
     "Text to pictures"
     with gr.Tab('Search'):
@@ -366,7 +366,7 @@ def _picture_tab(gr, demo):
                            buttons=['fullscreen', 'download'], visible=demo.encoder is not None)
         go.click(lambda *x: described(demo, *x), [picture, top], [found, captions, notes], api_name=False)
 
-# %% ../../nbs/companion/57_demo.ipynb #b4bc45ce
+# %% ../../nbs/companion/57_demo.ipynb #344daf48
 def _why_tab(gr, demo):
     "Why"
     with gr.Tab('Why'):
@@ -396,7 +396,7 @@ def build_page(
         _why_tab(gr, demo)
     return page
 
-# %% ../../nbs/companion/57_demo.ipynb #380c015a
+# %% ../../nbs/companion/57_demo.ipynb #59c33c52
 LOOPBACK = ('127.0.0.1', 'localhost')
 
 class _WithPolicy:
@@ -418,7 +418,7 @@ def _guards(host):
     local = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if host in LOOPBACK else []
     return [Middleware(_WithPolicy), *local]
 
-# %% ../../nbs/companion/57_demo.ipynb #583a9913
+# %% ../../nbs/companion/57_demo.ipynb #63d40d40
 def launch(
     gr, # From `import_gradio`
     page, # From `build_page`

@@ -6,7 +6,7 @@
 __all__ = ['Pair', 'Review', 'shown_pair', 'shown_state', 'give_answer', 'ReviewServer', 'review_data', 'second_opinions',
            'person_name', 'open_review']
 
-# %% ../../nbs/companion/56_review.ipynb #70eaef09
+# %% ../../nbs/companion/56_review.ipynb #e35063ff
 import errno
 import getpass
 import hmac
@@ -22,7 +22,7 @@ import numpy as np
 from .paths import terminal_text
 from ..errors import InputError, quoted
 
-# %% ../../nbs/companion/56_review.ipynb #36caa8cf
+# %% ../../nbs/companion/56_review.ipynb #ec4e8cac
 class Pair(NamedTuple):
     "A pair to ask about"
     image:str # Id of the annotations
@@ -44,7 +44,7 @@ class Review:
     given:dict[int,str] = field(default_factory=dict)
     lock:threading.Lock = field(default_factory=threading.Lock)
 
-# %% ../../nbs/companion/56_review.ipynb #7bcf4a1f
+# %% ../../nbs/companion/56_review.ipynb #c05889aa
 def shown_pair(
     review:Review,
     number:int, # Of the pair
@@ -65,7 +65,7 @@ def shown_state(
     return dict(title=terminal_text(review.title), who=terminal_text(review.who), total=len(review.pairs),
                 file=terminal_text(str(review.file)), given=list(review.given.items()), summary=terminal_text(said))
 
-# %% ../../nbs/companion/56_review.ipynb #9a09c92a
+# %% ../../nbs/companion/56_review.ipynb #318810fa
 def give_answer(
     review:Review, # Changed in place
     number:int, # Of a pair
@@ -83,7 +83,7 @@ def give_answer(
         review.given.pop(number, None) # to the end
         review.given[number] = grade
 
-# %% ../../nbs/companion/56_review.ipynb #5592f1b5
+# %% ../../nbs/companion/56_review.ipynb #2e51a226
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -117,7 +117,7 @@ _PAGE = """<!doctype html>
 </body></html>
 """
 
-# %% ../../nbs/companion/56_review.ipynb #075b5a32
+# %% ../../nbs/companion/56_review.ipynb #14681113
 _STYLE = """
 :root{color-scheme:light dark;--line:#8886;--strong:#0a6ebd}
 *{box-sizing:border-box}
@@ -155,7 +155,7 @@ h2,#sure,blockquote,#own{margin-top:0}
 }
 """
 
-# %% ../../nbs/companion/56_review.ipynb #63423af6
+# %% ../../nbs/companion/56_review.ipynb #5d6130d8
 _SCRIPT = """'use strict'
 const KEYS = {m:'match', n:'no match', u:'unsure'}
 const grades = new Map(), trail = []
@@ -200,7 +200,7 @@ function fetched(k) {
 }
 """
 
-# %% ../../nbs/companion/56_review.ipynb #178c6590
+# %% ../../nbs/companion/56_review.ipynb #976dfb30
 _SCRIPT += """
 function showPair(p) {
   part('picture').hidden = !p.picture
@@ -236,7 +236,7 @@ async function show(k) {
 }
 """
 
-# %% ../../nbs/companion/56_review.ipynb #6951a3e3
+# %% ../../nbs/companion/56_review.ipynb #3e3c1464
 _SCRIPT += """
 async function answer(grade) {
   if (busy || now < 0) return
@@ -273,7 +273,7 @@ call('state').then(s => {
 }).catch(fail)
 """
 
-# %% ../../nbs/companion/56_review.ipynb #c018fee1
+# %% ../../nbs/companion/56_review.ipynb #862cf2cb
 _POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 _HEADERS = {'Content-Security-Policy':_POLICY, 'X-Content-Type-Options':'nosniff', 'Cache-Control':'no-store',
@@ -285,7 +285,7 @@ _LONGEST = 10_000 # Bytes of a request
 class _Refused(Exception):
     "A request that gets no answer: status, why"
 
-# %% ../../nbs/companion/56_review.ipynb #65cc942a
+# %% ../../nbs/companion/56_review.ipynb #4055751a
 class _Handler(BaseHTTPRequestHandler):
     "Answers requests of the page; the server has `review`, `token` and `hosts`"
     server_version,sys_version = 'amsps',''
@@ -317,7 +317,7 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(403, 'this address lacks the token that `amsps review` has printed')
         return path
 
-# %% ../../nbs/companion/56_review.ipynb #6d368aff
+# %% ../../nbs/companion/56_review.ipynb #5f865705
 def _json(value): return 'application/json',json.dumps(value).encode()
 
 def _get(handler, path):
@@ -347,7 +347,7 @@ def _post(handler, path):
     give_answer(handler.server.review, number, grade)
     return _json(shown_state(handler.server.review))
 
-# %% ../../nbs/companion/56_review.ipynb #cef41171
+# %% ../../nbs/companion/56_review.ipynb #47bae8c5
 class ReviewServer(ThreadingHTTPServer):
     "A server for one review; `url` is the address of its page"
     daemon_threads = True
@@ -370,7 +370,7 @@ class ReviewServer(ThreadingHTTPServer):
 
     def handle_error(self, request, client_address): pass # the browser has gone
 
-# %% ../../nbs/companion/56_review.ipynb #8a0e5dbd
+# %% ../../nbs/companion/56_review.ipynb #762606d8
 _OF_DATA = ('dataset', 'layout', 'image_column', 'caption_column', 'scenes_train', 'scenes_dev', 'scenes_test',
             'train_images', 'captions_per_image') # Parameters that decide the training split
 
@@ -407,7 +407,7 @@ def review_data(
     notes = read_dataset(c.data_root, c.layout, cache_root(cache_dir), Columns(c.image_column, c.caption_column))
     return RunData(notes, blank(len(notes.image_ids)), '', **part)
 
-# %% ../../nbs/companion/56_review.ipynb #d5915513
+# %% ../../nbs/companion/56_review.ipynb #b5af528c
 def _check_data(run, mined, split):
     "Raise `InputError` for other data than those of the run"
     found = len(split.image_ids),len(split)
@@ -429,7 +429,7 @@ def _places(data, split, images):
     paths = [data.annotations.image_paths[i] for i in rows]
     return [p if p.is_file() else None for p in paths]
 
-# %% ../../nbs/companion/56_review.ipynb #4ebafbec
+# %% ../../nbs/companion/56_review.ipynb #8527419d
 _SIDE = 960 # Most pixels of a side
 
 def _picture_url(place):
@@ -438,7 +438,7 @@ def _picture_url(place):
         place = place.resize((5*place.width, 5*place.height), 0)
     return thumbnail(place, _SIDE)
 
-# %% ../../nbs/companion/56_review.ipynb #00f8e31b
+# %% ../../nbs/companion/56_review.ipynb #bed66ec1
 def second_opinions(
     answers, # `Answers`
     split, # `PairDataset` of the training split
@@ -460,7 +460,7 @@ def second_opinions(
     sure = np.asarray(mined.hidden[i,j]).ravel() if inside else np.zeros(0)
     return Questions(i, j, sure.astype(np.float32))
 
-# %% ../../nbs/companion/56_review.ipynb #0b774a3b
+# %% ../../nbs/companion/56_review.ipynb #82cc95dd
 def _questions(run, split, answers, who, n, how, second):
     "What is asked; raises `InputError` for a run that has nothing to ask about"
     from amsps.companion.answers import answered_in, last_mined, pairs_to_ask
@@ -477,7 +477,7 @@ def _pairs(questions, split):
     return [Pair(split.image_ids[i], split.caption_ids[j], split.captions[j], confidence=round(float(c), 4), own=own[i])
             for i,j,c in zip(questions.image.tolist(), questions.caption.tolist(), questions.confidence)]
 
-# %% ../../nbs/companion/56_review.ipynb #7d170434
+# %% ../../nbs/companion/56_review.ipynb #2187ec41
 def person_name(
     who:str='', # Empty: the login name
 )->str:
@@ -494,7 +494,7 @@ def _answers_of(file, notes):
     check_appendable(file)
     return read_answers(file if file.exists() else [], notes)
 
-# %% ../../nbs/companion/56_review.ipynb #c152b709
+# %% ../../nbs/companion/56_review.ipynb #49b5b60b
 def open_review(
     run:Path, # Folder of a run, finished or not
     file:Path, # Of answers; created with the first one
