@@ -23,9 +23,9 @@ def settings():
 
 
 def extras(cfg):
-    "The extras of settings.ini; `dev` holds all others but `docs`"
+    "The extras of settings.ini; `dev` holds all others but `docs` and `demo`"
     found = {k.removesuffix('_requirements'): v.split() for k,v in cfg.items() if k.endswith('_requirements')}
-    shared = [p for name,packages in found.items() if name not in ('dev', 'docs') for p in packages]
+    shared = [p for name,packages in found.items() if name not in ('dev', 'docs', 'demo') for p in packages]
     found['dev'] = sorted({*found['dev'], *shared}, key=str.lower)
     return found
 

@@ -10,12 +10,14 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'SameAnswers', 'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'OtherLayout',
            'OtherImages', 'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
            'Split', 'Query', 'Searched', 'AnswerAsJson', 'Page', 'Interactive', 'IndexModel', 'Photos', 'OfIndex',
-           'IndexFolder', 'CheckAll', 'Rebuild', 'PicturesTogether', 'PublishTo', 'Push', 'Public', 'Licence', 'Title',
-           'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn',
-           'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand',
-           'refuse_special_files', 'main', 'echo', 'Rule', 'has_effect', 'check_options', 'check_effect', 'check_run',
-           'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare', 'verify', 'evaluate',
-           'search', 'index', 'publish', 'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
+           'IndexFolder', 'CheckAll', 'Rebuild', 'PicturesTogether', 'Reviewed', 'AnswersFile', 'Who', 'HowMany',
+           'Order', 'Second', 'Port', 'NoBrowser', 'DemoModel', 'DemoIndex', 'CaptionsRoot', 'Host', 'DemoPort',
+           'PublishTo', 'Push', 'Public', 'Licence', 'Title', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout',
+           'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
+           'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'refuse_special_files', 'main', 'echo', 'Rule',
+           'has_effect', 'check_options', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
+           'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'index', 'review', 'demo', 'publish',
+           'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
 
 # %% ../../nbs/companion/59_cli.ipynb #b105626d
 import errno
@@ -96,6 +98,7 @@ Start here:
   amsps train --loss ahrl               one model on generated scenes
   amsps data check DIR                  what a folder of photographs holds
   amsps index DIR --model RUN -o INDEX  make photographs searchable: amsps search INDEX TEXT
+  amsps review RUN                      look at the pairs that a run has mined, and correct them
   amsps train --dataset own --data-root DIR --backbone PATH --loss ahrl
 
 Every command has its own help: amsps COMMAND --help. Caches and outputs go to the current folder, or to
@@ -1270,6 +1273,113 @@ def _index_lines(c, folder, most=20):
     yield f'now          amsps search {shlex.quote(str(folder))} "TEXT"'
 
 def _on_a_line(name): return name.replace('\n', '\\n').replace('\t', '\\t')
+
+# %% ../../nbs/companion/59_cli.ipynb #081941be
+_REVIEWED = "Folder of a run whose loss mines, as `amsps train` prints it; an interrupted run, too."
+_ANSWERS = "CSV that answers are added to; made with the first one."
+_AS = "Name of the person who answers. [default: your login name]"
+_ORDER = "active: pairs whose answer helps most first. random: a fair sample, for the precision of mining."
+Reviewed = Annotated[Path, typer.Argument(help=_REVIEWED, metavar='RUN', show_default=False)]
+AnswersFile = Annotated[Path, _opt(_ANSWERS)]
+Who = Annotated[str, _opt_plain(_AS)]
+HowMany = Annotated[int, _opt("Pairs to show.", min=1)]
+Order = Annotated[str, _opt(_ORDER)]
+_SECOND = "Show pairs that others have answered, to measure agreement."
+Second = Annotated[bool, _opt_plain(_SECOND, 'Options', '--second')]
+Port = Annotated[int, _opt("Port of the page. 0: any that is free.", 'Page', min=0, max=65535)]
+NoBrowser = Annotated[bool, _opt_plain("Print the address, and open no browser.", 'Page', '--no-browser')]
+
+# %% ../../nbs/companion/59_cli.ipynb #e1065b0a
+@app.command(cls=GroupedCommand)
+def review(
+    run:Reviewed, answers:AnswersFile=Path('answers.csv'), who:Who='', pairs:HowMany=100, order:Order='active',
+    second:Second=False, data_root:Root='', cache_dir:Cache='', port:Port=0, no_browser:NoBrowser=False,
+):
+    """Look at pairs that a run has mined, and answer whether they match.
+
+    Opens a page that only this machine can reach. Each answer is written at once. Pairs that somebody has answered are
+    not shown again. The answers are for `amsps train --judgements` and `amsps evaluate --relevance`.
+
+    \b
+    Examples:
+      amsps review RUN
+      amsps review RUN --data-root DIR --who Ann --answers ann.csv"""
+    _begin()
+    from amsps.companion.review import ReviewServer, open_review
+    places = dict(data_root=data_root, cache_dir=cache_dir)
+    made,gone = open_review(run, answers, who, n=pairs, how=order, second=second, **places)
+    if gone: echo(f'left out     {gone:,} pairs whose picture is gone')
+    if not made.pairs:
+        echo(f'answers      {made.summary()}\nnow          nothing is left to ask about here')
+        return
+    with ReviewServer(made, port) as server:
+        echo(f'pairs        {len(made.pairs):,}; answers of {made.who} go to {answers}')
+        echo(f'page         {server.url} (on this machine only; Ctrl-C ends)')
+        _serve(server, no_browser)
+    echo(f'answers      {made.summary()}')
+    echo(f'now          train with them: amsps train ... --judgements {shlex.quote(str(answers))}')
+
+# %% ../../nbs/companion/59_cli.ipynb #0eac3919
+def _serve(server, no_browser):
+    "Answer the page until Ctrl-C"
+    sys.stdout.flush() # the address, where the output is a pipe
+    if not no_browser: _open_browser(server.url)
+    try: server.serve_forever()
+    except KeyboardInterrupt: echo('')
+
+def _open_browser(url):
+    "Open a page in a window; a browser in the terminal would take the terminal"
+    import webbrowser
+    window = sys.platform in ('darwin', 'win32') or any(os.environ.get(k) for k in ('DISPLAY', 'WAYLAND_DISPLAY'))
+    try: opened = window and webbrowser.open(url)
+    except webbrowser.Error: opened = False
+    if not opened: echo('note: no browser was found; open the address in one', err=True)
+
+# %% ../../nbs/companion/59_cli.ipynb #4fc0e1b4
+_SHOWN = "Folder of a finished run, of a saved model, or of a CLIP-like model."
+_OVER = "Index of photographs that this model has made (`amsps index`). Without it there is nothing to search."
+_ITS = "Folder of the data that the run was trained on: their captions describe pictures."
+_HOST = "Address to listen on. Any other than this one lets other machines look at your pictures."
+_DEMO_PORT = "Port of the page. 0: the first that is free from 7860."
+DemoModel = Annotated[Path, typer.Argument(help=_SHOWN, metavar='MODEL', show_default=False)]
+DemoIndex = Annotated[Path|None, typer.Argument(help=_OVER, metavar='[INDEX]', show_default=False)]
+CaptionsRoot = Annotated[str, _opt_plain(_ITS, DATA, '--data-root')]
+Host = Annotated[str, _opt(_HOST, 'Page')]
+DemoPort = Annotated[int, _opt(_DEMO_PORT, 'Page', min=0, max=65535)]
+
+# %% ../../nbs/companion/59_cli.ipynb #9866f2ef
+@app.command(cls=GroupedCommand)
+def demo(
+    model:DemoModel, index:DemoIndex=None, data_root:CaptionsRoot='', cache_dir:Cache='', host:Host='127.0.0.1',
+    port:DemoPort=0, no_browser:NoBrowser=False,
+):
+    """Show what a model does: text to pictures, picture to captions, and why.
+
+    Opens a page that only this machine can reach. Needs Gradio: pip install 'amsps[demo]'.
+
+    \b
+    Examples:
+      amsps demo MODEL INDEX
+      amsps demo RUN --data-root DIR"""
+    _begin(computes=True)
+    with tempfile.TemporaryDirectory(prefix='amsps-demo-') as temporary:
+        from amsps.companion import demo as page
+        gr = page.import_gradio(temporary)
+        made = page.build_page(gr, page.open_demo(model, index, data_root, cache_dir), f'amsps: {model.name}')
+        url = page.launch(gr, made, host, port)
+        where = 'on this machine only; ' if host in page.LOOPBACK else ''
+        echo(f'page         {url} ({where}Ctrl-C ends)')
+        _wait_for(made, url, no_browser)
+
+# %% ../../nbs/companion/59_cli.ipynb #5291933a
+def _wait_for(page, url, no_browser):
+    "Let a page be served until Ctrl-C"
+    sys.stdout.flush() # the address, where the output is a pipe
+    if not no_browser: _open_browser(url)
+    try:
+        while True: time.sleep(3600)
+    except KeyboardInterrupt: echo('')
+    finally: page.close(verbose=False)
 
 # %% ../../nbs/companion/59_cli.ipynb #555c1c22
 _TO = "New folder for the model; with --push its repository on the hub, USER/NAME."
