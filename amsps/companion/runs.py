@@ -32,7 +32,8 @@ from .build import build_loss, build_miner, build_model, concept_graph, random_v
 from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, settings_of
 from .cache import whole_record
 from .config import RunConfig, check_trains, label_of, parse_config
-from .datasets import RunData, backbone_digest, image_digests, load_data, model_digest, text_digest
+from .datasets import RunData, backbone_digest, image_digests, load_data, model_digest, saved_start
+from .datasets import text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
@@ -148,11 +149,19 @@ def _save(model, tokenizer, config, folder):
     frozen = config.backbone and not config.tune_vision_layers
     if frozen:
         model.set_vision(load_vision(config.backbone, config.grid, config.image_size))
-    if config.backbone or config.model:
+    elif config.model and model.vision is None:
+        frozen = _put_back(model, config)
+    if model.vision is not None:
         saver = AmspsProcessor(model.vision.processor, tokenizer, image_size=config.image_size)
     model.save_pretrained(home, vision=config.save_vision)
     saver.save_pretrained(home)
     if frozen and config.save_vision=='weights': _share(home/'vision', cache_root(config.cache_dir)/'vision')
+
+def _put_back(model, config):
+    "Give a model the frozen vision encoder of the saved one that it started from; whether there is one"
+    encoder = saved_start(config)[0].vision
+    if encoder is not None: model.set_vision(encoder)
+    return encoder is not None
 
 def _share(folder, kept):
     "Put hard links in the place of files that an earlier run has saved: many runs have one vision encoder"
