@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['LossName', 'OMITTED', 'GROUPS', 'CONFIG_RULES', 'LEARNING', 'LOCATIONS', 'PRESETS', 'FROZEN_TEXT', 'FROM_MODEL',
-           'FROM_SAVED', 'ADAPTERS', 'OF_LOSS', 'PALETTES', 'syntax_tree', 'RegisteredLoss', 'registered_losses',
-           'known_losses', 'loss_labels', 'DataConfig', 'ModelConfig', 'ConsensusConfig', 'LossConfig', 'MiningConfig',
-           'OptimisationConfig', 'ProcessConfig', 'RunConfig', 'config_groups', 'parse_config', 'config_rule',
-           'loss_needs', 'photographs_have_a_folder', 'only_pretrained_text_is_frozen',
+           'SMALL', 'FEW', 'FROM_SAVED', 'ADAPTERS', 'OF_LOSS', 'PALETTES', 'syntax_tree', 'RegisteredLoss',
+           'registered_losses', 'known_losses', 'loss_labels', 'DataConfig', 'ModelConfig', 'ConsensusConfig',
+           'LossConfig', 'MiningConfig', 'OptimisationConfig', 'ProcessConfig', 'RunConfig', 'config_groups',
+           'parse_config', 'config_rule', 'loss_needs', 'photographs_have_a_folder', 'only_pretrained_text_is_frozen',
            'tuned_layers_are_of_a_frozen_encoder', 'frozen_text_has_a_backbone', 'saved_folder', 'saved_shape',
            'saved_model_keeps_its_shape', 'model_is_both_encoders', 'check_trains', 'some_losses_learn_a_temperature',
            'trained_vision_has_a_backbone', 'adapters_are_of_trained_layers', 'reference_is_to_a_frozen_encoder',
            'views_are_of_trained_vision', 'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen',
            'relatedness_has_evidence', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
            'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
-           'namespace_config', 'preset', 'check_palette', 'label_of']
+           'namespace_config', 'preset', 'few_pairs', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/21_config.ipynb #1d9c3536
 import ast
@@ -546,6 +546,10 @@ FROM_MODEL = dict(pooling='mean', tune_vision_layers=2, tune_text_layers=2, visi
                   text_learning_rate=1e-5, learning_rate=1e-4, temperature=.02, margin=.05, dropout=0., word_dropout=0.,
                   warmup_epochs=1) # A CLIP-like model, whose similarities lie close together [ours, not tuned]
 
+SMALL = 1000 # Training pairs, up to which a collection is small
+
+FEW = dict(loss='infonce', batch_size=32, epochs=30, patience=30, min_count=1) # For small collections [ours]
+
 FROM_SAVED = dict(loss='infonce', batch_size=32, epochs=5, learning_rate=1e-4, warmup_epochs=0, min_count=1)
 
 ADAPTERS = dict(vision_learning_rate=1e-4, text_learning_rate=1e-4) # They start at zero [ours, not tuned]
@@ -554,6 +558,7 @@ OF_LOSS = dict(aoq=dict(candidates=300), fne=dict(refresh=1)) # What a published
 
 def preset(
     values:dict, # Chosen parameters; `dataset`, `freeze_text`, `model`, `lora` and `loss` select the preset
+    pairs:int=0, # Training pairs of `own` photographs, where they are known: few of them have a preset of their own
 )->dict: # Parameters: the preset, overridden by the chosen ones
     "The settings of a dataset and a loss, where nothing else is chosen"
     dataset = values.get('dataset', 'scenes')
@@ -561,12 +566,21 @@ def preset(
     start = _start_of(values['model']) if values.get('model') else FROZEN_TEXT if frozen else {}
     if values.get('tune_vision_layers'): start = {k:v for k,v in start.items() if k!='image_size'}
     adapters = ADAPTERS if values.get('lora') else {}
-    return PRESETS.get(dataset, {}) | start | adapters | OF_LOSS.get(values.get('loss'), {}) | values
+    small = few_pairs(pairs, values.get('model', '')) if dataset=='own' else {}
+    return PRESETS.get(dataset, {}) | start | small | adapters | OF_LOSS.get(values.get('loss'), {}) | values
 
 def _start_of(model):
     "Settings for the start from a model"
     shape = saved_shape(model)
     return FROM_SAVED | shape if shape else FROM_MODEL
+
+def few_pairs(
+    pairs:int, # Training pairs; 0: not known
+    model:str='', # That the run starts from: it has a learning rate and a number of epochs of its own
+)->dict: # Parameters; empty where there are many
+    "Settings for a small collection"
+    if not 0<pairs<=SMALL or saved_folder(model): return {}
+    return {k:FEW[k] for k in ('loss', 'batch_size')} if model else FEW
 
 # %% ../../nbs/companion/21_config.ipynb #03557860
 PALETTES = dict(colorblind='colorblind', light='Set2') # Name on the command line -> name in seaborn

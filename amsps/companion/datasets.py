@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ANSWER_COLUMNS', 'GRADES', 'Judgements', 'RunData', 'image_order', 'reduce_training', 'read_experts', 'read_crowd',
            'hidden_pairs', 'Answers', 'read_answers', 'saved_start', 'starting_model', 'trained_vision', 'check_folder',
-           'image_digests', 'text_digest', 'model_digest', 'backbone_digest', 'with_part', 'load_data',
-           'note_long_captions', 'read_relevance', 'read_grades']
+           'image_digests', 'Collection', 'read_collection', 'text_digest', 'model_digest', 'backbone_digest',
+           'with_part', 'load_data', 'note_long_captions', 'read_relevance', 'read_grades']
 
 # %% ../../nbs/companion/24_datasets.ipynb #095c621e
 import hashlib
@@ -18,6 +18,7 @@ from datetime import datetime
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 from scipy.sparse import csr_array
@@ -30,6 +31,7 @@ from ..data import Annotations, PairDataset, Regions, build_tokenizer, load_feat
 from ..data import read_rows
 from ..dual import DualParts, load_dual
 from ..errors import InputError, quoted
+from ..mining import enough_siblings
 from ..model import AmspsModel
 from ..patching import patch_to
 from ..scenes import SceneData, make_scenes
@@ -462,6 +464,30 @@ def image_digests(
     if x is None: return None
     def of(i): return hashlib.sha256(x.files[x.file[i]][x.row[i], 0].tobytes()).hexdigest()[:16]
     return 'regions',{name:of(i) for name,i in zip(pairs.image_ids, pairs.rows)}
+
+# %% ../../nbs/companion/24_datasets.ipynb #79d5c77a
+class Collection(NamedTuple):
+    "What lies in a folder of photographs"
+    summary:str # Of the annotations
+    images:int # That are trained on
+    pairs:int # That are trained on
+    calibrated:bool # Training or dev images have captions enough to calibrate mined pairs
+
+def read_collection(
+    config:RunConfig, # Names the folder
+)->Collection:
+    "Count what a run would train on"
+    columns = Columns(config.image_column, config.caption_column)
+    notes = read_dataset(config.data_root, config.layout, cache_root(config.cache_dir), columns)
+    splits = np.array(notes.splits)[notes.caption_image]
+    owners = {s:notes.caption_image[splits==s] for s in ('train','dev')}
+    images = len(np.unique(owners['train']))
+    each = config.captions_per_image or len(owners['train'])
+    counts = np.minimum(np.bincount(owners['train'], minlength=1), each)
+    used = min(images, config.train_images or images)
+    pairs = int(counts.sum())*used//max(images, 1)
+    several = any(len(x) and enough_siblings(x) for x in owners.values())
+    return Collection(notes.summary(), used, pairs=pairs, calibrated=several)
 
 # %% ../../nbs/companion/24_datasets.ipynb #6927f482
 @cache

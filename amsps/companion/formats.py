@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGE_FOLDERS', 'SPLIT_NAMES', 'IMAGE_COLUMNS', 'CAPTION_COLUMNS', 'TABLES', 'LAYOUTS', 'find_path', 'image_folder',
            'draw_sizes', 'draw_splits', 'note_drawn', 'read_flickr8k', 'read_flickr30k', 'read_karpathy', 'find_table',
-           'Columns', 'read_table', 'read_coco', 'read_precomp', 'convert_bottom_up', 'read_bottom_up',
+           'Columns', 'read_table', 'read_captions', 'read_coco', 'read_precomp', 'convert_bottom_up', 'read_bottom_up',
            'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'check_pictures', 'check_dataset']
 
 # %% ../../nbs/companion/22_formats.ipynb #9dbc30c8
@@ -602,12 +602,17 @@ def _read_rows(root, columns):
     file = find_table(root)
     if file is None:
         raise InputError(f"no table of captions in {root}; expected {', '.join(TABLES)}")
-    rows,notes = (_json_rows if file.suffix=='.jsonl' else _table_rows)(file, columns)
-    if not rows:
-        raise InputError(f"{file} has no captions; expected a line for each image and caption")
+    rows,notes = _rows_of(file, columns)
     others = [n for n in TABLES if (root/n).is_file() and n!=file.name]
     if others: notes += (f"{file.name} is read; {', '.join(others)} in the same folder is not",)
     return file,[row._replace(image=_relative(row.image, f'{file}, line {row.line}', root)) for row in rows],notes
+
+def _rows_of(file, columns):
+    "The rows of a table, at least one, and notes"
+    rows,notes = (_json_rows if file.suffix=='.jsonl' else _table_rows)(file, columns)
+    if not rows:
+        raise InputError(f"{file} has no captions; expected a line for each image and caption")
+    return rows,notes
 
 # %% ../../nbs/companion/22_formats.ipynb #2df8a357
 def read_table(
@@ -627,6 +632,21 @@ def read_table(
         found.add_caption(row.image, row.caption)
     skipped = len(rows)-len(kept)
     return found.annotations(skipped={_NO_SPLIT:skipped} if skipped else {}, notes=drawn+notes)
+
+# %% ../../nbs/companion/22_formats.ipynb #2f1cdc6c
+def read_captions(
+    file:Path, # A table
+    root:Path|None=None, # Folder of the images: names in it become relative to it
+)->dict[str,list[str]]: # Name of an image, in NFC -> captions
+    "The captions of a table of images and captions"
+    file = Path(file)
+    if not file.is_file():
+        raise InputError(f"{file} is no file; expected a table with the columns image and caption (.csv, .tsv or "
+                         ".jsonl)")
+    found = {}
+    for row in _rows_of(file, Columns())[0]:
+        found.setdefault(_relative(row.image, f'{file}, line {row.line}', root), []).append(row.caption)
+    return found
 
 # %% ../../nbs/companion/22_formats.ipynb #75623864
 def _coco_files(root):
