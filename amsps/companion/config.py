@@ -14,7 +14,7 @@ __all__ = ['LossName', 'OMITTED', 'GROUPS', 'CONFIG_RULES', 'LEARNING', 'LOCATIO
            'views_are_of_trained_vision', 'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen',
            'relatedness_has_evidence', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
            'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
-           'namespace_config', 'preset', 'few_pairs', 'check_palette', 'label_of']
+           'namespace_config', 'preset', 'expected', 'few_pairs', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/21_config.ipynb #1d9c3536
 import ast
@@ -568,6 +568,13 @@ def preset(
     adapters = ADAPTERS if values.get('lora') else {}
     small = few_pairs(pairs, values.get('model', '')) if dataset=='own' else {}
     return PRESETS.get(dataset, {}) | start | small | adapters | OF_LOSS.get(values.get('loss'), {}) | values
+
+def expected(
+    pairs:int, # Training pairs of a small collection
+    config:RunConfig,
+)->str:
+    "What to expect of a search in a small collection"
+    return 'to be measured'
 
 def _start_of(model):
     "Settings for the start from a model"
