@@ -406,7 +406,7 @@ def _settings(given, pairs=0):
     given = dict(given)
     row = given.pop('row', None)
     added = row_parameters(row, given.get('dataset', 'scenes')) if row else {}
-    return configuration.preset(given, pairs) | added | given
+    return configuration.preset(given, 0 if row else pairs) | added | given
 
 # %% ../../nbs/companion/59_cli.ipynb #216d4d29
 def _preset_of(args):
@@ -468,7 +468,7 @@ def _own_collection(given):
 def _collection_lines(found, config, given):
     "What `amsps train` says of own photographs"
     yield f'data:   {found.summary}'
-    few = configuration.few_pairs(found.pairs, config.model)
+    few = {} if given.get('row') else configuration.few_pairs(found.pairs, given)
     unused = {'patience', 'min_count'} if config.text_backbone else {'patience'}
     chosen = [f'{_option(k)} {v}' for k,v in few.items() if k not in {*unused, *given} and getattr(config, k)==v]
     if chosen:
@@ -478,8 +478,7 @@ def _collection_lines(found, config, given):
         yield f"start:  {config.model}, whose weights train on for {config.epochs} epochs"
     mines = configuration.loss_needs(config)&{'hidden', 'mined'} and config.evidence!='none'
     if mines and not found.calibrated:
-        yield ("mining: no captions of training or dev images agree enough in number to calibrate mined pairs: images "
-               "have one caption each, so nothing is mined")
+        yield "mining: too few training and dev images have several captions to calibrate it, so nothing is mined"
 
 # %% ../../nbs/companion/59_cli.ipynb #b1e6df17
 def _train(**values):
