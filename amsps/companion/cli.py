@@ -530,8 +530,9 @@ def _train_alone(config, given):
 def _echo_test_limits(record):
     "What a reader of the test metrics of a record has to know"
     _echo_limits(8, record['metrics']['test'], record.get('ranks'), record['data']['summary'])
-    overlap = record['data'].get('overlap')
+    overlap,start = record['data'].get('overlap'),record['data'].get('start_overlap')
     if overlap: echo(f'overlap: {_overlap_text(overlap)}')
+    if start: echo(f"overlap: {_overlap_text(start).replace('of the run', 'of the run that this one started from')}")
 
 # %% ../../nbs/companion/59_cli.ipynb #95bac4d2
 def _note_mining(record):
