@@ -59,6 +59,22 @@ def paths_of(index):
     return [opened.entry(i)['path'] for i in range(len(opened))]
 
 
+def test_captions(cli, photos, model, tmp_path):
+    "Captions of a table are shown by searches and stay; names of no picture are reported"
+    index,table = tmp_path/'index',tmp_path/'captions.csv'
+    table.write_text('image,caption\n000.png,<script>alert(1)</script>\n001.png,"a ball, red"\nnone.png,x\n')
+    r = cli('index', photos, '--model', model, '-o', index, '--captions', table)
+    assert 'captions     2 pictures have some' in r.stdout and '1 names of the table' in r.stdout, r.stderr
+    assert 'captions     2 pictures have some' in cli('index', photos, '-o', index).stdout
+    page = tmp_path/'page.html'
+    r = cli('search', index, '--image', photos/'002.png', '--top', 9, '--html', page)
+    assert '\n       a ball, red\n' in r.stdout and '<script' not in page.read_text()
+    table.write_text('image,caption\nnone.png,x\n')
+    r = cli('index', photos, '-o', index, '--captions', table)
+    refused(r, 'it names none.png')
+    refused(cli('index', photos, '-o', index, '--captions', tmp_path/'no.csv'), 'is no file')
+
+
 def test_index_and_search(cli, photos, model, tmp_path):
     "Index, search by text and by picture, add and remove; the form for a run stays"
     index = tmp_path/'index'

@@ -9,10 +9,11 @@ __all__ = ['concept_graph', 'build_model', 'random_views', 'build_loss', 'build_
 from pathlib import Path
 import torch
 from transformers import BertConfig, BertModel
-from .config import RunConfig
-from .datasets import RunData, starting_model, trained_vision
+from .config import RunConfig, saved_folder
+from .datasets import RunData, saved_start, starting_model, trained_vision
 from ..consensus import ConceptGraph, build_graph, read_vectors, table_vectors
 from ..data import PairDataset, build_tokenizer
+from ..errors import InputError
 from ..losses import LOSSES, Loss
 from ..rivals import PUBLISHED
 from ..mining import CoverageEvidence, Evidence, Miner, SentenceEvidence
@@ -26,9 +27,10 @@ from ..vision import describe_vision
 def concept_graph(
     config:RunConfig,
     train_set:PairDataset, # Its captions are counted
-)->ConceptGraph|None: # None without a consensus level
+)->ConceptGraph|None: # None without a consensus level, and of a saved model, which keeps its own
     "Concepts of the training captions and how often they occur together"
-    return build_graph(train_set.captions, config.n_concepts) if config.n_concepts else None
+    if not config.n_concepts or saved_folder(config.model): return None
+    return build_graph(train_set.captions, config.n_concepts)
 
 # %% ../../nbs/companion/25_build.ipynb #073d607c
 def _concept_vectors(config, graph, tokenizer, text):
@@ -115,6 +117,22 @@ def _dual_model(config, data, train_set, graph):
                        dual_config=parts.config, grid=1, image_size=config.image_size, **trains, **options)
     return AmspsModel(made, dual=parts),parts.tokenizer,vectors
 
+# %% ../../nbs/companion/25_build.ipynb #4b89cb1d
+def _saved_model(config, data, *_):
+    "A saved model and its tokeniser; concepts keep their vectors"
+    model,tokenizer = saved_start(config)
+    if config.learn_temperature and not model.config.learn:
+        raise InputError(f"the saved model {config.model} has no temperature that trains; leave out "
+                         "`learn_temperature`")
+    if model.config.vision_config or model.config.dual_config: return model,tokenizer,None
+    size,own = data.features.shape[2],model.config.feature_size
+    if size!=own:
+        raise InputError(f"the region features of {config.data_root} are of size {size}, and the saved model "
+                         f"{config.model} was trained on features of size {own}: take features of the same encoder, "
+                         "or train a new model")
+    model.vision = None
+    return model,tokenizer,None
+
 # %% ../../nbs/companion/25_build.ipynb #c96c5aaf
 def build_model(
     config:RunConfig,
@@ -125,7 +143,7 @@ def build_model(
     "Model and tokeniser of a run; sets the global seed"
     torch.manual_seed(config.seed)
     graph = graph or concept_graph(config, train_set)
-    make = _dual_model if config.model else _two_encoders
+    make = _saved_model if saved_folder(config.model) else _dual_model if config.model else _two_encoders
     model,tokenizer,vectors = make(config, data, train_set, graph)
     if graph is not None:
         given = () if vectors is None else (vectors,)

@@ -10,10 +10,10 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'SameAnswers', 'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'OtherLayout',
            'OtherImages', 'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
            'Split', 'Query', 'Searched', 'AnswerAsJson', 'Page', 'Interactive', 'IndexModel', 'Photos', 'OfIndex',
-           'IndexFolder', 'CheckAll', 'Rebuild', 'PicturesTogether', 'Reviewed', 'AnswersFile', 'Who', 'HowMany',
-           'Order', 'Second', 'Port', 'NoBrowser', 'DemoModel', 'DemoIndex', 'CaptionsRoot', 'Host', 'DemoPort',
-           'PublishTo', 'Push', 'Public', 'Licence', 'Title', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout',
-           'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
+           'IndexFolder', 'CheckAll', 'Rebuild', 'PicturesTogether', 'WithCaptions', 'Reviewed', 'AnswersFile', 'Who',
+           'HowMany', 'Order', 'Second', 'Port', 'NoBrowser', 'DemoModel', 'DemoIndex', 'CaptionsRoot', 'Host',
+           'DemoPort', 'PublishTo', 'Push', 'Public', 'Licence', 'Title', 'runs_app', 'RunsCache', 'DryRun', 'data_app',
+           'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
            'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'refuse_special_files', 'main', 'echo', 'Rule',
            'has_effect', 'check_options', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
            'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'index', 'review', 'demo', 'publish',
@@ -327,10 +327,11 @@ def check_effect(
 ):
     "Raise `InputError` for options of a run that would be ignored"
     known = configuration.known_losses()[config.loss]
+    saved = configuration.saved_folder(config.model)
     check_options(given, **config.model_dump(), loss_parameters=(*known.parameters, 'learn_temperature'),
                   sees_pictures=config.backbone or config.model,
                   reads_with=config.text_backbone or config.model and config.tune_text_layers,
-                  new_weights=not config.model or config.n_concepts or config.learn_temperature,
+                  new_weights=not config.model or saved or config.n_concepts or config.learn_temperature,
                   own_temperature=not (config.model and config.learn_temperature),
                   loss_needs=configuration.loss_needs(config))
 
@@ -401,13 +402,13 @@ def _config_signature():
     groups = configuration.config_groups()
     return inspect.Signature([first, *(_config_option(n, group) for group,names in groups.items() for n in names)])
 
-def _settings(given):
+def _settings(given, pairs=0):
     "Parameters of a run: the dataset's preset, those of a row, and the given ones, each on top of the one before"
     from amsps.companion.grid import row_parameters
     given = dict(given)
     row = given.pop('row', None)
     added = row_parameters(row, given.get('dataset', 'scenes')) if row else {}
-    return configuration.preset(given) | added | given
+    return configuration.preset(given, 0 if row else pairs) | added | given
 
 # %% ../../nbs/companion/59_cli.ipynb #216d4d29
 def _preset_of(args):
@@ -455,6 +456,32 @@ def _whose_defaults(chosen):
     row += f", loss {chosen['loss']}" if 'loss' in chosen else ''
     return f"Defaults below are those of --dataset {chosen.get('dataset', 'scenes')}{frozen}{row}."
 
+# %% ../../nbs/companion/59_cli.ipynb #3e1a0b91
+_WHERE = ('dataset', 'data_root', 'layout', 'image_column', 'caption_column', 'cache_dir', 'train_images',
+          'captions_per_image')
+
+def _own_collection(given):
+    "What lies in a folder of own photographs; None for another dataset, and for a folder that cannot be read"
+    from amsps.companion.datasets import read_collection
+    if given.get('dataset')!='own' or not given.get('data_root'): return None
+    try: return read_collection(configuration.parse_config({k:given[k] for k in _WHERE if k in given}))
+    except InputError: return None
+
+def _collection_lines(found, config, given):
+    "What `amsps train` says of own photographs"
+    yield f'data:   {found.summary}'
+    few = {} if given.get('row') else configuration.few_pairs(found.pairs, given)
+    unused = {'patience', 'min_count'} if config.text_backbone else {'patience'}
+    chosen = [f'{_option(k)} {v}' for k,v in few.items() if k not in {*unused, *given} and getattr(config, k)==v]
+    if chosen:
+        yield f"small:  {found.pairs:,} training pairs, so {' '.join(chosen)}; options that you give count more"
+    if few and not config.model: yield f'expect: {configuration.expected(found.pairs, config)}'
+    if configuration.saved_folder(config.model):
+        yield f"start:  {config.model}, whose weights train on for {config.epochs} epochs"
+    mines = configuration.loss_needs(config)&{'hidden', 'mined'} and config.evidence!='none'
+    if mines and not found.calibrated:
+        yield "mining: too few training and dev images have several captions to calibrate it, so nothing is mined"
+
 # %% ../../nbs/companion/59_cli.ipynb #b1e6df17
 def _train(**values):
     """Train one model and evaluate it.
@@ -468,14 +495,19 @@ def _train(**values):
       amsps train --row AMSPS
       amsps train --loss ahrl --n-concepts 60 --consensus likelihood
       amsps train --row AMSPS --dataset flickr8k --data-root DIR --backbone PATH
+      amsps train --dataset own --data-root DIR --backbone PATH --text-backbone PATH --freeze-text
+      amsps train --dataset own --data-root DIR --model RUN
       amsps train --dataset flickr8k --help
       torchrun --no-python --nproc_per_node 2 amsps train --loss ahrl
 
     With torchrun there is no notebook, and --batch-size is that of all processes together."""
     _begin()
     given = {k:v for k,v in values.items() if v is not None}
-    config = configuration.parse_config(_settings(given))
+    found = _own_collection(given)
+    config = configuration.parse_config(_settings(given, found.pairs if found else 0))
     check_run(config, given)
+    if found and os.environ.get('RANK', '0')=='0':
+        for line in _collection_lines(found, config, given): echo(line)
     if int(os.environ.get('WORLD_SIZE', 1))>1:
         _train_together(config)
     else:
@@ -500,8 +532,9 @@ def _train_alone(config, given):
 def _echo_test_limits(record):
     "What a reader of the test metrics of a record has to know"
     _echo_limits(8, record['metrics']['test'], record.get('ranks'), record['data']['summary'])
-    overlap = record['data'].get('overlap')
+    overlap,start = record['data'].get('overlap'),record['data'].get('start_overlap')
     if overlap: echo(f'overlap: {_overlap_text(overlap)}')
+    if start: echo(f"overlap: {_overlap_text(start).replace('of the run', 'of the run that this one started from')}")
 
 # %% ../../nbs/companion/59_cli.ipynb #95bac4d2
 def _note_mining(record):
@@ -1070,6 +1103,9 @@ def _evaluate_as_it_is(name, place, cache_dir, keep, as_json):
     from amsps.companion.runs import public_name, zero_shot
     from amsps.training import write_atomically
     if keep: writable_folder(keep)
+    if configuration.saved_folder(name):
+        raise InputError(f"--model: {name} is a model that amsps saved; its run is evaluated with amsps evaluate RUN "
+                         "--data-root DIR")
     off = dict(tune_vision_layers=0, tune_text_layers=0, label=f'{public_name(name)} (zero-shot)', loss='infonce')
     given = place|dict(cache_dir=cache_dir, model=name)
     config = configuration.parse_config(configuration.preset(given | off))
@@ -1238,12 +1274,15 @@ IndexFolder = Annotated[Path, _opt_plain("Folder of the index.", 'Options', '--o
 CheckAll = Annotated[bool, _opt_plain("Read all files, also those of unchanged size and time.", 'Options', '--check')]
 Rebuild = Annotated[bool, _opt_plain("Embed all pictures anew.", 'Options', '--rebuild')]
 PicturesTogether = Annotated[int, _opt("Pictures in a forward pass.", min=1)]
+_WITH = ("Table of image and caption (.csv, .tsv or .jsonl): searches show the captions. They replace those of the "
+         "index; without this option those stay.")
+WithCaptions = Annotated[Path|None, _opt_plain(_WITH)]
 
 # %% ../../nbs/companion/59_cli.ipynb #46111654
 @app.command(cls=GroupedCommand)
 def index(
-    photos:Photos, output:IndexFolder, model:OfIndex=None, batch_size:PicturesTogether=32, check:CheckAll=False,
-    rebuild:Rebuild=False,
+    photos:Photos, output:IndexFolder, model:OfIndex=None, captions:WithCaptions=None, check:CheckAll=False,
+    rebuild:Rebuild=False, batch_size:PicturesTogether=32,
 ):
     """Make an index of photographs for `amsps search`, or bring it up to date.
 
@@ -1252,10 +1291,12 @@ def index(
     \b
     Examples:
       amsps index PHOTOS --model RUN -o INDEX
-      amsps index PHOTOS -o INDEX"""
+      amsps index PHOTOS -o INDEX
+      amsps index PHOTOS -o INDEX --captions captions.csv"""
     _begin(computes=True)
     from amsps.companion.indexing import update_index
-    found = update_index(photos, output, model, batch_size=batch_size, check=check, rebuild=rebuild)
+    how = dict(batch_size=batch_size, check=check, rebuild=rebuild, captions=captions)
+    found = update_index(photos, output, model, **how)
     for line in _index_lines(found, output): echo(line)
 
 # %% ../../nbs/companion/59_cli.ipynb #a1e097d1
@@ -1270,6 +1311,9 @@ def _index_lines(c, folder, most=20):
     if c.skipped: yield f'skipped      {len(c.skipped):,} that cannot be decoded:'
     for path,why in list(c.skipped.items())[:most]: yield f'  {_on_a_line(path)}: {why}'
     if len(c.skipped)>most: yield f'  ... and {len(c.skipped)-most:,} more, in the table of the index'
+    if c.captioned: yield f'captions     {c.captioned:,} pictures have some'
+    lost = ', '.join(c.lost[:5])+', ...'*(len(c.lost)>5)
+    if lost: yield f'no picture   {len(c.lost):,} names of the table, or several pictures: {_on_a_line(lost)}'
     yield f'now          amsps search {shlex.quote(str(folder))} "TEXT"'
 
 def _on_a_line(name): return name.replace('\n', '\\n').replace('\t', '\\t')

@@ -4,21 +4,24 @@
 
 # %% auto #0
 __all__ = ['LossName', 'OMITTED', 'GROUPS', 'CONFIG_RULES', 'LEARNING', 'LOCATIONS', 'PRESETS', 'FROZEN_TEXT', 'FROM_MODEL',
-           'ADAPTERS', 'OF_LOSS', 'PALETTES', 'syntax_tree', 'RegisteredLoss', 'registered_losses', 'known_losses',
-           'loss_labels', 'DataConfig', 'ModelConfig', 'ConsensusConfig', 'LossConfig', 'MiningConfig',
-           'OptimisationConfig', 'ProcessConfig', 'RunConfig', 'config_groups', 'parse_config', 'config_rule',
-           'loss_needs', 'photographs_have_a_folder', 'only_pretrained_text_is_frozen',
-           'tuned_layers_are_of_a_frozen_encoder', 'frozen_text_has_a_backbone', 'model_is_both_encoders',
-           'check_trains', 'some_losses_learn_a_temperature', 'trained_vision_has_a_backbone',
-           'adapters_are_of_trained_layers', 'reference_is_to_a_frozen_encoder', 'views_are_of_trained_vision',
-           'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen', 'relatedness_has_evidence', 'active_mode_begins',
-           'penalty_has_a_range', 'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level',
-           'vectors_need_a_graph', 'refuse_unknown', 'namespace_config', 'preset', 'check_palette', 'label_of']
+           'SMALL', 'FEW', 'FROM_SAVED', 'ADAPTERS', 'OF_LOSS', 'PALETTES', 'syntax_tree', 'RegisteredLoss',
+           'registered_losses', 'known_losses', 'loss_labels', 'DataConfig', 'ModelConfig', 'ConsensusConfig',
+           'LossConfig', 'MiningConfig', 'OptimisationConfig', 'ProcessConfig', 'RunConfig', 'config_groups',
+           'parse_config', 'config_rule', 'loss_needs', 'photographs_have_a_folder', 'only_pretrained_text_is_frozen',
+           'tuned_layers_are_of_a_frozen_encoder', 'frozen_text_has_a_backbone', 'saved_folder', 'saved_shape',
+           'saved_model_keeps_its_shape', 'model_is_both_encoders', 'check_trains', 'some_losses_learn_a_temperature',
+           'trained_vision_has_a_backbone', 'adapters_are_of_trained_layers', 'reference_is_to_a_frozen_encoder',
+           'views_are_of_trained_vision', 'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen',
+           'relatedness_has_evidence', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
+           'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
+           'namespace_config', 'preset', 'few_pairs', 'expected', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/21_config.ipynb #1d9c3536
 import ast
+import json
 import threading
 from functools import cache
+from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -98,7 +101,8 @@ class DataConfig(_Group):
                     "Empty: the region features that the folder holds. Not for scenes.")
     model: str = Field('',
         description="CLIP-like model of transformers to start from, folder or hub name. "
-                    "CLIP, SigLIP, AltCLIP or VisionTextDualEncoder, in the place of both encoders. Not for scenes.")
+                    "CLIP, SigLIP, AltCLIP or VisionTextDualEncoder, in the place of both encoders. "
+                    "Or a run or saved model of amsps, whose weights train on. Not for scenes.")
     grid: int = Field(3, ge=1, le=32,
         description="Grid features: cells along a side of the image. The mean of all cells is one region more.")
     image_size: int = Field(0, ge=0, le=2048,
@@ -359,6 +363,45 @@ def frozen_text_has_a_backbone(config):
     if config.freeze_text and not config.text_backbone:
         return "`freeze_text` needs a `text_backbone`; the Bi-GRU has nothing to freeze"
 
+# %% ../../nbs/companion/21_config.ipynb #b8f9fa9e
+def saved_folder(
+    name:str, # Value of `model`
+)->Path|None: # None where it is no model that amsps saved
+    "The folder with the files of a saved model; of a run it is `model`"
+    if not name: return None
+    for home in (Path(name)/'model', Path(name)):
+        if (_saved_config(home) or {}).get('model_type')=='amsps': return home
+    return None
+
+def _saved_config(home):
+    "The configuration of a saved model, or None"
+    try: found = json.loads((home/'config.json').read_bytes())
+    except (OSError, ValueError, RecursionError): return None
+    return found if isinstance(found, dict) else None
+
+# %% ../../nbs/companion/21_config.ipynb #7858406b
+_SHAPE = ('embed_size', 'region_hidden', 'pooling', 'dropout', 'word_dropout', 'word_size', 'n_concepts', 'consensus',
+          'fusion', 'grid', 'image_size', 'tune_vision_layers', 'tune_text_layers')
+
+def saved_shape(
+    name:str, # Value of `model`
+)->dict: # Parameters; empty where it is no model that amsps saved
+    "The parameters of a run that a saved model decides"
+    home = saved_folder(name) if name else None
+    if home is None: return {}
+    saved = _saved_config(home)
+    plain = dict(tune_vision_layers=0) # is written only where it is not 0
+    found = {k:saved.get(k, plain.get(k)) for k in _SHAPE}
+    return {k:v for k,v in found.items() if v is not None and (k, v)!=('grid', 0)}
+
+@config_rule
+def saved_model_keeps_its_shape(config):
+    shape = saved_shape(config.model)
+    other = next((k for k,v in shape.items() if getattr(config, k)!=v), None)
+    if other:
+        return (f"`{other}` is {getattr(config, other)!r}, and the saved model {config.model} has {shape[other]!r}: "
+                "its weights have that shape; leave the parameter out")
+
 # %% ../../nbs/companion/21_config.ipynb #7a1e0d02
 @config_rule
 def model_is_both_encoders(config):
@@ -373,7 +416,7 @@ def check_trains(
 ):
     "Raise `InputError` where nothing would train"
     parts = (config.tune_vision_layers, config.tune_text_layers, config.n_concepts, config.learn_temperature)
-    if config.model and not any(parts):
+    if config.model and not any(parts) and saved_folder(config.model) is None:
         raise InputError("nothing of the `model` would train: set `tune_vision_layers` or `tune_text_layers`; `amsps "
                          "evaluate --model` evaluates it as it is")
 
@@ -503,20 +546,60 @@ FROM_MODEL = dict(pooling='mean', tune_vision_layers=2, tune_text_layers=2, visi
                   text_learning_rate=1e-5, learning_rate=1e-4, temperature=.02, margin=.05, dropout=0., word_dropout=0.,
                   warmup_epochs=1) # A CLIP-like model, whose similarities lie close together [ours, not tuned]
 
+SMALL = 1000 # Training pairs, up to which a collection is small
+
+FEW = dict(loss='infonce', temperature=.1, batch_size=32, epochs=30, patience=30, min_count=1) # Of few pairs [ours]
+
+FROM_SAVED = dict(loss='infonce', batch_size=32, epochs=5, learning_rate=1e-4, warmup_epochs=0, min_count=1)
+
 ADAPTERS = dict(vision_learning_rate=1e-4, text_learning_rate=1e-4) # They start at zero [ours, not tuned]
 
 OF_LOSS = dict(aoq=dict(candidates=300), fne=dict(refresh=1)) # What a published loss says of the mining [AOQ, FNE]
 
 def preset(
     values:dict, # Chosen parameters; `dataset`, `freeze_text`, `model`, `lora` and `loss` select the preset
+    pairs:int=0, # Training pairs of `own` photographs, where they are known: few of them have a preset of their own
 )->dict: # Parameters: the preset, overridden by the chosen ones
     "The settings of a dataset and a loss, where nothing else is chosen"
     dataset = values.get('dataset', 'scenes')
     frozen = bool(values.get('freeze_text')) and dataset!='scenes'
-    start = FROM_MODEL if values.get('model') else FROZEN_TEXT if frozen else {}
+    start = _start_of(values['model']) if values.get('model') else FROZEN_TEXT if frozen else {}
     if values.get('tune_vision_layers'): start = {k:v for k,v in start.items() if k!='image_size'}
     adapters = ADAPTERS if values.get('lora') else {}
-    return PRESETS.get(dataset, {}) | start | adapters | OF_LOSS.get(values.get('loss'), {}) | values
+    small = few_pairs(pairs, values) if dataset=='own' else {}
+    return PRESETS.get(dataset, {}) | start | small | adapters | OF_LOSS.get(values.get('loss'), {}) | values
+
+def _start_of(model):
+    "Settings for the start from a model"
+    shape = saved_shape(model)
+    return FROM_SAVED | shape if shape else FROM_MODEL
+
+def few_pairs(
+    pairs:int, # Training pairs; 0: not known
+    values:dict, # Chosen parameters; a `model` has learning rates and a number of epochs of its own
+)->dict: # Parameters; empty where there are many
+    "Settings for a small collection"
+    model = values.get('model', '')
+    if not 0<pairs<=SMALL or saved_folder(model): return {}
+    if model: return {k:FEW[k] for k in ('loss', 'batch_size')}
+    other = values.get('loss', FEW['loss'])!=FEW['loss'] # It uses temperature in another way
+    return {k:v for k,v in FEW.items() if k!='temperature'} if other else FEW
+
+# %% ../../nbs/companion/21_config.ipynb #fad9e3f2
+_MEASURED = {32:(12, 86), 63:(25, 69), 125:(50, 59), 350:(100, 63)} # Training pairs: test pictures, recall@5 in percent
+
+def expected(
+    pairs:int, # Training pairs of a small collection
+    config:RunConfig,
+)->str:
+    "What to expect of a search in a small collection"
+    if not config.text_backbone and not config.model:
+        return ("little: a Bi-GRU knows only words of these captions; name a pretrained encoder with --text-backbone "
+                "and --freeze-text, or start from a model with --model")
+    near = min(_MEASURED, key=lambda n: abs(n-pairs)/n)
+    test,recall = _MEASURED[near]
+    return (f"{near} pairs of Flickr8k put the picture of a test caption among the first five of {test} in {recall} % "
+            f"of cases (chance {500/test:.0f} %)")
 
 # %% ../../nbs/companion/21_config.ipynb #03557860
 PALETTES = dict(colorblind='colorblind', light='Set2') # Name on the command line -> name in seaborn

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ANSWER_COLUMNS', 'GRADES', 'Judgements', 'RunData', 'image_order', 'reduce_training', 'read_experts', 'read_crowd',
-           'hidden_pairs', 'Answers', 'read_answers', 'starting_model', 'trained_vision', 'check_folder',
-           'image_digests', 'text_digest', 'model_digest', 'backbone_digest', 'with_part', 'load_data',
-           'note_long_captions', 'read_relevance', 'read_grades']
+           'hidden_pairs', 'Answers', 'read_answers', 'saved_start', 'starting_model', 'trained_vision', 'check_folder',
+           'image_digests', 'Collection', 'read_collection', 'text_digest', 'model_digest', 'backbone_digest',
+           'with_part', 'load_data', 'note_long_captions', 'read_relevance', 'read_grades']
 
 # %% ../../nbs/companion/24_datasets.ipynb #095c621e
 import hashlib
@@ -18,22 +18,27 @@ from datetime import datetime
 from functools import cache
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 from scipy.sparse import csr_array
+from transformers import AutoTokenizer
 from .cache import code_behind, digest
-from .config import RunConfig
+from .config import RunConfig, saved_folder
 from .formats import Columns, check_dataset, find_layout, read_dataset
 from .paths import cache_root
 from ..data import Annotations, PairDataset, Regions, build_tokenizer, load_features, note_cut, read_lines
 from ..data import read_rows
 from ..dual import DualParts, load_dual
 from ..errors import InputError, quoted
+from ..mining import enough_siblings
+from ..model import AmspsModel
 from ..patching import patch_to
 from ..scenes import SceneData, make_scenes
 from ..text import MeanStates, TextStates, extract_states, load_text_backbone
-from ..vision import VisionEncoder, digest_config, digest_weights, extract_features, load_backbone, load_vision
-from ..vision import region_means
+from ..training import file_digests
+from ..vision import LOAD_ERRORS, VisionEncoder, digest_config, digest_weights, extract_features, load_backbone
+from ..vision import load_vision, region_means
 
 # %% ../../nbs/companion/24_datasets.ipynb #251e13f5
 @dataclass(frozen=True)
@@ -347,6 +352,21 @@ def _load_scenes(config, cache):
     fingerprint = digest(s.annotations.fingerprint, content)
     return RunData(s.annotations, s.features, fingerprint, relevance=s.relevance, hidden=hidden, scenes=s)
 
+# %% ../../nbs/companion/24_datasets.ipynb #388a00ca
+def saved_start(
+    config:RunConfig, # With a `model`
+)->tuple|None: # `AmspsModel` in eval mode, tokeniser; None where `model` is none that amsps saved
+    "The saved model that a run starts from; raises `InputError` where it cannot be loaded"
+    home = saved_folder(config.model)
+    if home is None: return None
+    options = dict(local_files_only=True, trust_remote_code=False)
+    try:
+        return AmspsModel.from_pretrained(home, **options),AutoTokenizer.from_pretrained(home, **options)
+    except LOAD_ERRORS as e:
+        if isinstance(e, InputError):
+            raise
+        raise InputError(f"cannot load the model of {home}: {quoted(e)}; copy the whole folder again") from None
+
 # %% ../../nbs/companion/24_datasets.ipynb #76c50478
 def starting_model(
     config:RunConfig, # With a `model`
@@ -359,7 +379,9 @@ def starting_model(
 def trained_vision(
     config:RunConfig,
 )->VisionEncoder: # With the weights that training starts from
-    "The vision encoder of a run that trains it, or of its CLIP-like model"
+    "The vision encoder of a run that trains it, or of the model that it starts from; None: it has regions alone"
+    saved = saved_start(config) if config.model else None
+    if saved: return saved[0].vision
     if config.model: return starting_model(config).vision
     return load_vision(config.backbone, config.grid, config.image_size, tune=config.tune_vision_layers,
                        from_pixels=config.min_view<1 or config.mirror)
@@ -367,7 +389,8 @@ def trained_vision(
 def _encoder_of(notes, config, vision):
     "What makes features: an encoder, the name of one, or None for region features of the folder"
     trains = config.tune_vision_layers or config.model
-    if trains and notes.image_paths is not None: return vision or trained_vision(config)
+    of_model = trains and (notes.image_paths is not None or saved_folder(config.model))
+    if of_model: return vision or trained_vision(config)
     return config.backbone or config.model or (vision if notes.image_paths else None)
 
 def _features_of(notes, config, cache, vision):
@@ -381,7 +404,9 @@ def _features_of(notes, config, cache, vision):
         x = extract_features(notes.image_paths, encoder, cache/'features', config.grid, config.image_size)
         return x,Path(x.filename).parent.name
     if notes.regions is None:
-        raise InputError(f"{config.data_root} has images but no region features: name a vision model with `backbone`")
+        advice = ('the saved model has no vision encoder, and needs them' if config.model else
+                  'name a vision model with `backbone`')
+        raise InputError(f"{config.data_root} has images but no region features: {advice}")
     return notes.regions,notes.regions.fingerprint
 
 # %% ../../nbs/companion/24_datasets.ipynb #3afbecbb
@@ -440,6 +465,30 @@ def image_digests(
     def of(i): return hashlib.sha256(x.files[x.file[i]][x.row[i], 0].tobytes()).hexdigest()[:16]
     return 'regions',{name:of(i) for name,i in zip(pairs.image_ids, pairs.rows)}
 
+# %% ../../nbs/companion/24_datasets.ipynb #79d5c77a
+class Collection(NamedTuple):
+    "What lies in a folder of photographs"
+    summary:str # Of the annotations
+    images:int # That are trained on
+    pairs:int # That are trained on
+    calibrated:bool # Training or dev images have captions enough to calibrate mined pairs
+
+def read_collection(
+    config:RunConfig, # Names the folder
+)->Collection:
+    "Count what a run would train on"
+    columns = Columns(config.image_column, config.caption_column)
+    notes = read_dataset(config.data_root, config.layout, cache_root(config.cache_dir), columns)
+    splits = np.array(notes.splits)[notes.caption_image]
+    owners = {s:notes.caption_image[splits==s] for s in ('train','dev')}
+    images = len(np.unique(owners['train']))
+    each = config.captions_per_image or len(owners['train'])
+    counts = np.minimum(np.bincount(owners['train'], minlength=1), each)
+    used = min(images, config.train_images or images)
+    pairs = int(counts.sum())*used//max(images, 1)
+    several = any(len(x) and enough_siblings(x) for x in owners.values())
+    return Collection(notes.summary(), used, pairs=pairs, calibrated=several)
+
 # %% ../../nbs/companion/24_datasets.ipynb #6927f482
 @cache
 def text_digest(
@@ -455,9 +504,11 @@ def text_digest(
 # %% ../../nbs/companion/24_datasets.ipynb #87f4c5d3
 @cache
 def model_digest(
-    name_or_path:str, # Of a CLIP-like model
+    name_or_path:str, # Of a CLIP-like model, or a model that amsps saved
 )->str: # Hex SHA-256
-    "Digest of a CLIP-like model's weights, and of its vocabulary"
+    "Digest of a CLIP-like model's weights, and of its vocabulary; of a saved model that of its files but the card"
+    home = saved_folder(name_or_path)
+    if home: return digest({k:v for k,v in file_digests(home).items() if k!='README.md'})
     parts = load_dual(name_or_path)
     scalars = [float(parts.scale), None if parts.bias is None else float(parts.bias)]
     configs = [digest_config(half.backbone.config) for half in (parts.vision, parts.text)]
@@ -531,6 +582,7 @@ def note_long_captions(
     note_cut(_tokenizer_of(config, captions), captions)
 
 def _tokenizer_of(config, captions):
+    if saved_folder(config.model): return saved_start(config)[1]
     if config.model: return load_dual(config.model).tokenizer
     pretrained = config.text_backbone not in ('', 'untrained')
     return load_text_backbone(config.text_backbone)[0] if pretrained else build_tokenizer(captions, 1)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMAGE_FOLDERS', 'SPLIT_NAMES', 'IMAGE_COLUMNS', 'CAPTION_COLUMNS', 'TABLES', 'LAYOUTS', 'find_path', 'image_folder',
-           'draw_splits', 'read_flickr8k', 'read_flickr30k', 'read_karpathy', 'find_table', 'Columns', 'read_table',
-           'read_coco', 'read_precomp', 'convert_bottom_up', 'read_bottom_up', 'read_huggingface', 'Layout',
-           'find_layout', 'read_dataset', 'check_pictures', 'check_dataset']
+           'draw_sizes', 'draw_splits', 'note_drawn', 'read_flickr8k', 'read_flickr30k', 'read_karpathy', 'find_table',
+           'Columns', 'read_table', 'read_captions', 'read_coco', 'read_precomp', 'convert_bottom_up', 'read_bottom_up',
+           'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'check_pictures', 'check_dataset']
 
 # %% ../../nbs/companion/22_formats.ipynb #9dbc30c8
 import ast
@@ -211,22 +211,34 @@ def _read_split_lists(root):
     return split_of
 
 # %% ../../nbs/companion/22_formats.ipynb #5f05d770
-_DRAWN = "no splits given: 80 : 10 : 10, drawn by image name"
+def draw_sizes(
+    n:int, # Images
+)->tuple[int,int]: # Number of dev and of test images
+    "How many images are held out of a dataset that nobody has split"
+    return max(1, n//10, min(50, n//8)),max(1, n//10, min(100, n//4))
 
+# %% ../../nbs/companion/22_formats.ipynb #aacd8d36
 def draw_splits(
     names:list[str], # N image names
-)->list[str]: # N values, four fifths of them train
+)->list[str]: # N values of `SPLITS`
     "Splits for images that nobody has split"
     if len(names)<3:
         raise InputError(f"a train, a dev and a test split need at least 3 images; found {len(names)}")
     order = sorted(range(len(names)), key=lambda i: hashlib.sha256(names[i].encode()).hexdigest())
-    share = max(1, len(names)//10)
+    dev,test = draw_sizes(len(names))
     splits = ['train']*len(names)
-    for i in order[:share]:
+    for i in order[:dev]:
         splits[i] = 'dev'
-    for i in order[share:2*share]:
+    for i in order[dev:dev+test]:
         splits[i] = 'test'
     return splits
+
+def note_drawn(
+    splits:list[str], # From `draw_splits`
+)->str:
+    "What the summary says of them"
+    parts = ', '.join(f'{splits.count(s):,} {s}' for s in SPLITS)
+    return f"no splits given: {parts} images, drawn by image name"
 
 # %% ../../nbs/companion/22_formats.ipynb #f09c4364
 _NO_SPLIT = 'captions of images that are in no split'
@@ -317,7 +329,8 @@ def _splits_beside(file, names):
     "Image -> split, or None for an image that is in no split; notes"
     lists = _read_split_lists(file.parent)
     if lists is not None: return _list_splits(file, names, lists),()
-    return dict(zip(names, draw_splits(names))),(_DRAWN,)
+    drawn = draw_splits(names)
+    return dict(zip(names, drawn)),(note_drawn(drawn),)
 
 # %% ../../nbs/companion/22_formats.ipynb #72ab7f73
 class _KarpathyImage(NamedTuple):
@@ -589,12 +602,17 @@ def _read_rows(root, columns):
     file = find_table(root)
     if file is None:
         raise InputError(f"no table of captions in {root}; expected {', '.join(TABLES)}")
-    rows,notes = (_json_rows if file.suffix=='.jsonl' else _table_rows)(file, columns)
-    if not rows:
-        raise InputError(f"{file} has no captions; expected a line for each image and caption")
+    rows,notes = _rows_of(file, columns)
     others = [n for n in TABLES if (root/n).is_file() and n!=file.name]
     if others: notes += (f"{file.name} is read; {', '.join(others)} in the same folder is not",)
     return file,[row._replace(image=_relative(row.image, f'{file}, line {row.line}', root)) for row in rows],notes
+
+def _rows_of(file, columns):
+    "The rows of a table, at least one, and notes"
+    rows,notes = (_json_rows if file.suffix=='.jsonl' else _table_rows)(file, columns)
+    if not rows:
+        raise InputError(f"{file} has no captions; expected a line for each image and caption")
+    return rows,notes
 
 # %% ../../nbs/companion/22_formats.ipynb #2df8a357
 def read_table(
@@ -614,6 +632,21 @@ def read_table(
         found.add_caption(row.image, row.caption)
     skipped = len(rows)-len(kept)
     return found.annotations(skipped={_NO_SPLIT:skipped} if skipped else {}, notes=drawn+notes)
+
+# %% ../../nbs/companion/22_formats.ipynb #2f1cdc6c
+def read_captions(
+    file:Path, # A table
+    root:Path|None=None, # Folder of the images: names in it become relative to it
+)->dict[str,list[str]]: # Name of an image, in NFC -> captions
+    "The captions of a table of images and captions"
+    file = Path(file)
+    if not file.is_file():
+        raise InputError(f"{file} is no file; expected a table with the columns image and caption (.csv, .tsv or "
+                         ".jsonl)")
+    found = {}
+    for row in _rows_of(file, Columns())[0]:
+        found.setdefault(_relative(row.image, f'{file}, line {row.line}', root), []).append(row.caption)
+    return found
 
 # %% ../../nbs/companion/22_formats.ipynb #75623864
 def _coco_files(root):
@@ -1201,7 +1234,7 @@ def read_huggingface(
     drawn = not any(found.splits)
     found.splits = draw_splits(found.names) if drawn else [_split(s, root) for s in found.splits]
     notes = [n for rows in _parts(data).values() for n in _hub_columns(rows, columns, root)[2]]
-    return found.annotations(notes=((_DRAWN,) if drawn else ())+tuple(dict.fromkeys(notes)))
+    return found.annotations(notes=((note_drawn(found.splits),) if drawn else ())+tuple(dict.fromkeys(notes)))
 
 # %% ../../nbs/companion/22_formats.ipynb #70a9b1d1
 @dataclass(frozen=True)

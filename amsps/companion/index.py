@@ -223,8 +223,9 @@ def nearest(
             e = index.entry(i)
             if e['sha256']==without: continue
             if len(found)==top and e['sha256'] not in found: break # many pictures may be equally similar
-            first = found.setdefault(e['sha256'], Found(float(sims[i]), [], list(e.get('captions', []))))
+            first = found.setdefault(e['sha256'], Found(float(sims[i]), [], []))
             first.paths.append(e['path'])
+            first.captions.extend(c for c in e.get('captions', []) if c not in first.captions)
         if len(found)>=top or k==len(sims): return list(found.values())[:top]
         k = min(4*k, len(sims))
     return []

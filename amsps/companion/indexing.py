@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['File', 'Tree', 'find_pictures', 'Read', 'read_ahead', 'append_journal', 'read_journal', 'State', 'begin_state',
-           'finish', 'embed_files', 'Changes', 'random_texts', 'update_index']
+           'finish', 'match_captions', 'give_captions', 'embed_files', 'Changes', 'random_texts', 'update_index']
 
 # %% ../../nbs/companion/52_indexing.ipynb #33a62132
 import base64
@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import time
+import unicodedata
 import zlib
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -23,6 +24,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 from tqdm.auto import tqdm
+from .formats import read_captions
 from .index import (
     Index, best_similarities, chance_of, is_index, neighbour_similarities, open_index, read_manifest, replacing,
     write_generation, write_manifest)
@@ -161,6 +163,7 @@ class State:
     fresh: dict = field(default_factory=dict) # SHA-256 -> embedding of the journal
     reasons: dict = field(default_factory=dict) # SHA-256 -> why the content cannot be decoded
     before: dict = field(default_factory=dict) # Path -> SHA-256 in the generation that the update began with
+    captions: dict = field(default_factory=dict) # Path -> captions in that generation
 
     def __contains__(self, sha256): return sha256 in self.rows or sha256 in self.fresh or sha256 in self.reasons
 
@@ -168,7 +171,8 @@ class State:
         "Take an entry over the one of the same path"
         if e['sha256'] in self.reasons: e = e|dict(reason=self.reasons[e['sha256']])
         if 'reason' in e and e['sha256']: self.reasons[e['sha256']] = e['reason']
-        self.entries[e['path']] = e
+        kept = self.captions.get(e['path'])
+        self.entries[e['path']] = e|dict(captions=kept) if kept and 'reason' not in e else e
 
 def begin_state(
     folder:Path, # Of an index
@@ -178,6 +182,7 @@ def begin_state(
     for i in range(len(state.index.ends)):
         e = state.index.entry(i)
         if i<len(state.index): state.rows[e['sha256']] = i
+        if 'captions' in e: state.captions[e['path']] = e['captions']
         state.add(e)
     state.before = {p:e['sha256'] for p,e in state.entries.items() if 'reason' not in e}
     entries,state.fresh = read_journal(folder/'journal.jsonl', state.index.manifest['size'])
@@ -208,6 +213,39 @@ def finish(
     number = int(manifest['table'].removeprefix('table-').removesuffix('.jsonl'))+1
     write_generation(folder, number, entries, blocks=_blocks(state, entries), unreadable=skipped, **manifest)
     (folder/'journal.jsonl').unlink(missing_ok=True)
+
+# %% ../../nbs/companion/52_indexing.ipynb #8741eb70
+def _by_end(paths, parts):
+    "The last parts of a path -> the paths that end so"
+    found = {}
+    for p in paths: found.setdefault('/'.join(p.split('/')[-parts:]), []).append(p)
+    return found
+
+def match_captions(
+    captions:dict[str,list[str]], # From `read_captions`
+    paths:list[str], # Of pictures, relative to the folder of photographs
+)->tuple[dict[str,list[str]],list[str]]: # Path -> captions; names of no picture or of several
+    "The captions of each picture"
+    own = {unicodedata.normalize('NFC', p):p for p in paths}
+    ends = {n:_by_end(own, n) for n in {name.count('/')+1 for name in captions}}
+    found,lost = {},[]
+    for name,texts in captions.items():
+        fits = [name] if name in own else ends[name.count('/')+1].get(name, [])
+        if len(fits)==1: found.setdefault(own[fits[0]], []).extend(texts)
+        else: lost.append(name)
+    return found,lost
+
+# %% ../../nbs/companion/52_indexing.ipynb #7fe0406e
+def give_captions(
+    state:State, # Changed in place
+    given:dict|None, # Path -> captions, from `match_captions`; None keeps those that there are
+):
+    "Give the pictures of a state their captions"
+    kept = {state.before[p]:texts for p,texts in state.captions.items() if p in state.before}
+    for path,e in state.entries.items():
+        texts = e.get('captions') or kept.get(e['sha256']) if given is None else given.get(path)
+        plain = {k:v for k,v in e.items() if k!='captions'}
+        state.entries[path] = plain|dict(captions=texts) if texts and 'reason' not in e else plain
 
 # %% ../../nbs/companion/52_indexing.ipynb #5c84d22c
 @torch.inference_mode()
@@ -264,8 +302,10 @@ class Changes(NamedTuple):
     skipped:dict[str,str] # Path -> why it cannot be decoded
     others:int # Files that are no pictures by their names
     closed:list[str] # Folders that cannot be read
+    captioned:int # Pictures with captions
+    lost:list[str] # Names in a table of captions that are of no picture, or of several
 
-def _changes(state, tree):
+def _changes(state, tree, lost):
     "Compare an index before and after an update"
     before = state.before
     now = {p:e['sha256'] for p,e in state.entries.items() if 'reason' not in e}
@@ -276,7 +316,8 @@ def _changes(state, tree):
     removed = sorted(set(gone.values())-set(moved.values()))
     skipped = {p:e['reason'] for p,e in state.entries.items() if 'reason' in e}
     return Changes(sorted(set(new)-set(moved)), sorted(changed), moved, removed, len(now)-len(new)-len(changed),
-                   skipped, tree.others, tree.closed)
+                   skipped, tree.others, tree.closed, captioned=sum('captions' in e for e in state.entries.values()),
+                   lost=lost)
 
 # %% ../../nbs/companion/52_indexing.ipynb #b5c3bf80
 def _whole_words(tokenizer):
@@ -369,6 +410,7 @@ def update_index(
     batch_size:int=32, # Pictures together
     check:bool=False, # Read also the files whose size and time are unchanged
     rebuild:bool=False, # Embed everything anew
+    captions:Path|None=None, # Table of captions, which replaces those of the index; None keeps them
     progress:bool=True, # Show a progress bar
 )->Changes:
     "Make an index, or bring it up to date; raises `InputError` for another model and for other photographs"
@@ -377,15 +419,25 @@ def update_index(
     tree = find_pictures(photos, folder)
     home,digest,manifest = _as_made(folder, model, rebuild)
     if not tree.files and manifest is None: _check_tree(tree, State(None), photos, folder)
+    given = _captions_of(captions, photos, tree) if captions else (None, [])
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder/'lock'):
         home,digest,manifest = _as_made(folder, model, rebuild) # another process may have made it meanwhile
         loaded = None if manifest else _begin_index(folder, photos, home, digest)
         how = dict(batch_size=batch_size, progress=progress)
-        return _update(folder, photos, tree, home=home, loaded=loaded, check=check, **how)
+        return _update(folder, photos, tree, home=home, loaded=loaded, check=check, given=given, **how)
+
+def _captions_of(file, photos, tree):
+    "Captions of pictures of a tree, and names that fit none; raises `InputError` where no name fits"
+    known = read_captions(file, photos)
+    found,lost = match_captions(known, [f.path for f in tree.files])
+    if tree.files and not found:
+        raise InputError(f"no picture of {photos} is in {file}: it names {', '.join(lost[:3])}, and the folder has "
+                         f"{', '.join(f.path for f in tree.files[:3])}; write paths below the folder, or their ends")
+    return found,lost
 
 # %% ../../nbs/companion/52_indexing.ipynb #59c9ae2f
-def _update(folder, photos, tree, home, loaded, check, **how):
+def _update(folder, photos, tree, home, loaded, check, given, **how):
     "Bring an index up to date, under its lock"
     state = begin_state(folder)
     _check_tree(tree, state, photos, folder)
@@ -395,11 +447,12 @@ def _update(folder, photos, tree, home, loaded, check, **how):
     embed_files(folder, photos, files, state, model, **how)
     found = {f.path for f in tree.files}
     state.entries = {p:e for p,e in state.entries.items() if p in found or _is_inside(p, tree.closed)}
+    give_captions(state, given[0])
     place = dict(photos=str(photos.resolve()), model=str(home.resolve()), complete=True)
     if (state.entries, was[1])!=(was[0], was[1]|place) or (folder/'journal.jsonl').exists():
         finish(folder, state, **place)
     _keep_chance(folder)
-    return _changes(state, tree)
+    return _changes(state, tree, given[1])
 
 def _is_known(e, file): # one that could not be opened has no digest
     return e is not None and e['sha256'] and (e['size'], e['mtime_ns'])==(file.size, file.mtime_ns)

@@ -31,8 +31,9 @@ from transformers import AutoTokenizer
 from .build import build_loss, build_miner, build_model, concept_graph, random_views
 from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, settings_of
 from .cache import whole_record
-from .config import RunConfig, check_trains, label_of, parse_config
-from .datasets import RunData, backbone_digest, image_digests, load_data, model_digest, text_digest
+from .config import RunConfig, check_trains, label_of, parse_config, saved_folder
+from .datasets import RunData, backbone_digest, image_digests, load_data, model_digest, saved_start
+from .datasets import text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
@@ -148,11 +149,19 @@ def _save(model, tokenizer, config, folder):
     frozen = config.backbone and not config.tune_vision_layers
     if frozen:
         model.set_vision(load_vision(config.backbone, config.grid, config.image_size))
-    if config.backbone or config.model:
+    elif config.model and model.vision is None:
+        frozen = _put_back(model, config)
+    if model.vision is not None:
         saver = AmspsProcessor(model.vision.processor, tokenizer, image_size=config.image_size)
     model.save_pretrained(home, vision=config.save_vision)
     saver.save_pretrained(home)
     if frozen and config.save_vision=='weights': _share(home/'vision', cache_root(config.cache_dir)/'vision')
+
+def _put_back(model, config):
+    "Give a model the frozen vision encoder of the saved one that it started from; whether there is one"
+    encoder = saved_start(config)[0].vision
+    if encoder is not None: model.set_vision(encoder)
+    return encoder is not None
 
 def _share(folder, kept):
     "Put hard links in the place of files that an earlier run has saved: many runs have one vision encoder"
@@ -214,12 +223,20 @@ def _cost(start, cpu):
                 peak_memory_mib=round(peak))
 
 # %% ../../nbs/companion/27_runs.ipynb #4297cfa6
-def _keep_train_images(folder, data):
-    "Write digests of the training images"
+def _keep_train_images(folder, config, data):
+    "Write digests of the training images, and of those of the run that this one started from"
     found = image_digests(data, 'train')
     if found is None or rank_and_world()[0]: return
     kind,digests = found
-    write_atomically(folder/f'train-{kind}.txt', ''.join(f'{d}\n' for d in sorted(set(digests.values()))))
+    start,known = _start_run(config),set(digests.values())
+    earlier = start/f'train-{kind}.txt' if start else None
+    if earlier and earlier.is_file(): known.update(earlier.read_text('utf-8').split())
+    write_atomically(folder/f'train-{kind}.txt', ''.join(f'{d}\n' for d in sorted(known)))
+
+def _start_run(config):
+    "Folder of the run that a run starts from; None where it starts from no run"
+    home = saved_folder(config.model)
+    return home.parent if home and (home.parent/'record.json').is_file() else None
 
 def _overlap(known, data):
     "Test images among known digests (kind, digests); None where these are of another kind or unknown"
@@ -236,10 +253,11 @@ def own_overlap(
     found = image_digests(data, 'train')
     return None if found is None else _overlap((found[0], set(found[1].values())), data)
 
-def _recorded_train(data):
+def _recorded_train(config, data):
     "What a record keeps of its data"
-    found = own_overlap(data)
-    return _recorded_data(data)|(dict(overlap=found) if found and found['count'] else {})
+    start = _start_run(config)
+    found = dict(overlap=own_overlap(data), start_overlap=train_overlap(start, data) if start else None)
+    return _recorded_data(data)|{k:v for k,v in found.items() if v and v['count']}
 
 def train_overlap(
     folder:Path, # Of a finished run
@@ -260,8 +278,8 @@ def _train_into(folder, config, data, name):
     provenance = dict(key=key_of(config, data), environment=environment())
     _begin(folder, provenance['key'])
     results = _fit_and_evaluate(folder, config, data)
-    _keep_train_images(folder, data)
-    return dict(name=name, config=_recorded_config(config), data=_recorded_train(data), **results, **provenance,
+    _keep_train_images(folder, config, data)
+    return dict(name=name, config=_recorded_config(config), data=_recorded_train(config, data), **results, **provenance,
                 saved=_saved(folder), resumed=resumed, **_cost(start, cpu),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
