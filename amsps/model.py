@@ -11,6 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 import numpy as np
 import torch
@@ -408,6 +409,12 @@ def get_text_features(self,
 )->Tensor: # (B, E) unit length
     "Joint embedding of captions"
     return self.encode_text(input_ids, attention_mask)
+
+@patch_to(AmspsModel)
+def encode(self, *args, **kwargs):
+    "Joint embeddings of pictures and texts: `amsps.processor` has the arguments"
+    import_module('amsps.processor') # puts its method in the place of this one
+    return self.encode(*args, **kwargs)
 
 # %% ../nbs/method/11_model.ipynb #5d1e1103
 @patch_to(AmspsModel)
