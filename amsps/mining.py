@@ -379,7 +379,7 @@ class SentenceEvidence:
         caption,sibling = (torch.from_numpy(x) for x in sibling_pairs(owner))
         return (unit[caption]*unit[sibling]).sum(1).clamp(0, 1)
 
-# %% ../nbs/method/15_mining.ipynb #d40ca0ae
+# %% ../nbs/method/15_mining.ipynb #41c460f8
 MIN_BAND = 200 # Captions in a band of length, at least
 
 def length_bands(
@@ -391,10 +391,8 @@ def length_bands(
     edges = np.unique(np.quantile(lengths, np.arange(1, n)/n, method='lower'))
     return np.unique(np.searchsorted(edges, lengths), return_inverse=True)[1]
 
-# %% ../nbs/method/15_mining.ipynb #873e6cb1
+# %% ../nbs/method/15_mining.ipynb #469f8364
 MAX_PRIOR = .5 # A larger share of matches among all pairs is not believed
-
-def _band_means(values, bands): return np.bincount(bands, values)/np.bincount(bands)
 
 def _agreeing_others(vectors, owner, chosen, least):
     "(c,) share of the captions of other images that agree with chosen captions at least so much"
@@ -406,7 +404,7 @@ def _agreeing_others(vectors, owner, chosen, least):
         shares.append((agree&other).sum(1)/other.sum(1).clamp(min=1))
     return torch.cat(shares).double().numpy()
 
-# %% ../nbs/method/15_mining.ipynb #c53aab26
+# %% ../nbs/method/15_mining.ipynb #eed98230
 def length_priors(
     vectors:Tensor, # (M, E) unit length
     owner:np.ndarray, # (M,) int, image of each
@@ -420,20 +418,23 @@ def length_priors(
     caption,sibling = sibling_pairs(owner)
     agreement = (vectors[caption]*vectors[sibling]).sum(1).cpu().numpy()
     least = np.quantile(agreement, 1-share)
-    siblings = np.bincount(bands[caption], agreement>=least, minlength=bands.max()+1)+.5
-    rng = np.random.default_rng(seed)
-    chosen = np.sort(rng.choice(len(owner), min(size, len(owner)), replace=False))
-    n = np.bincount(bands[chosen], minlength=bands.max()+1)
-    found = np.bincount(bands[chosen], _agreeing_others(vectors, owner, chosen, least), minlength=len(n))
-    others = (found+.5/len(owner))/np.maximum(n, 1)
-    ratio = np.log(others*np.bincount(bands[caption], minlength=len(n))/siblings)
-    mean_length = _band_means(lengths, bands)
-    centre = np.average(mean_length, weights=siblings)
-    level,x = np.average(ratio, weights=siblings),mean_length-centre
-    slope = (siblings*x*ratio).sum()/max((siblings*x*x).sum(), 1e-12)
-    return np.exp(level+min(slope, 0.)*x).clip(1e-7, MAX_PRIOR)
+    n = bands.max()+1
+    siblings = np.bincount(bands[caption], agreement>=least, minlength=n)+.5
+    of_siblings = siblings/np.maximum(np.bincount(bands[caption], minlength=n), 1)
+    chosen = np.sort(np.random.default_rng(seed).choice(len(owner), min(size, len(owner)), replace=False))
+    found = np.bincount(bands[chosen], _agreeing_others(vectors, owner, chosen, least), minlength=n)
+    of_others = (found+.5/len(owner))/np.maximum(np.bincount(bands[chosen], minlength=n), 1)
+    mean_length = np.bincount(bands, lengths)/np.bincount(bands)
+    ratio = _falling_line(mean_length, np.log(of_others/of_siblings), siblings)
+    return np.exp(ratio).clip(1e-7, MAX_PRIOR)
 
-# %% ../nbs/method/15_mining.ipynb #5a4e14d0
+def _falling_line(x, y, weights):
+    "Values of the weighted line of y over x; constant where it would rise"
+    x,level = x-np.average(x, weights=weights),np.average(y, weights=weights)
+    slope = (weights*x*y).sum()/max((weights*x*x).sum(), 1e-12)
+    return level+min(slope, 0.)*x
+
+# %% ../nbs/method/15_mining.ipynb #b71cb33d
 class LengthEvidence(SentenceEvidence):
     "Sentence vectors, and how many pairs match by the length of the caption [ours]"
     def __init__(self,
@@ -605,7 +606,7 @@ def _joint_from(match, sims, evidence, edges, p, floor):
              for k,(q,skip) in enumerate(zip(match.posterior, ignored))]
     return JointMatchModel(match, edges, np.stack(table))
 
-# %% ../nbs/method/15_mining.ipynb #302d959a
+# %% ../nbs/method/15_mining.ipynb #116bc578
 @dataclass(frozen=True)
 class BandedMatchModel:
     "P(match) of a pair, by the band of its caption"
@@ -636,7 +637,7 @@ class BandedMatchModel:
         "Evidence up to which no pair of a caption has more than a confidence"
         return torch.tensor([m.min_score(confidence) for m in self.models])[torch.from_numpy(self.bands)]
 
-# %% ../nbs/method/15_mining.ipynb #f7f05a50
+# %% ../nbs/method/15_mining.ipynb #420ef773
 def fit_banded_model(
     matches:list[MatchModel], # Of each band, from evidence alone
     sims:np.ndarray, # (Q,) similarities of unannotated training pairs
@@ -763,7 +764,7 @@ def calibrate(
     match = fit_match_model(evidence.own().numpy(), scores)
     return fit_joint_model(match, sims, scores) if match.informative else evidence_alone(match)
 
-# %% ../nbs/method/15_mining.ipynb #d9c43d3b
+# %% ../nbs/method/15_mining.ipynb #c9c6abd1
 def calibrate_by_length(
     images:Tensor, # (N, D) unit length, of the training set
     texts:Tensor, # (M, D) unit length

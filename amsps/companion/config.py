@@ -421,8 +421,8 @@ def chunks_have_no_batch_norm(config):
 @config_rule
 def sentence_evidence_is_frozen(config):
     if config.evidence in ('sentence','length') and not config.freeze_text:
-        return (f"evidence {config.evidence!r} comes from a frozen text encoder: set `text_backbone` and `freeze_text`, or take "
-                "evidence coverage")
+        return (f"evidence {config.evidence!r} comes from a frozen text encoder: set `text_backbone` and "
+                "`freeze_text`, or take evidence coverage")
 
 @config_rule
 def relatedness_has_evidence(config):
