@@ -379,7 +379,7 @@ class SentenceEvidence:
         caption,sibling = (torch.from_numpy(x) for x in sibling_pairs(owner))
         return (unit[caption]*unit[sibling]).sum(1).clamp(0, 1)
 
-# %% ../nbs/method/15_mining.ipynb #41c460f8
+# %% ../nbs/method/15_mining.ipynb #80b77175
 MIN_BAND = 200 # Captions in a band of length, at least
 
 def length_bands(
@@ -391,7 +391,7 @@ def length_bands(
     edges = np.unique(np.quantile(lengths, np.arange(1, n)/n, method='lower'))
     return np.unique(np.searchsorted(edges, lengths), return_inverse=True)[1]
 
-# %% ../nbs/method/15_mining.ipynb #469f8364
+# %% ../nbs/method/15_mining.ipynb #32ee4cb5
 MAX_PRIOR = .5 # A larger share of matches among all pairs is not believed
 
 def _agreeing_others(vectors, owner, chosen, least):
@@ -404,7 +404,7 @@ def _agreeing_others(vectors, owner, chosen, least):
         shares.append((agree&other).sum(1)/other.sum(1).clamp(min=1))
     return torch.cat(shares).double().numpy()
 
-# %% ../nbs/method/15_mining.ipynb #eed98230
+# %% ../nbs/method/15_mining.ipynb #327ce434
 def length_priors(
     vectors:Tensor, # (M, E) unit length
     owner:np.ndarray, # (M,) int, image of each
@@ -434,7 +434,7 @@ def _falling_line(x, y, weights):
     slope = (weights*x*y).sum()/max((weights*x*x).sum(), 1e-12)
     return level+min(slope, 0.)*x
 
-# %% ../nbs/method/15_mining.ipynb #b71cb33d
+# %% ../nbs/method/15_mining.ipynb #c992f795
 class LengthEvidence(SentenceEvidence):
     "Sentence vectors, and how many pairs match by the length of the caption [ours]"
     def __init__(self,
@@ -606,7 +606,7 @@ def _joint_from(match, sims, evidence, edges, p, floor):
              for k,(q,skip) in enumerate(zip(match.posterior, ignored))]
     return JointMatchModel(match, edges, np.stack(table))
 
-# %% ../nbs/method/15_mining.ipynb #116bc578
+# %% ../nbs/method/15_mining.ipynb #70e26e80
 @dataclass(frozen=True)
 class BandedMatchModel:
     "P(match) of a pair, by the band of its caption"
@@ -637,7 +637,7 @@ class BandedMatchModel:
         "Evidence up to which no pair of a caption has more than a confidence"
         return torch.tensor([m.min_score(confidence) for m in self.models])[torch.from_numpy(self.bands)]
 
-# %% ../nbs/method/15_mining.ipynb #420ef773
+# %% ../nbs/method/15_mining.ipynb #3c9f345c
 def fit_banded_model(
     matches:list[MatchModel], # Of each band, from evidence alone
     sims:np.ndarray, # (Q,) similarities of unannotated training pairs
@@ -764,7 +764,7 @@ def calibrate(
     match = fit_match_model(evidence.own().numpy(), scores)
     return fit_joint_model(match, sims, scores) if match.informative else evidence_alone(match)
 
-# %% ../nbs/method/15_mining.ipynb #c9c6abd1
+# %% ../nbs/method/15_mining.ipynb #8de9b5fa
 def calibrate_by_length(
     images:Tensor, # (N, D) unit length, of the training set
     texts:Tensor, # (M, D) unit length
