@@ -7,6 +7,7 @@ __all__ = ['concept_graph', 'build_model', 'random_views', 'build_loss', 'build_
 
 # %% ../../nbs/companion/25_build.ipynb #25e1c34b
 from pathlib import Path
+import numpy as np
 import torch
 from transformers import BertConfig, BertModel
 from .config import RunConfig, saved_folder
@@ -16,12 +17,13 @@ from ..data import PairDataset, build_tokenizer
 from ..errors import InputError
 from ..losses import LOSSES, Loss
 from ..rivals import PUBLISHED
-from ..mining import CoverageEvidence, Evidence, Miner, SentenceEvidence
+from ..mining import CoverageEvidence, Evidence, LengthEvidence, Miner, SentenceEvidence
 from ..model import AmspsConfig, AmspsModel
 from ..text import TextStates, describe_text, load_text_backbone
 from ..training import MiningCallback
 from ..views import RandomViews, may_mirror
 from ..vision import describe_vision
+from ..words import words_of
 
 # %% ../../nbs/companion/25_build.ipynb #09835cad
 def concept_graph(
@@ -172,17 +174,20 @@ def build_loss(
 
 # %% ../../nbs/companion/25_build.ipynb #dc78ada7
 def build_evidence(
-    kind:str, # coverage, sentence or none
+    kind:str, # coverage, sentence, length or none
     split:PairDataset, # Its captions are the evidence
-    sentences:TextStates|None=None, # For sentence: states of all layers, before any training
+    sentences:TextStates|None=None, # For sentence and length: states of all layers, before any training
     held_out:PairDataset|None=None, # Calibrates it where the images of the split have one caption each
 )->Evidence|None:
     "Evidence from a split's captions, see `amsps.mining`"
     if kind=='none': return None
     def taken(s): return s.captions if kind=='coverage' else torch.from_numpy(sentences.means[s.columns])
     siblings = None if held_out is None else (taken(held_out), held_out.caption_image)
+    given = taken(split),split.caption_image,len(split.image_ids)
+    if kind=='length':
+        return LengthEvidence(*given, np.array([len(words_of(c)) for c in split.captions]), siblings)
     make = CoverageEvidence if kind=='coverage' else SentenceEvidence
-    return make(taken(split), split.caption_image, len(split.image_ids), siblings)
+    return make(*given, siblings)
 
 # %% ../../nbs/companion/25_build.ipynb #64452030
 def build_miner(

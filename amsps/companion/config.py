@@ -220,10 +220,11 @@ class MiningConfig(_Group):
     memory: bool = Field(False,
         description="Reuse the embeddings of the last mining pass for mined items. "
                     "Quicker than encoding them in every step, but they are not trained.")
-    evidence: Literal['none','coverage','sentence'] = Field('coverage',
-        description="Evidence for hidden positives and relatedness: none, coverage or sentence. It adds to the "
+    evidence: Literal['none','coverage','sentence','length'] = Field('coverage',
+        description="Evidence for hidden positives and relatedness: none, coverage, sentence or length. It adds to the "
                     "model's own similarity. `coverage`: words that captions share. "
-                    "`sentence`: vectors of the frozen text encoder.")
+                    "`sentence`: vectors of the frozen text encoder. `length`: the same, and short captions match "
+                    "more images than long ones.")
     hidden_confidence: float = Field(0.3, gt=0, lt=1,
         description="Confidence, 0 to 1, from which an unannotated pair is a hidden positive.")
     judgements: str = Field('',
@@ -462,9 +463,9 @@ def chunks_have_no_batch_norm(config):
 # %% ../../nbs/companion/21_config.ipynb #4e36eb4d
 @config_rule
 def sentence_evidence_is_frozen(config):
-    if config.evidence=='sentence' and not config.freeze_text:
-        return ("evidence 'sentence' comes from a frozen text encoder: set `text_backbone` and `freeze_text`, or take "
-                "evidence coverage")
+    if config.evidence in ('sentence','length') and not config.freeze_text:
+        return (f"evidence {config.evidence!r} comes from a frozen text encoder: set `text_backbone` and "
+                "`freeze_text`, or take evidence coverage")
 
 @config_rule
 def relatedness_has_evidence(config):

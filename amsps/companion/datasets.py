@@ -531,7 +531,7 @@ def _add_text_states(data, config, cache):
     def states(tune):
         return extract_states(data.annotations.captions, tokenizer, text, cache/'text', key, tune)
     tune = config.tune_text_layers
-    data.sentences = states(0) if config.evidence=='sentence' or not tune else None
+    data.sentences = states(0) if config.evidence in ('sentence','length') or not tune else None
     if tune:
         data.states = states(tune)
     else:
