@@ -19,7 +19,7 @@ import numpy as np
 from ..errors import InputError, quoted
 
 # %% ../../nbs/companion/50_index.ipynb #845ec7cc
-FORMAT, VERSION = 'amsps-index', 1
+FORMAT, VERSION = 'amsps-index', 2
 MANIFEST = 'manifest.json'
 
 @contextmanager

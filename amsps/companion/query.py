@@ -12,6 +12,7 @@ import hashlib
 import json
 import warnings
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
@@ -85,22 +86,34 @@ def text_arrays(
     "Weights of the text side of a small model"
     c = model.config
     level = c.consensus if c.n_concepts else ''
-    if c.text_config or c.dual_config or c.pooling not in _POOLS or level not in ('', 'likelihood'): return None
+    if c.dual_config or c.pooling not in _POOLS or level not in ('', 'likelihood'): return None
     encoder = model.text_encoder
-    found = dict(words=encoder.words.weight, **dict(encoder.gru.named_parameters()))
+    if c.text_config: found,sizes = _bert_arrays(encoder)
+    else: found,sizes = dict(words=encoder.words.weight, **dict(encoder.gru.named_parameters())),{}
+    if found is None: return None
     if c.pooling=='attention': found |= {f'pool.{k}':v for k,v in model.text_pool.named_parameters()}
     arrays = {k:v.detach().cpu().numpy() for k,v in found.items()}
     if level: arrays |= _concept_arrays(model)
-    return arrays|dict(pooling=np.array(_POOLS.index(c.pooling)))
+    sizes = sizes|dict(pooling=_POOLS.index(c.pooling))
+    return arrays|{k:np.array(x) for k,x in sizes.items()}
+
+def _bert_arrays(encoder):
+    "Weights and sizes of a BERT with its linear map; (None, None) of another architecture"
+    c = encoder.backbone.config
+    if c.model_type!='bert' or c.hidden_act!='gelu' or c.is_decoder: return None,None
+    weights = {f'bert.{k}':v for k,v in encoder.backbone.named_parameters()}
+    linear = {f'linear.{k}':v for k,v in encoder.linear.named_parameters()}
+    return weights|linear,dict(heads=c.num_attention_heads, layers=c.num_hidden_layers, eps=c.layer_norm_eps,
+                               averaged=encoder.mean)
 
 # %% ../../nbs/companion/51_query.ipynb #c228a450
 def _concept_arrays(model):
-    "What the likelihood level needs: its concepts by token, (token, concept) pairs; their log prior; the share"
-    import torch
-    ids = torch.arange(model.config.vocab_size, device=model.device)[:,None]
-    named = model.named(ids, torch.ones_like(ids)).nonzero().cpu().numpy()
-    prior = model.consensus.log_prior.cpu().numpy()
-    return dict(named=named, log_prior=prior, fusion=np.array(model.config.fusion))
+    "What the likelihood level needs: the tables of `find_concepts`, the log prior of the concepts, the share"
+    from amsps.consensus import BASE, PIECES
+    level = model.consensus
+    tables = dict(zip(('spelling', 'spelled', 'begins', 'ends'), level.tables()), log_prior=level.log_prior)
+    arrays = {k:v.cpu().numpy() for k,v in tables.items()}
+    return arrays|dict(fusion=np.array(model.config.fusion), pieces=np.array(PIECES), base=np.array(BASE))
 
 # %% ../../nbs/companion/51_query.ipynb #10c27b45
 def _sigmoid(x): return 1/(1+np.exp(-x))
@@ -119,6 +132,10 @@ def _gru(x, a, suffix):
         out.append(h)
     return np.stack(out)
 
+def _both_directions(x, a):
+    "(L, D) states of the Bi-GRU"
+    return (_gru(x, a, '')+_gru(x[::-1], a, '_reverse')[::-1])/2
+
 def _pooled(x, a):
     "(D,) of (L, D)"
     kind = _POOLS[int(a['pooling'])]
@@ -129,16 +146,51 @@ def _pooled(x, a):
     weights = np.exp(scores-scores.max())
     return weights/weights.sum()@x
 
+# %% ../../nbs/companion/51_query.ipynb #75956d6d
+def _linear(x, a, name): return x@a[f'{name}.weight'].T+a[f'{name}.bias']
+
+def _norm(x, a, name):
+    x = x-x.mean(1, keepdims=True)
+    return x/np.sqrt((x*x).mean(1, keepdims=True)+float(a['eps']))*a[f'{name}.weight']+a[f'{name}.bias']
+
+def _attention(x, a, name):
+    heads = int(a['heads'])
+    q,k,v = (np.stack(np.split(_linear(x, a, f'{name}.{part}'), heads, axis=1)) for part in ('query', 'key', 'value'))
+    scores = q@k.transpose(0, 2, 1)/np.sqrt(q.shape[2])
+    weights = np.exp(scores-scores.max(2, keepdims=True))
+    return np.concatenate(weights/weights.sum(2, keepdims=True)@v, axis=1)
+
+def _bert(ids, a):
+    "(L, D) states of the joint space, or (1, D) of averaged words"
+    from scipy.special import erf
+    words,places,kinds = (a[f'bert.embeddings.{k}_embeddings.weight'] for k in ('word', 'position', 'token_type'))
+    x = _norm(words[ids]+places[:len(ids)]+kinds[0], a, 'bert.embeddings.LayerNorm')
+    for i in range(int(a['layers'])):
+        at = f'bert.encoder.layer.{i}'
+        read = _linear(_attention(x, a, f'{at}.attention.self'), a, f'{at}.attention.output.dense')
+        x = _norm(x+read, a, f'{at}.attention.output.LayerNorm')
+        h = _linear(x, a, f'{at}.intermediate.dense')
+        x = _norm(x+_linear(h*(1+erf(h/2**.5))/2, a, f'{at}.output.dense'), a, f'{at}.output.LayerNorm')
+    return _linear(x.mean(0, keepdims=True) if a['averaged'] else x, a, 'linear')
+
 # %% ../../nbs/companion/51_query.ipynb #126719ac
 def _unit(x): return x/max(float(np.linalg.norm(x)), 1e-12)
 
 def _fused(instance, ids, a):
     "Instance embedding and named concepts, as the likelihood level fuses them"
-    token,concept = a['named'].T
-    named = np.zeros_like(a['log_prior'])
-    named[concept[np.isin(token, ids)]] = 1
-    share = float(a['fusion'])
+    share,named = float(a['fusion']),_named(ids, a)
     return _unit(np.concatenate([share**.5*instance, (1-share)**.5*_unit(-named*a['log_prior'])]))
+
+def _named(ids, a):
+    "(q,) 0/1, as `find_concepts` of one caption"
+    edge = np.concatenate([[True], a['begins'][ids[1:]] | a['ends'][ids[:-1]], [True]])
+    named,base = np.zeros_like(a['log_prior']),int(a['base'])
+    for i,n in product(range(len(ids)), range(1, 1+int(a['pieces']))): # a run of n tokens from i on
+        if i+n>len(ids) or not (edge[i] and edge[i+n]): continue
+        key = sum((int(t)+1)*base**k for k,t in enumerate(ids[i:i+n]))
+        at = np.searchsorted(a['spelling'], key)
+        if at<len(a['spelling']) and a['spelling'][at]==key: named[a['spelled'][at]] = 1
+    return named
 
 @dataclass
 class TextSide:
@@ -155,10 +207,9 @@ class TextSide:
         text:str, # With a word
     )->np.ndarray: # (E,) float32, unit length
         ids,a = np.array(self.tokens(text).ids),self.arrays
-        x = a['words'][ids]
-        h = (_gru(x, a, '')+_gru(x[::-1], a, '_reverse')[::-1])/2
-        instance = _unit(_pooled(h, a))
-        return (_fused(instance, ids, a) if 'named' in a else instance).astype(np.float32)
+        states = _bert(ids, a) if 'heads' in a else _both_directions(a['words'][ids], a)
+        instance = _unit(_pooled(states, a))
+        return (_fused(instance, ids, a) if 'fusion' in a else instance).astype(np.float32)
 
 # %% ../../nbs/companion/51_query.ipynb #3e1abb06
 _SIDE, _TOKENS = 'query.npz', 'tokenizer.json'
@@ -173,15 +224,19 @@ def write_text_side(
     folder = Path(folder)
     for name in (_SIDE, _TOKENS): (folder/name).unlink(missing_ok=True)
     arrays = text_arrays(model)
-    side = None if arrays is None else _side(arrays, tokenizer)
-    if side is None or not _agrees(side, model, tokenizer): return False
+    sides = () if arrays is None else _sides(arrays, tokenizer)
+    side = next((s for s in sides if _agrees(s, model, tokenizer)), None)
+    if side is None: return False
     with replacing(folder/_TOKENS) as f: f.write(side.tokenizer.to_str().encode())
-    with replacing(folder/_SIDE) as f: np.savez(f, **arrays)
+    with replacing(folder/_SIDE) as f: np.savez(f, **side.arrays)
     return True
 
-def _side(arrays, tokenizer):
+def _sides(arrays, tokenizer):
     backend = getattr(tokenizer, 'backend_tokenizer', None)
-    return None if backend is None else TextSide(arrays, _prepared(backend.to_str(), tokenizer.model_max_length))
+    if backend is None: return
+    for literal in (True, False): # whether "[PAD]" in a query is the word pad, or the token
+        made = _prepared(backend.to_str(), tokenizer.model_max_length, literal)
+        yield TextSide(arrays|dict(literal=np.array(literal)), made)
 
 def _agrees(side, model, tokenizer):
     probes = [*_PROBES, ' '.join([*list(tokenizer.get_vocab())[:3000:7], 'dog'])] # the last one is cut
@@ -190,11 +245,9 @@ def _agrees(side, model, tokenizer):
         whole = model.encode(texts=probes, tokenizer=tokenizer).numpy()
     return all(np.abs(side(text)-x).max()<1e-4 for text,x in zip(probes, whole))
 
-def _prepared(text, limit):
-    from tokenizers import Tokenizer
-    made = Tokenizer.from_str(text)
+def _prepared(text, limit, literal):
+    made = _read_tokenizer(text, literal)
     made.no_padding()
-    made.encode_special_tokens = True # "[PAD]" in a query is the word pad
     if limit<2**20: made.enable_truncation(limit)
     return made
 
@@ -206,16 +259,16 @@ def read_text_side(
     folder = Path(folder)
     try:
         with np.load(folder/_SIDE, allow_pickle=False) as f: arrays = {k:f[k] for k in f.files}
-        return TextSide(arrays, _read_tokenizer((folder/_TOKENS).read_text('utf-8')))
+        return TextSide(arrays, _read_tokenizer((folder/_TOKENS).read_text('utf-8'), bool(arrays['literal'])))
     except FileNotFoundError: return None
     except Exception as e: # the parser of the package tokenizers raises errors of its own
         raise InputError(f"the text side of the index {folder} is damaged ({quoted(e)}); make the index again with "
                          "--rebuild") from None
 
-def _read_tokenizer(text):
+def _read_tokenizer(text, literal):
     from tokenizers import Tokenizer
     made = Tokenizer.from_str(text)
-    made.encode_special_tokens = True
+    made.encode_special_tokens = literal
     return made
 
 # %% ../../nbs/companion/51_query.ipynb #8fdf511f
