@@ -117,7 +117,10 @@ def last_mined(
     run:Path, # Folder of a run
 )->MinedSet: # `hidden` has all confidences, those below the threshold too
     "What the last mining pass of a run found"
-    files = sorted(Path(run).glob('mined*.npz'), key=lambda f: int(f.stem.removeprefix('mined')))
+    if not Path(run).is_dir():
+        raise InputError(f"there is no folder {run}; `amsps train` prints the folder of a run when it ends")
+    number_of = {f:f.stem.removeprefix('mined') for f in Path(run).glob('mined*.npz')}
+    files = sorted((f for f,n in number_of.items() if n.isdecimal()), key=lambda f: int(number_of[f]))
     whole = [f for f in files if is_whole_state(f)]
     if not whole:
         raise InputError(f"{run} has no mined pairs (mined*.npz); give the folder of a run whose loss mines hidden "
