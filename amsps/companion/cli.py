@@ -410,6 +410,10 @@ def _settings(given, pairs=0):
     added = row_parameters(row, given.get('dataset', 'scenes')) if row else {}
     return configuration.preset(given, 0 if row else pairs) | added | given
 
+def _check_row(row, values):
+    from amsps.companion.grid import check_needs
+    check_needs(row, values)
+
 # %% ../../nbs/companion/59_cli.ipynb #216d4d29
 def _preset_of(args):
     "The parameters that the arguments of `train --help` choose defaults by"
@@ -504,7 +508,9 @@ def _train(**values):
     _begin()
     given = {k:v for k,v in values.items() if v is not None}
     found = _own_collection(given)
-    config = configuration.parse_config(_settings(given, found.pairs if found else 0))
+    values = _settings(given, found.pairs if found else 0)
+    if given.get('row'): _check_row(given['row'], values)
+    config = configuration.parse_config(values)
     check_run(config, given)
     if found and os.environ.get('RANK', '0')=='0':
         for line in _collection_lines(found, config, given): echo(line)
