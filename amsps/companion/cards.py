@@ -73,8 +73,9 @@ texts = model.encode(texts=['a dog in the snow'])
 print(texts @ images.T)                     # cosine similarities
 ```
 
-`transformers.AutoModel.from_pretrained('{name}'{more})` gives the same model after `import amsps.processor`. Without
-this import transformers does not know the model type `amsps`, and says so; no code of this folder is ever run.'''
+`transformers.AutoModel.from_pretrained('{name}'{more})` gives the same model after `import amsps.processor`.
+`import amsps` alone is not enough: transformers then raises a ValueError for the unknown model type `amsps`, and the
+upgrade that it advises does not help. The folder holds no code.'''
 
 _USE_REGIONS = '''```python
 from amsps.processor import AmspsModel      # pip install amsps

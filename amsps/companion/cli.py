@@ -99,7 +99,7 @@ Start here:
   amsps data check DIR                  what a folder of photographs holds
   amsps index DIR --model RUN -o INDEX  make photographs searchable: amsps search INDEX TEXT
   amsps review RUN                      look at the pairs that a run has mined, and correct them
-  amsps train --dataset own --data-root DIR --backbone PATH --loss ahrl
+  amsps train --dataset own --data-root DIR --backbone PATH   one model on your photographs
 
 Every command has its own help: amsps COMMAND --help. Caches and outputs go to the current folder, or to
 the folder that the environment variable AMSPS_HOME names."""
@@ -393,7 +393,7 @@ def _config_option(name, group):
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 # %% ../../nbs/companion/59_cli.ipynb #59a6935d
-_ROW_HELP = 'Start from the settings of a row of the tables, such as AHRL, AMSPS or InfoNCE; other options count more.'
+_ROW_HELP = 'Start from the settings of a row of the tables, such as AHRL or AMSPS; other options override them.'
 
 def _config_signature():
     "The signature of `train`"
@@ -478,7 +478,7 @@ def _collection_lines(found, config, given):
     unused = {'patience', 'min_count'} if config.text_backbone else {'patience'}
     chosen = [f'{_option(k)} {v}' for k,v in few.items() if k not in {*unused, *given} and getattr(config, k)==v]
     if chosen:
-        yield f"small:  {found.pairs:,} training pairs, so {' '.join(chosen)}; options that you give count more"
+        yield f"small:  {found.pairs:,} training pairs, so {' '.join(chosen)}; options that you give override these"
     if few and not config.model: yield f'expect: {configuration.expected(found.pairs, config)}'
     if configuration.saved_folder(config.model):
         yield f"start:  {config.model}, whose weights train on for {config.epochs} epochs"
@@ -827,7 +827,7 @@ _SAME = f"Vision {_MODEL}. Only for a run that was saved without one. Not for sc
 RunFolder = Annotated[Path, typer.Argument(help=_RUN, metavar='RUN', show_default=False)]
 SameBackbone = Annotated[str, _opt_plain(_SAME, DATA)]
 MaybeRun = Annotated[Path|None, typer.Argument(help=f"{_RUN} Not with --model.", metavar='[RUN]', show_default=False)]
-AsItIs = Annotated[str, _opt_plain("CLIP-like model of transformers, folder or hub name, in the place of a run.")]
+AsItIs = Annotated[str, _opt_plain("CLIP-like model of transformers, folder or hub name, instead of a run.")]
 _ELSEWHERE = "own, flickr8k, flickr30k or mscoco: what lies in the folder, if it is not the run's own dataset."
 EvaluatedOn = Annotated[str, _opt_plain(_ELSEWHERE, DATA)]
 OtherLayout = Annotated[str, _opt_plain("File layout of the folder. [default: that of the run]", DATA)]
@@ -951,7 +951,7 @@ def evaluate(
     """Evaluate a trained model on dev and test, or a CLIP-like model as it is (zero-shot).
 
     Prints the metrics and, of a run, whether they equal those of its record. With the folder of another dataset the
-    model is evaluated there, without training. It is said which data these are, and how many of their test pictures
+    model is evaluated there, without training. The output names these data, and counts their test pictures that
     the run was trained on.
 
     \b
@@ -1135,7 +1135,7 @@ def _print_agreement(metrics, record):
 
 # %% ../../nbs/companion/59_cli.ipynb #bd469480
 Caption = Annotated[str, _opt_plain("Find the images that this text describes.")]
-Picture = Annotated[Path|None, _opt_plain("Find the captions that describe this picture.")]
+Picture = Annotated[Path|None, _opt_plain("With an index: find similar pictures. With a run: find captions.")]
 Top = Annotated[int, _opt("Number of results.", min=1)]
 Split = Annotated[str, _opt_plain("Search only in train, dev or test. [default: everywhere]")]
 
@@ -1389,7 +1389,7 @@ def _open_browser(url):
 _SHOWN = "Folder of a finished run, of a saved model, or of a CLIP-like model."
 _OVER = "Index of photographs that this model has made (`amsps index`). Without it there is nothing to search."
 _ITS = "Folder of the data that the run was trained on: their captions describe pictures."
-_HOST = "Address to listen on. Any other than this one lets other machines look at your pictures."
+_HOST = "Address to listen on. With another one, other machines can see your pictures."
 _DEMO_PORT = "Port of the page. 0: the first that is free from 7860."
 DemoModel = Annotated[Path, typer.Argument(help=_SHOWN, metavar='MODEL', show_default=False)]
 DemoIndex = Annotated[Path|None, typer.Argument(help=_OVER, metavar='[INDEX]', show_default=False)]
@@ -1532,7 +1532,7 @@ DryRun = Annotated[bool, _opt_plain("Only say what would be removed.", 'Options'
 
 @runs_app.command(cls=GroupedCommand)
 def gc(dry_run:DryRun=False, cache_dir:RunsCache=''):
-    """Remove runs of other code than today's, and what belongs to no run.
+    """Remove runs of older code, and files that belong to no run.
 
     Vision encoders in the cache that no run links to are removed too. Run records in other folders are not touched."""
     from amsps.companion import cache
@@ -1636,12 +1636,12 @@ def _check_features(config):
     notes = read_dataset(config.data_root, config.layout, cache_root(config.cache_dir), _columns(config))
     root = config.data_root
     if config.backbone and notes.image_paths is None:
-        raise InputError(f"{root} has no image files for the `backbone` to look at; "
-            "leave `backbone` out to take the features that lie there")
+        raise InputError(f"{root} has no image files for --backbone; "
+            "leave it out to take the features that lie there")
     if config.backbone:
         _try_backbone(config)
     elif notes.regions is None:
-        raise InputError(f"{root} has images but no region features: name a vision model with `backbone`")
+        raise InputError(f"{root} has images but no region features: name a vision model with --backbone")
 
 # %% ../../nbs/companion/59_cli.ipynb #d5898792
 def _try_backbone(config):

@@ -101,8 +101,8 @@ class DataConfig(_Group):
                     "Empty: the region features that the folder holds. Not for scenes.")
     model: str = Field('',
         description="CLIP-like model of transformers to start from, folder or hub name. "
-                    "CLIP, SigLIP, AltCLIP or VisionTextDualEncoder, in the place of both encoders. "
-                    "Or a run or saved model of amsps, whose weights train on. Not for scenes.")
+                    "CLIP, SigLIP, AltCLIP or VisionTextDualEncoder; it replaces both encoders. "
+                    "Or a run or saved model of amsps, whose weights are trained further. Not for scenes.")
     grid: int = Field(3, ge=1, le=32,
         description="Grid features: cells along a side of the image. The mean of all cells is one region more.")
     image_size: int = Field(0, ge=0, le=2048,
@@ -112,8 +112,8 @@ class DataConfig(_Group):
     scenes_dev: int = Field(300, ge=10, description="Number of dev images. Scenes only.")
     scenes_test: int = Field(500, ge=10, description="Number of test images. Scenes only.")
     train_images: int = Field(0, ge=0,
-        description="Number of training images that are used, drawn at random. 0: all. The seed does not count: "
-                    "every run with the same number has the same images, and those of a smaller number are among them.")
+        description="Number of training images that are used, drawn at random. 0: all. The draw does not depend on the "
+                    "seed, and a larger number contains the images of a smaller one.")
     captions_per_image: int = Field(0, ge=0,
         description="Number of captions of a training image that are used, the first ones. 0: all.")
 
@@ -139,14 +139,14 @@ class ModelConfig(_Group):
                     "`untrained`: a two-layer BERT with random weights and the vocabulary of the training captions.")
     freeze_text: bool = Field(False, description="Do not train the transformers text encoder.")
     tune_text_layers: int = Field(0, ge=0,
-        description="Number of last layers of a frozen text encoder that are trained nevertheless.")
+        description="Number of last layers of a frozen text encoder that are trained.")
     tune_vision_layers: int = Field(0, ge=0,
         description="Number of last blocks of the vision model that are trained. 0: it is frozen. "
-                    "All of them: the whole model, from pixels. A ResNet and a ConvNeXt have stages for blocks. "
+                    "All of them: the whole model, from pixels. In a ResNet or a ConvNeXt a block is a stage. "
                     "Square inputs only.")
     lora: int = Field(0, ge=0,
         description="Rank of low-rank adapters (LoRA, optional extra) that train in these layers and blocks. "
-                    "They take the place of the weights, and are merged into them at the end. "
+                    "The weights stay fixed, and the adapters are merged into them at the end. "
                     "0: no adapters, the weights train.")
     min_view: float = Field(1.0, gt=0, le=1,
         description="Trained vision model: smallest share of a picture that a random view shows, 0 to 1. "
@@ -178,8 +178,8 @@ class LossConfig(_Group):
         description="Temperature of InfoNCE, of the sigmoid loss and of AHRL's smooth selection, in cosine units.")
     bias: float = Field(-10.0, allow_inf_nan=False, description="Sigmoid loss: bias of the logits.")
     learn_temperature: bool = Field(False,
-        description="InfoNCE and sigmoid loss: train temperature and bias, which are the first values then. "
-                    "With a CLIP-like model its own are the first values.")
+        description="InfoNCE and sigmoid loss: train temperature and bias, from these values on. "
+                    "With a CLIP-like model: from its own.")
     selection: Literal['mean','hardest','smooth'] = Field('smooth',
         description="AHRL: selection of the negatives of an anchor: mean, hardest or smooth.")
     adaptive_margin: float = Field(0.3, ge=0, le=1,
@@ -230,7 +230,7 @@ class MiningConfig(_Group):
     judgements: str = Field('',
         description="File of people's answers about training pairs, CSV of image, caption, grade, who and when. "
                     "Pairs that match are no negatives of any loss, and hidden positives with confidence 1 for a loss "
-                    "that mines; pairs that do not match are never mined, and are candidates. Empty: no answers.")
+                    "that mines. Pairs that do not match are never mined, and are candidates. Empty: no answers.")
 
 # %% ../../nbs/companion/21_config.ipynb #749344e9
 class OptimisationConfig(_Group):
@@ -268,11 +268,11 @@ class ProcessConfig(_Group):
     seed: int = Field(0, ge=0, lt=2**32, description="Seed of initial weights, order of pairs and dropout.")
     threads: int = Field(1, ge=1, le=1024,
         description="CPU threads of the run. Another number can change the last bits of the results. "
-                    "`amsps train` and `amsps reproduce` share out all cores unless told.")
+                    "`amsps train` and `amsps reproduce` use all cores by default.")
     label: str = Field('', description="Name of this setting in tables. Empty: the label of the loss.")
     save_vision: Literal['weights','reference'] = Field('weights',
         description="How a frozen vision model is saved with the run: weights or reference. "
-                    "`reference`: its name and digest alone, for a large model. `amsps evaluate` and `amsps search` "
+                    "`reference`: only its name and digest, for a large model. `amsps evaluate` and `amsps search` "
                     "then need --backbone.")
     cache_dir: str = Field('',
         description="Folder of features, checkpoints and runs. "
