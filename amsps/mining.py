@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['BLOCK_BYTES', 'SEARCHES', 'MIN_SIBLINGS', 'MIN_BAND', 'MAX_PRIOR', 'MIN_SEPARATION', 'SURE', 'MIN_SURE',
-           'SPARSE_PARTS', 'CIDER_ORDERS', 'CAPTIONS_PER_IMAGE', 'QUEUE_SIZE', 'UNIT_TOLERANCE', 'MINED_ARGUMENTS',
-           'OWN_ARGUMENTS', 'NO_SIBLINGS', 'NO_EVIDENCE', 'NO_MATCHES', 'known_pairs', 'text_groups', 'ordered_topk',
-           'hardest_items', 'Candidates', 'mine_candidates', 'import_faiss', 'approximate_items', 'Evidence',
-           'enough_siblings', 'sibling_pairs', 'CoverageEvidence', 'SentenceEvidence', 'length_bands', 'length_priors',
-           'LengthEvidence', 'MatchModel', 'fit_match_model', 'JointMatchModel', 'evidence_alone', 'fit_joint_model',
-           'BandedMatchModel', 'fit_banded_model', 'mine_hidden', 'unannotated_scores', 'calibrate',
-           'calibrate_by_length', 'held_out_images', 'update_confidence', 'filter_confidence', 'drop_images',
-           'with_same_words', 'answered_pairs', 'candidates_first', 'Draw', 'MinedSet', 'mined_set_from', 'CiderD',
-           'BatchCider', 'PairDraw', 'quintuplet_similarities', 'quintuplet_masks', 'draw_queue', 'queue_known',
-           'mining_log', 'unit_embeddings', 'Miner', 'drawn_positions', 'encode_drawn', 'candidate_masks',
-           'drawn_confidence', 'row_products', 'offline_similarities', 'mined_similarities', 'pair_positions',
-           'is_whole_state']
+           'NEARLY_SURE', 'SPARSE_PARTS', 'CIDER_ORDERS', 'CAPTIONS_PER_IMAGE', 'QUEUE_SIZE', 'UNIT_TOLERANCE',
+           'MINED_ARGUMENTS', 'OWN_ARGUMENTS', 'NO_SIBLINGS', 'NO_EVIDENCE', 'MIN_ANSWERS', 'NEARLY_MINED',
+           'NO_MATCHES', 'known_pairs', 'text_groups', 'ordered_topk', 'hardest_items', 'Candidates', 'mine_candidates',
+           'import_faiss', 'approximate_items', 'Evidence', 'enough_siblings', 'sibling_pairs', 'CoverageEvidence',
+           'SentenceEvidence', 'length_bands', 'length_priors', 'LengthEvidence', 'MatchModel', 'fit_match_model',
+           'JointMatchModel', 'evidence_alone', 'fit_joint_model', 'BandedMatchModel', 'fit_banded_model',
+           'mine_hidden', 'unannotated_scores', 'calibrate', 'calibrate_by_length', 'held_out_images',
+           'update_confidence', 'filter_confidence', 'drop_images', 'with_same_words', 'answered_pairs',
+           'candidates_first', 'correct_confidence', 'fit_correction', 'CorrectedMatchModel', 'Draw', 'MinedSet',
+           'mined_set_from', 'CiderD', 'BatchCider', 'PairDraw', 'quintuplet_similarities', 'quintuplet_masks',
+           'draw_queue', 'queue_known', 'mining_log', 'unit_embeddings', 'Miner', 'drawn_positions', 'encode_drawn',
+           'candidate_masks', 'drawn_confidence', 'row_products', 'offline_similarities', 'mined_similarities',
+           'pair_positions', 'is_whole_state']
 
 # %% ../nbs/method/15_mining.ipynb #49a3b8c1
 import os
@@ -29,8 +30,9 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Protocol
 import numpy as np
 import torch
-from scipy.optimize import isotonic_regression
+from scipy.optimize import isotonic_regression, minimize
 from scipy.sparse import csr_array
+from scipy.special import expit, logit
 from torch import Tensor
 from .errors import InputError, quoted
 from .words import words_of
@@ -613,6 +615,9 @@ class BandedMatchModel:
     models:list      # `JointMatchModel` of each band
     bands:np.ndarray # (M,) band of each caption
 
+    @property
+    def of_captions(self): return True # needs to know which caption a pair has
+
     def _mean(self, of): return float(np.mean([of(m) for m in self.models], axis=0))
 
     @property
@@ -665,6 +670,11 @@ def _pair_similarities(images, texts, i, j):
         pairs = torch.sparse_csr_tensor(rows, j, texts.new_zeros(len(j)), (len(images), len(texts)))
         return torch.sparse.sampled_addmm(pairs, images, texts.T, beta=0.).values()
 
+# %% ../nbs/method/15_mining.ipynb #5ecab756
+def _joint_confidence(match, sims, evidence, caption):
+    "Confidence of pairs, (P,) each, by a joint model of any kind"
+    return match(sims, evidence, *((caption,) if getattr(match, 'of_captions', False) else ()))
+
 # %% ../nbs/method/15_mining.ipynb #83c7b53c
 def _confident_pairs(images, texts, known, match, evidence, confidence):
     "Row, column and confidence of a block's pairs above a confidence; by row, then by falling confidence"
@@ -677,8 +687,7 @@ def _confident_pairs(images, texts, known, match, evidence, confidence):
         c = match(score)
     else:
         pairs = (x.to(texts.device) for x in (i, j))
-        of_captions = (j.cpu().numpy(),) if isinstance(match, BandedMatchModel) else ()
-        c = match(_pair_similarities(images, texts, *pairs).cpu(), score, *of_captions)
+        c = _joint_confidence(match, _pair_similarities(images, texts, *pairs).cpu(), score, j.cpu().numpy())
     i,j,c = (x.cpu()[c>confidence].numpy() for x in (i, j, c))
     order = np.lexsort((j, -c, i))
     return i[order],j[order],c[order]
@@ -863,6 +872,70 @@ def candidates_first(
         first = torch.from_numpy(pairs.indices[pairs.indptr[i]:pairs.indptr[i+1]].astype(np.int64))
         out[i] = torch.cat([first, table[i][~torch.isin(table[i], first)]])[:h]
     return out
+
+# %% ../nbs/method/15_mining.ipynb #2b0e706e
+NEARLY_SURE = 1-1e-3 # Confidences above it count as this one
+
+def _confidence_odds(confidence):
+    "Log odds of confidences, bounded"
+    return logit(np.clip(np.asarray(confidence, np.float64), 1e-6, NEARLY_SURE))
+
+def correct_confidence(
+    confidence:np.ndarray, # Any shape, 0..1
+    slope:float, # Of the log odds, > 0
+    offset:float, # Of the log odds
+    least:float=0., # Confidence below which it is not raised
+)->np.ndarray: # That shape, float32 in 0..1; 0 stays 0
+    "Confidence with corrected log odds [Platt 1999; `least` is ours]"
+    c = np.asarray(confidence, np.float64)
+    corrected = expit(slope*_confidence_odds(np.maximum(c, least))+offset)
+    return np.where(c<least, np.minimum(c, corrected), corrected*(c>0)).astype(np.float32)
+
+# %% ../nbs/method/15_mining.ipynb #77fddfd1
+def fit_correction(
+    confidence:np.ndarray, # (A,) 0..1, of pairs that people have answered, from a model that did not know the answers
+    match:np.ndarray, # (A,) bool, their answers
+)->tuple[float,float]: # Slope and offset of the log odds; 1 and 0 without answers
+    "Fit `correct_confidence` to answers [Platt 1999; the prior is ours]"
+    odds,sign = _confidence_odds(confidence),np.where(match, 1., -1.)
+    def cost(x):
+        wrong = np.logaddexp(0., -sign*(np.exp(x[0])*odds+x[1])).sum()
+        return wrong+(x[0]/.5)**2/2+x[1]**2/2
+    log_slope,offset = minimize(cost, np.zeros(2)).x
+    return float(np.exp(log_slope)),float(offset)
+
+# %% ../nbs/method/15_mining.ipynb #d9811872
+@dataclass(frozen=True)
+class CorrectedMatchModel:
+    "P(match) of another model, corrected by answers"
+    match:MatchModel|JointMatchModel|BandedMatchModel
+    slope:float # Of the log odds, > 0
+    offset:float
+    least:float=0. # Confidence below which it is not raised
+
+    @property
+    def prior(self): return self.match.prior # of the model without answers
+
+    @property
+    def separation(self): return self.match.separation
+
+    @property
+    def of_captions(self): return getattr(self.match, 'of_captions', False)
+
+    def __call__(self,
+        *scores, # Of the model
+    )->Tensor: # float32 in 0..1
+        "Confidence that a pair matches"
+        before = self.match(*scores).numpy()
+        return torch.from_numpy(correct_confidence(before, self.slope, self.offset, self.least))
+
+    def min_score(self,
+        confidence:float, # Above 0, below 1
+    )->float|Tensor: # As that of the model
+        "Score up to which no pair has more than a confidence"
+        before = float(expit((logit(confidence)-self.offset)/self.slope))
+        if before<self.least: before = min(confidence, self.least)
+        return self.match.min_score(min(before-1e-6, NEARLY_SURE))
 
 # %% ../nbs/method/15_mining.ipynb #4deeeb2a
 class Draw(NamedTuple):
@@ -1342,6 +1415,7 @@ def reset(self):
     self.counts = {} # Of the last pass, see `mining_log`
     self.mined = None # `MinedSet` that training uses: without the hidden positives of held-out images
     self.confidence = None # (N, M) confidences of all pairs above .01
+    self.correction = None # Slope and offset of the log odds of the confidence, from answers
     self.prepared = frozenset() # Arguments of a loss that the last pass prepared
     self.stored = None # With `memory`: embeddings of all images and captions
 
@@ -1375,7 +1449,35 @@ def _match_model(self, images, texts, match):
     if self.evidence is not None:
         match = calibrate(images, texts, self.settled, self.evidence, np.flatnonzero(self.held_out))
     if not match.prior: warnings.warn(NO_EVIDENCE.format(match.separation), stacklevel=4)
-    return match
+    return self._corrected(match, images, texts)
+
+MIN_ANSWERS = 20 # Answers about pairs that are mined, or nearly, from which on they correct the confidence
+NEARLY_MINED = .5 # Share of the threshold from which a pair is nearly mined
+
+@patch_to(Miner)
+def _corrected(self, match, images, texts):
+    "The model with the correction of the first pass: later ones have trained on the answers"
+    if self.accepted is None or not match.prior: return match
+    if not self.passes:
+        confidence,yes = self._answered(match, images, texts)
+        if len(yes)>=MIN_ANSWERS: self.correction = fit_correction(confidence, yes)
+    if self.correction is None: return match
+    return CorrectedMatchModel(match, *self.correction, least=NEARLY_MINED*self.hidden_confidence)
+
+@patch_to(Miner)
+def _answered(self, match, images, texts):
+    "(A,) confidence of the answered pairs that are mined, or nearly, and (A,) bool, whether they match"
+    i,j = (torch.from_numpy(np.concatenate(k)) for k in zip(self.accepted.nonzero(), self.refused.nonzero()))
+    yes = np.arange(len(i))<self.accepted.nnz
+    sims = torch.cat([(images[a]*texts[b]).sum(1) for a,b in zip(i.split(1000), j.split(1000))]).cpu()
+    if self.evidence is None:
+        confidence = match(sims)
+    else:
+        scores = torch.cat([self.evidence.scores(a.numpy(), b.numpy()).diagonal().cpu()
+                            for a,b in zip(i.split(200), j.split(200))])
+        confidence = _joint_confidence(match, sims, scores, j.numpy())
+    near = confidence.numpy()>NEARLY_MINED*self.hidden_confidence
+    return confidence.numpy()[near],yes[near]
 
 NO_MATCHES = MatchModel(np.empty(0), np.zeros(1), 0., .5) # Gives every pair the confidence 0
 
@@ -1745,7 +1847,9 @@ def save(self,
         _write_arrays(folder/f'memory-{name}.npz', dict(images=images, texts=texts))
     found = MinedSet(self.mined.candidates, self.confidence, self.known)
     counts = dict(passes=np.array(self.passes), steps=np.array(self.steps))
-    _write_arrays(folder/f'{name}.npz', found.arrays()|counts|dict(prepared=np.array(sorted(self.prepared))))
+    corrected = {} if self.correction is None else dict(correction=np.array(self.correction))
+    counts |= corrected|dict(prepared=np.array(sorted(self.prepared)))
+    _write_arrays(folder/f'{name}.npz', found.arrays()|counts)
 
 # %% ../nbs/method/15_mining.ipynb #4d5d482b
 @patch_to(Miner)
@@ -1763,6 +1867,7 @@ def load(self,
     self.confidence = found.hidden
     self.mined = MinedSet(found.candidates, self._used(), self.known)
     self.passes,self.steps = int(arrays['passes']),int(arrays['steps'])
+    self.correction = tuple(arrays['correction'].tolist()) if 'correction' in arrays else None
     self.prepared = frozenset(arrays['prepared'].tolist())
     if memory and self.keeps(self.prepared):
         stored = _read_state(Path(folder)/f'memory-{name}.npz')
