@@ -15,6 +15,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from .config import label_of
+from .paths import writable_folder
 from .runs import finished_record
 from .significance import metric_intervals
 from ..errors import InputError, quoted
@@ -67,21 +68,21 @@ def _commit(made):
 # %% ../../nbs/companion/55_cards.ipynb #f4d0be9c
 _USE = '''```python
 from amsps.processor import AmspsModel      # pip install amsps
-model = AmspsModel.from_pretrained('{name}'{more})
+model = AmspsModel.from_pretrained({name!r}{more})
 images = model.encode(images=['a.jpg', 'b.jpg'])
 texts = model.encode(texts=['a dog in the snow'])
 print(texts @ images.T)                     # cosine similarities
 ```
 
-`transformers.AutoModel.from_pretrained('{name}'{more})` gives the same model after `import amsps.processor`.
+`transformers.AutoModel.from_pretrained({name!r}{more})` gives the same model after `import amsps.processor`.
 `import amsps` alone is not enough: transformers then raises a ValueError for the unknown model type `amsps`, and the
 upgrade that it advises does not help. The folder holds no code.'''
 
 _USE_REGIONS = '''```python
 from amsps.processor import AmspsModel      # pip install amsps
 from transformers import AutoTokenizer
-model = AmspsModel.from_pretrained('{name}')
-tokenizer = AutoTokenizer.from_pretrained('{name}')
+model = AmspsModel.from_pretrained({name!r})
+tokenizer = AutoTokenizer.from_pretrained({name!r})
 texts = model.encode(texts=['a dog in the snow'], tokenizer=tokenizer)
 ```
 
@@ -105,7 +106,8 @@ def model_card(
     "The card of a model, from its record"
     data = _metadata(record, name, license)
     facts = '\n'.join(f'- {k}: {v}' for k,v in _facts(record).items())
-    more = f", vision='{record['config']['backbone']}'" if by_reference else '' # its name, or its folder
+    name = ' '.join(name.split())
+    more = f", vision={record['config']['backbone']!r}" if by_reference else '' # its name, or its folder
     use = (_USE if pictures else _USE_REGIONS).format(name=name, more=more)
     about = ("A dual encoder for image-text retrieval: images and texts get vectors in one space, and their cosine "
              "similarity ranks one for the other. Trained with [amsps](https://github.com/amsps/amsps).")
@@ -139,9 +141,18 @@ def _metadata(record, name, license):
                          tags=['amsps', 'image-text-retrieval', 'feature-extraction'], eval_results=results)
 
 # %% ../../nbs/companion/55_cards.ipynb #3fcc92ef
-def _check_free(folder):
-    if folder.is_file() or folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder} exists and is not empty; choose another folder for the model, or remove it")
+def _check_free(folder, run):
+    "Raise `InputError` for a place that is taken, and for one within the run"
+    advice = 'choose another folder for the model, or remove it'
+    if folder.is_symlink() or folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} exists and is no folder; {advice}")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} exists and is not empty; {advice}")
+    place = folder.resolve()
+    if place==Path.cwd():
+        raise InputError("the current folder cannot become that of the model; name a new one")
+    if run.resolve() in place.parents:
+        raise InputError(f"{folder} lies in the folder of the run; name one outside of it")
 
 def _pictures(folder):
     "Whether a saved model embeds pictures"
@@ -158,15 +169,14 @@ def publish_folder(
     "Model and card of a run, ready to share; raises `InputError` where the run or the folder cannot be used"
     run,to = Path(run),Path(to)
     record = finished_record(run)
-    _check_free(to)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    part = to.with_name(f'{to.name}.part')
-    shutil.rmtree(part, ignore_errors=True)
-    shutil.copytree(run/'model', part, ignore=lambda folder,names: [n for n in names if n.startswith('.')])
-    encoder = dict(pictures=_pictures(part), by_reference=(part/REFERENCE).exists())
-    (part/'README.md').write_text(model_card(record, name or to.name, license, **encoder), 'utf-8')
-    if to.is_dir(): to.rmdir()
-    os.replace(part, to)
+    _check_free(to, run)
+    with tempfile.TemporaryDirectory(prefix='.amsps-', dir=writable_folder(to.parent)) as beside:
+        made = Path(beside)/'model'
+        shutil.copytree(run/'model', made, ignore=lambda folder,names: [n for n in names if n.startswith('.')])
+        encoder = dict(pictures=_pictures(made), by_reference=(made/REFERENCE).exists())
+        (made/'README.md').write_text(model_card(record, name or to.name, license, **encoder), 'utf-8')
+        if to.is_dir(): to.rmdir()
+        os.replace(made, to)
     return to
 
 # %% ../../nbs/companion/55_cards.ipynb #a3fac43c

@@ -33,7 +33,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args, get_origin
-from .paths import terminal_text
+from .paths import terminal_text, writable_folder
 from ..errors import InputError, InputNote, out_of_memory, quoted
 try:
     import typer
@@ -149,15 +149,17 @@ def _missing_module(e):
 
 # %% ../../nbs/companion/59_cli.ipynb #aa802d34
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS) # Full, or not writable
+_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP) # No name of a file
 
 def _disk_trouble(e):
     "What to say if a file cannot be written or read; any other error is raised again"
     if not isinstance(e, OSError):
         raise e
     numpy_says_full = 'requested and' in str(e) # NumPy's error has no number
-    if not numpy_says_full and e.errno not in _DISK:
+    if not numpy_says_full and e.errno not in _DISK+_PLACE:
         raise e
     advice = 'make room or change permissions; the same command resumes'
+    if e.errno in _PLACE: advice = 'check the path'
     return f"cannot write or read {e.filename or 'a file'} ({e.strerror or e}); {advice}"
 
 # %% ../../nbs/companion/59_cli.ipynb #e189a0b0
@@ -512,8 +514,9 @@ def _train(**values):
     if given.get('row'): _check_row(given['row'], values)
     config = configuration.parse_config(values)
     check_run(config, given)
-    if found and os.environ.get('RANK', '0')=='0':
-        for line in _collection_lines(found, config, given): echo(line)
+    if os.environ.get('RANK', '0')=='0':
+        for line in _collection_lines(found, config, given) if found else (): echo(line)
+        _note_refused(config)
     if int(os.environ.get('WORLD_SIZE', 1))>1:
         _train_together(config)
     else:
@@ -549,6 +552,18 @@ def _note_mining(record):
     if passes and not any(p['prior'] for p in passes):
         from amsps.mining import NO_EVIDENCE
         echo(f"note: {NO_EVIDENCE.format(passes[-1]['separation'])}", err=True)
+
+def _note_refused(config):
+    "Say that answers of no match have no effect, where the loss draws no candidates"
+    needs,known = configuration.loss_needs(config),configuration.known_losses()[config.loss]
+    if not config.judgements or needs & {'offline', 'quintuplet'}: return
+    from amsps.companion.datasets import GRADES, read_answers
+    n = int((read_answers(config.judgements, _annotations(config)).grade==GRADES['no match']).sum())
+    if not n: return
+    effect = 'only keep pairs from being mined' if needs & {'hidden', 'mined'} else 'have no effect'
+    option = '--offline-weight above 0' if 'offline_weight' in known.parameters else '--loss ahrl'
+    echo(f"note: {n:,} answers of no match {effect}, because this loss draws no candidates; {option} makes hard "
+         "negatives of them", err=True)
 
 def _check_label(label, record, folder):
     "A run keeps the label that it was trained with: another one would be ignored"
@@ -723,7 +738,7 @@ def report(
 
 # %% ../../nbs/companion/59_cli.ipynb #72ad07b0
 def _report(records, out, cache, **made):
-    from amsps.companion.report import make_report, writable_folder
+    from amsps.companion.report import make_report
     from amsps.companion.tables import read_records
     _check_pictures(made['data_root'], read_records(records)[0]['config']['dataset'])
     writable_folder(out)
@@ -917,15 +932,18 @@ def _note_backbone(record, backbone):
         echo(f"note: the run was trained on features of {known[0]}, these are of {known[1]}", err=True)
 
 # %% ../../nbs/companion/59_cli.ipynb #a2b7ca02
-def _grades(path, config):
-    "Graded relevance or answers of people from a file, read before any features are made"
-    from amsps.companion.datasets import load_data, read_grades
+def _annotations(config):
+    "The annotations of a run's data, without features"
+    from amsps.companion.datasets import load_data
     from amsps.companion.formats import read_dataset
     from amsps.companion.paths import cache_root
-    if config.dataset=='scenes':
-        return read_grades(path, load_data(config).annotations)
-    cache = cache_root(config.cache_dir)
-    return read_grades(path, read_dataset(config.data_root, config.layout, cache, _columns(config)))
+    if config.dataset=='scenes': return load_data(config).annotations
+    return read_dataset(config.data_root, config.layout, cache_root(config.cache_dir), _columns(config))
+
+def _grades(path, config):
+    "Graded relevance or answers of people from a file, read before any features are made"
+    from amsps.companion.datasets import read_grades
+    return read_grades(path, _annotations(config))
 
 def _columns(config):
     from amsps.companion.formats import Columns
@@ -1050,7 +1068,6 @@ def _overlap_text(o):
 def _load_run(run, backbone, cache_dir, keep_record=None):
     "Model, tokeniser and record of a finished run; the folders that will be written are checked"
     from amsps.companion.paths import cache_root, plain_name
-    from amsps.companion.report import writable_folder
     from amsps.companion.runs import load_run
     cache_root(cache_dir)
     model,tokenizer,record = load_run(run, backbone)
@@ -1105,7 +1122,6 @@ def _echo_answers(answers, accept, err):
 def _evaluate_as_it_is(name, place, cache_dir, keep, as_json):
     "Zero-shot metrics of a CLIP-like model"
     from amsps.companion.datasets import load_data, note_long_captions, starting_model
-    from amsps.companion.report import writable_folder
     from amsps.companion.runs import public_name, zero_shot
     from amsps.training import write_atomically
     if keep: writable_folder(keep)
@@ -1169,8 +1185,9 @@ def search(
       amsps search RUN --image holiday.jpg --data-root DIR"""
     of_run = dict(split=split, data_root=data_root, backbone=backbone, cache_dir=cache_dir)
     of_index = dict(json=as_json, html=html, interactive=interactive, model=model)
+    from amsps.companion.index import is_index
     text = _one_query(query, caption, image, interactive)
-    if (run/'manifest.json').is_file():
+    if is_index(run):
         _refuse_given(of_run, f'is for a run, and {run} is an index')
         _search_index(run, text=text, image=image, top=top, **of_index)
     else:
@@ -1195,6 +1212,9 @@ def _search_run(run, caption, image, top, split, data_root, backbone, cache_dir)
     "Search the data of a run"
     _begin(computes=True)
     _check_query(image, split)
+    if not (run/'record.json').is_file():
+        raise InputError(f"{run} is neither an index (`amsps index` makes one; it lacks manifest.json) nor a "
+                         "finished run (`amsps train` prints the folder of one; it lacks record.json)")
     from amsps.companion.search import search_captions, search_images
     model,tokenizer,record = _load_run(run, backbone, cache_dir)
     data = _run_data(record, _run_config(record, data_root, backbone, cache_dir), run, model)
@@ -1219,12 +1239,14 @@ def _check_query(image, split):
 def _file_line(found, index):
     "One result: similarity, linked name, copies and captions"
     from amsps.companion.index import picture_path
-    name = terminal_text(found.paths[0].replace('\n', '\\n').replace('\t', '\\t'))
+    name = terminal_text(_on_a_line(found.paths[0]))
     if sys.stdout.isatty():
         name = f"\033]8;;{picture_path(index, found.paths[0]).as_uri()}\033\\{name}\033]8;;\033\\"
     more = f'  (and {len(found.paths)-1} with the same content)' if len(found.paths)>1 else ''
     captions = ''.join(f"\n       {terminal_text(' '.join(c.split()))}" for c in found.captions)
     return f'{found.similarity:.3f}  {name}{more}{captions}'
+
+def _on_a_line(name): return name.replace('\n', '\\n').replace('\t', '\\t')
 
 def _print_answer(answer, index, as_json):
     "An answer on standard output, notes on standard error"
@@ -1240,6 +1262,7 @@ def _search_index(folder, text, image, top, json, html, interactive, model):
     "Search an index of photographs"
     from amsps.companion.index import hold, open_index
     from amsps.companion.query import Encoder, search_picture, search_text
+    if html: _check_page(html)
     index = open_index(folder)
     encoder = Encoder(index, model)
     def answer(text, image):
@@ -1254,6 +1277,7 @@ def _search_index(folder, text, image, top, json, html, interactive, model):
 
 def _typed_queries():
     "Lines of standard input, until an empty one"
+    if hasattr(sys.stdin, 'reconfigure'): sys.stdin.reconfigure(errors='surrogateescape') # as arguments are read
     asks = sys.stdin.isatty()
     if asks: echo('a text, or @FILE for a picture; an empty line ends')
     while True:
@@ -1262,12 +1286,15 @@ def _typed_queries():
         if not line: return
         yield line
 
+def _check_page(path):
+    "Raise `InputError` for a file that cannot be written, before a search"
+    if path.is_dir() or not path.parent.is_dir():
+        raise InputError(f"--html {path}: expected the name of a file in a folder that exists")
+
 def _write_page(path, answer, index):
     "Results as an HTML file"
     from amsps.companion.gallery import gallery
     from amsps.companion.index import replacing
-    if path.is_dir() or not path.parent.is_dir():
-        raise InputError(f"--html {path}: expected the name of a file in a folder that exists")
     with replacing(path) as f:
         f.write(gallery(index, answer.found, answer.query, answer.notes).encode(errors='replace'))
     echo(f'page:  {path}', err=True)
@@ -1322,8 +1349,6 @@ def _index_lines(c, folder, most=20):
     if lost: yield f'no picture   {len(c.lost):,} names of the table, or several pictures: {_on_a_line(lost)}'
     yield f'now          amsps search {shlex.quote(str(folder))} "TEXT"'
 
-def _on_a_line(name): return name.replace('\n', '\\n').replace('\t', '\\t')
-
 # %% ../../nbs/companion/59_cli.ipynb #081941be
 _REVIEWED = "Folder of a run whose loss mines, as `amsps train` prints it; an interrupted run, too."
 _ANSWERS = "CSV that answers are added to; made with the first one."
@@ -1366,8 +1391,9 @@ def review(
         echo(f'pairs        {len(made.pairs):,}; answers of {made.who} go to {answers}')
         echo(f'page         {server.url} (on this machine only; Ctrl-C ends)')
         _serve(server, no_browser)
-    echo(f'answers      {made.summary()}')
-    echo(f'now          train with them: amsps train ... --judgements {shlex.quote(str(answers))}')
+    if answers.exists():
+        echo(f'answers      {made.summary()}')
+        echo(f'now          train with them: amsps train ... --judgements {shlex.quote(str(answers))}')
 
 # %% ../../nbs/companion/59_cli.ipynb #0eac3919
 def _serve(server, no_browser):
@@ -1415,7 +1441,8 @@ def demo(
     with tempfile.TemporaryDirectory(prefix='amsps-demo-') as temporary:
         from amsps.companion import demo as page
         gr = page.import_gradio(temporary)
-        made = page.build_page(gr, page.open_demo(model, index, data_root, cache_dir), f'amsps: {model.name}')
+        made = page.build_page(gr, page.open_demo(model, index, data_root, cache_dir),
+                               f'amsps: {model.resolve().name}')
         url = page.launch(gr, made, host, port)
         where = 'on this machine only; ' if host in page.LOOPBACK else ''
         echo(f'page         {url} ({where}Ctrl-C ends)')
@@ -1456,16 +1483,12 @@ def publish(
     _begin()
     from amsps.companion.cards import publish_folder, push_model
     if not push:
-        _refuse_with(public, '--public', 'is for --push')
+        _refuse_given(dict(public=public), 'is for --push; leave it out')
         made = publish_folder(run, Path(to), license, name)
         echo(f"{made}: {', '.join(sorted(p.name for p in made.iterdir()))}")
         return
-    _refuse_with(name, '--name', 'is not for --push: the name is that of the repository')
+    _refuse_given(dict(name=name), 'is not for --push: the name is that of the repository; leave it out')
     echo(push_model(run, to, license, public))
-
-def _refuse_with(value, option, why):
-    if value:
-        raise InputError(f'{option} {why}; leave it out')
 
 # %% ../../nbs/companion/59_cli.ipynb #62026782
 runs_app = _app("Look at the runs in the cache.")

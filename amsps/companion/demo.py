@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from .index import nearest, note_chance, open_index, picture_path, similarities
@@ -27,7 +26,7 @@ from ..errors import InputError, quoted
 from ..model import AttentionPooling, GeneralizedPooling
 from ..processor import tokenized
 from ..vision import masked_mean
-from ..words import has_word
+from ..words import check_query, has_word
 
 # %% ../../nbs/companion/57_demo.ipynb #399d7dfb
 class Parts(NamedTuple):
@@ -189,8 +188,7 @@ def explain_pair(
     text:str,
 )->Why: # Raises `InputError` for a text without a word
     "Parts of regions, and the change where a word is left out"
-    if not has_word(text):
-        raise InputError("write a text with at least one word")
+    check_query(text)
     image = model.encode(images=[picture])[0].numpy()
     similarity,changes = word_changes(model, tokenizer, image, text)
     pooled,states,tokens = pooled_words(model, tokenizer, text)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'TYPICAL', 'RARE', 'replacing', 'write_manifest', 'is_index', 'read_manifest',
-           'write_generation', 'Index', 'open_index', 'picture_path', 'similarities', 'hold', 'Found', 'nearest',
-           'row_of', 'best_similarities', 'neighbour_similarities', 'chance_of', 'p_value', 'note_chance']
+           'write_generation', 'is_entry', 'Index', 'open_index', 'picture_path', 'similarities', 'hold', 'Found',
+           'nearest', 'row_of', 'best_similarities', 'neighbour_similarities', 'chance_of', 'p_value', 'note_chance']
 
 # %% ../../nbs/companion/50_index.ipynb #d0fa3994
 import json
@@ -28,11 +28,15 @@ def replacing(
 ): # The opened file, for bytes
     "Write a file beside its place, and rename it when the disk has it"
     tmp = Path(path).with_name(Path(path).name+'.tmp')
-    with open(tmp, 'wb') as f:
-        yield f
-        f.flush()
-        os.fsync(f.fileno()) # else a power cut may leave an empty file
-    os.replace(tmp, path)
+    try:
+        with open(tmp, 'wb') as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno()) # else a power cut may leave an empty file
+        os.replace(tmp, path)
+    except BaseException:
+        tmp.unlink(missing_ok=True) # a part of a file would keep a full disk full
+        raise
 
 def write_manifest(
     folder:Path, # Of an index
@@ -61,7 +65,8 @@ def _fault(m):
     wrong = [k for k,kind in _KINDS.items() if type(m.get(k)) is not kind]
     if wrong: return f'`{wrong[0]}` is missing or of another type'
     wrong = [k for k,pattern in _NAMES.items() if not re.fullmatch(pattern, m[k])]
-    return f'`{wrong[0]}` is no name of such a file' if wrong else ''
+    if wrong: return f'`{wrong[0]}` is no name of such a file'
+    return '' if Path(m['photos']).is_absolute() else '`photos` is no absolute path'
 
 # %% ../../nbs/companion/50_index.ipynb #63ea9684
 _REBUILD = 'make the index again with `amsps index PHOTOS --model MODEL -o INDEX --rebuild`'
@@ -91,9 +96,9 @@ def _lines(entries):
 def write_generation(
     folder:Path, # Of an index
     number:int, # Of the generation
-    entries:list[dict], # n pictures, each with its `path`
+    entries:list[dict], # n pictures, each with `path`, `sha256`, `size`, `mtime_ns` and perhaps `captions`
     blocks, # Arrays of embeddings (k, E), n rows together
-    unreadable:list[dict], # Files that cannot be decoded, each with `path` and `reason`
+    unreadable:list[dict], # Files that cannot be decoded, each with `reason` in the place of captions
     **more, # What else the manifest says
 ):
     "Write a generation of an index and make it the current one"
@@ -114,6 +119,17 @@ def _remove_others(folder, names):
         if re.fullmatch(r'(table-\d+\.jsonl|vectors-\d+\.npy)(\.tmp)?', f.name) and f.name not in names: f.unlink()
 
 # %% ../../nbs/companion/50_index.ipynb #ed0ac075
+_ENTRY = dict(path=str, sha256=str, size=int, mtime_ns=int)
+
+def is_entry(
+    e, # Anything that JSON can hold
+)->bool:
+    "Whether a value describes a file, as a line of a table does"
+    if not isinstance(e, dict) or any(type(e.get(k)) is not kind for k,kind in _ENTRY.items()): return False
+    captions = e.get('captions', [])
+    return type(e.get('reason', '')) is str and type(captions) is list and all(type(c) is str for c in captions)
+
+# %% ../../nbs/companion/50_index.ipynb #e3bfa41e
 @dataclass
 class Index:
     "An opened index"
@@ -128,12 +144,16 @@ class Index:
     def entry(self,
         i:int, # Line
     )->dict:
-        "A line of the table"
+        "A line of the table; raises `InputError` where it is damaged"
         start = self.ends[i-1]+1 if i else 0
-        return json.loads(self.table[start:self.ends[i]])
+        try: e = json.loads(self.table[start:self.ends[i]])
+        except (ValueError, RecursionError): e = None
+        if not is_entry(e):
+            raise InputError(f"{self.folder/self.manifest['table']}, line {i+1} is damaged; {_REBUILD}")
+        return e
 
     @property
-    def skipped(self)->list[dict]: # `path`, `reason`
+    def skipped(self)->list[dict]: # With `reason`
         "Files that cannot be decoded"
         return [self.entry(i) for i in range(len(self), len(self.ends))]
 

@@ -11,9 +11,11 @@ import base64
 import hashlib
 import json
 import os
+import re
 import time
 import unicodedata
 import zlib
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
@@ -21,16 +23,17 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm.auto import tqdm
 from .formats import read_captions
 from .index import (
-    Index, best_similarities, chance_of, is_index, neighbour_similarities, open_index, read_manifest, replacing,
-    write_generation, write_manifest)
-from .query import load_model, model_digest, model_folder, write_text_side
+    MANIFEST, Index, best_similarities, chance_of, is_entry, is_index, neighbour_similarities, open_index,
+    read_manifest, replacing, write_generation, write_manifest)
+from .paths import writable_folder
+from .query import index_model, load_model, model_digest, model_folder, write_text_side
 from ..data import batches_ahead, load_image
-from ..errors import InputError
+from ..errors import InputError, note
 
 # %% ../../nbs/companion/52_indexing.ipynb #737abaed
 class File(NamedTuple):
@@ -141,17 +144,13 @@ def read_journal(
             try:
                 e = dict(json.loads(line))
                 x = _unpacked(e, size)
-                if not line.endswith(b'\n') or not _is_entry(e): break
+                if not line.endswith(b'\n') or not is_entry(e): break
             except (ValueError, TypeError, KeyError): break
             if x is not None: vectors[e['sha256']] = x
             entries.append(e)
             good += len(line)
         f.truncate(good)
     return entries,vectors
-
-def _is_entry(e):
-    kinds = dict(path=str, sha256=str, size=int, mtime_ns=int)
-    return all(type(e.get(k)) is kind for k,kind in kinds.items())
 
 # %% ../../nbs/companion/52_indexing.ipynb #570b9f07
 @dataclass
@@ -309,15 +308,21 @@ def _changes(state, tree, lost):
     "Compare an index before and after an update"
     before = state.before
     now = {p:e['sha256'] for p,e in state.entries.items() if 'reason' not in e}
-    gone = {d:p for p,d in before.items() if p not in state.entries}
-    new = [p for p in now if p not in before]
-    moved = {p:gone[now[p]] for p in new if now[p] in gone}
+    new = sorted(p for p in now if p not in before)
+    gone = sorted(p for p in before if p not in state.entries)
+    moved = _moves({p:now[p] for p in new}, {p:before[p] for p in gone})
     changed = [p for p in now if before.get(p, now[p])!=now[p]]
-    removed = sorted(set(gone.values())-set(moved.values()))
+    removed = sorted(set(gone)-set(moved.values()))
     skipped = {p:e['reason'] for p,e in state.entries.items() if 'reason' in e}
     return Changes(sorted(set(new)-set(moved)), sorted(changed), moved, removed, len(now)-len(new)-len(changed),
                    skipped, tree.others, tree.closed, captioned=sum('captions' in e for e in state.entries.values()),
                    lost=lost)
+
+def _moves(new, gone):
+    "New path -> the path that its content had; both are given with their contents"
+    places = {}
+    for path,digest in gone.items(): places.setdefault(digest, []).append(path)
+    return {p:places[digest].pop(0) for p,digest in new.items() if places.get(digest)}
 
 # %% ../../nbs/companion/52_indexing.ipynb #b5c3bf80
 def _whole_words(tokenizer):
@@ -342,16 +347,25 @@ def _keep_random(folder, model, tokenizer):
     x = model.encode(texts=random_texts(tokenizer), tokenizer=tokenizer).numpy()
     with replacing(folder/'random.npy') as f: np.save(f, x.astype(np.float16))
 
-def _keep_chance(folder):
-    "Add to the manifest what chance gives in the current generation"
+def _random_kept(folder, size):
+    "Embeddings of random texts that are kept, or None where they are gone or damaged"
+    try: x = np.load(folder/'random.npy', allow_pickle=False)
+    except (OSError, ValueError, EOFError): return None
+    return x if x.shape[1:]==(size,) and len(x) and x.dtype==np.float16 else None
+
+def _keep_chance(folder, loaded):
+    "Add to the manifest what chance gives in the current generation; `loaded` gives the model where it is needed"
     index = open_index(folder)
     if chance_of(index): return
-    texts = np.load(folder/'random.npy', allow_pickle=False)
+    texts = _random_kept(folder, index.manifest['size'])
+    if texts is None:
+        _keep_random(folder, *loaded())
+        texts = _random_kept(folder, index.manifest['size'])
     found = dict(texts=best_similarities(index, texts), pictures=neighbour_similarities(index))
     write_manifest(folder, index.manifest|dict(chance=dict(table=index.manifest['table'])|found))
 
 # %% ../../nbs/companion/52_indexing.ipynb #00d5d3d0
-_OWN = ('lock', 'journal.jsonl', 'query.npz', 'tokenizer.json', 'random.npy') # Before there is a manifest
+_OWN = r'(lock|journal\.jsonl|manifest\.json|query\.npz|random\.npy|table-\d+\.jsonl|vectors-\d+\.npy)(\.tmp)?'
 
 def _check_folder(folder, photos):
     "Raise `InputError` for places that cannot be used"
@@ -361,16 +375,19 @@ def _check_folder(folder, photos):
         raise InputError(f"the index {folder} and the photographs lie in the same folder; name another one with -o")
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; name a folder for the index with -o")
-    if folder.exists() and not is_index(folder) and any(f.name not in _OWN for f in folder.iterdir()):
+    if folder.exists() and not is_index(folder) and not all(re.fullmatch(_OWN, f.name) for f in folder.iterdir()):
         raise InputError(f"{folder} holds other files and no index; name a new folder with -o")
 
-def _check_tree(tree, state, photos, folder):
-    "Raise `InputError` where nothing would be left of an index"
-    if tree.files and (not state.entries or any(f.path in state.entries for f in tree.files)): return
-    if not state.entries:
+def _check_tree(tree, entries, photos, folder):
+    "Raise `InputError` where nothing would be left of the entries of an index"
+    if '.' in tree.closed:
+        raise InputError(f"cannot read the folder {photos}; check its permissions")
+    found = {f.path for f in tree.files}
+    if any(p in found or _is_inside(p, tree.closed) for p in entries) or found and not entries: return
+    if not entries:
         raise InputError(f"there are no pictures in {photos} ({tree.others:,} other files); expected files such as "
                          ".jpg or .png")
-    raise InputError(f"{photos} has none of the {len(state.entries):,} pictures of the index {folder}; is a disk not "
+    raise InputError(f"{photos} has none of the {len(entries):,} pictures of the index {folder}; is a disk not "
                      "mounted? For other photographs name another index with -o, or begin anew with --rebuild")
 
 # %% ../../nbs/companion/52_indexing.ipynb #baf0cafb
@@ -380,7 +397,7 @@ def _as_made(folder, model, rebuild):
     if model is None and manifest is None:
         raise InputError("name the model that embeds the pictures with --model: the folder of a finished run, of a "
                          "saved model, or of a CLIP-like model")
-    home = model_folder(model or manifest['model'])
+    home = index_model(manifest, model) if manifest else model_folder(model)
     digest = model_digest(home)
     if manifest and manifest['model_sha256']!=digest:
         raise InputError(f"the index {folder} was made with another model ({manifest['model']}) than {home}: their "
@@ -388,15 +405,15 @@ def _as_made(folder, model, rebuild):
     return home,digest,manifest
 
 def _begin_index(folder, photos, home, digest):
-    "An empty index, and the loaded model"
+    "An empty index; model and tokeniser"
     model,tokenizer = load_model(home)
-    size = len(_embed(model, [Image.new('RGB', (64, 64))])[0])
-    (folder/'journal.jsonl').unlink(missing_ok=True)
-    write_text_side(folder, model, tokenizer)
+    size,number = len(_embed(model, [Image.new('RGB', (64, 64))])[0]),_next_number(folder)
+    for name in (MANIFEST, 'journal.jsonl'): (folder/name).unlink(missing_ok=True) # what follows is of another model
+    write_text_side(folder, model, tokenizer, digest)
     _keep_random(folder, model, tokenizer)
-    write_generation(folder, _next_number(folder), [], blocks=[], unreadable=[], size=size, complete=False,
+    write_generation(folder, number, [], blocks=[], unreadable=[], size=size, complete=False,
                      photos=str(photos.resolve()), model=str(home.resolve()), model_sha256=digest)
-    return model
+    return model,tokenizer
 
 def _next_number(folder):
     try: return int(read_manifest(folder)['table'][6:-6])+1
@@ -416,16 +433,30 @@ def update_index(
     "Make an index, or bring it up to date; raises `InputError` for another model and for other photographs"
     photos,folder = Path(photos),Path(folder)
     _check_folder(folder, photos)
-    tree = find_pictures(photos, folder)
-    home,digest,manifest = _as_made(folder, model, rebuild)
-    if not tree.files and manifest is None: _check_tree(tree, State(None), photos, folder)
-    given = _captions_of(captions, photos, tree) if captions else (None, [])
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder/'lock'):
+    if _as_made(folder, model, rebuild)[2] is None: # a folder that is refused here is not made
+        _tree_and_captions(photos, folder, captions, entries={})
+    with _locked(writable_folder(folder)):
         home,digest,manifest = _as_made(folder, model, rebuild) # another process may have made it meanwhile
         loaded = None if manifest else _begin_index(folder, photos, home, digest)
         how = dict(batch_size=batch_size, progress=progress)
-        return _update(folder, photos, tree, home=home, loaded=loaded, check=check, given=given, **how)
+        return _update(folder, photos, captions, home=home, loaded=loaded, check=check, **how)
+
+@contextmanager
+def _locked(folder):
+    "Let one process at a time update an index"
+    lock = FileLock(folder/'lock')
+    try: lock.acquire(timeout=0)
+    except Timeout:
+        note(f"another process updates {folder}; this one begins when it has ended")
+        lock.acquire()
+    try: yield
+    finally: lock.release()
+
+def _tree_and_captions(photos, folder, captions, entries):
+    "What lies in the folder of photographs, and its captions; raises `InputError` where nothing would be left"
+    tree = find_pictures(photos, folder)
+    _check_tree(tree, entries, photos, folder)
+    return tree,_captions_of(captions, photos, tree) if captions else (None, [])
 
 def _captions_of(file, photos, tree):
     "Captions of pictures of a tree, and names that fit none; raises `InputError` where no name fits"
@@ -437,22 +468,23 @@ def _captions_of(file, photos, tree):
     return found,lost
 
 # %% ../../nbs/companion/52_indexing.ipynb #59c9ae2f
-def _update(folder, photos, tree, home, loaded, check, given, **how):
+def _update(folder, photos, captions, home, loaded, check, **how):
     "Bring an index up to date, under its lock"
     state = begin_state(folder)
-    _check_tree(tree, state, photos, folder)
+    tree,(given,lost) = _tree_and_captions(photos, folder, captions, state.entries)
+    if check: state.reasons.clear() # what could not be decoded is tried again
     was = dict(state.entries), state.index.manifest
     files = [f for f in tree.files if check or not _is_known(state.entries.get(f.path), f)]
-    model = cache(lambda: loaded or load_model(home)[0])
-    embed_files(folder, photos, files, state, model, **how)
+    model = cache(lambda: loaded or load_model(home)) # with its tokeniser
+    embed_files(folder, photos, files, state, lambda: model()[0], **how)
     found = {f.path for f in tree.files}
     state.entries = {p:e for p,e in state.entries.items() if p in found or _is_inside(p, tree.closed)}
-    give_captions(state, given[0])
+    give_captions(state, given)
     place = dict(photos=str(photos.resolve()), model=str(home.resolve()), complete=True)
     if (state.entries, was[1])!=(was[0], was[1]|place) or (folder/'journal.jsonl').exists():
         finish(folder, state, **place)
-    _keep_chance(folder)
-    return _changes(state, tree, given[1])
+    _keep_chance(folder, model)
+    return _changes(state, tree, lost)
 
 def _is_known(e, file): # one that could not be opened has no digest
     return e is not None and e['sha256'] and (e['size'], e['mtime_ns'])==(file.size, file.mtime_ns)

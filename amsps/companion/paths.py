@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['package_folder', 'clone_root', 'asset', 'existing_asset', 'home', 'default_cache', 'default_output', 'cache_root',
-           'is_plain_name', 'plain_name', 'path_name', 'inside', 'terminal_text', 'missing_packages', 'check_packages']
+           'writable_folder', 'is_plain_name', 'plain_name', 'path_name', 'inside', 'terminal_text', 'missing_packages',
+           'check_packages']
 
 # %% ../../nbs/companion/20_paths.ipynb #e6b9f3c2
 import hashlib
@@ -82,6 +83,20 @@ def cache_root(
     if not os.access(path, os.W_OK):
         raise InputError(f"the cache folder {path} is not writable; choose another with `cache_dir`")
     return path
+
+# %% ../../nbs/companion/20_paths.ipynb #ebc2894d
+def writable_folder(
+    folder:Path, # Created if missing
+)->Path:
+    "The folder, or an `InputError` if nothing can be written to it"
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"cannot create the folder {folder}: {e.strerror}; choose another") from None
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"the folder {folder} is not writable; choose another")
+    return folder
 
 # %% ../../nbs/companion/20_paths.ipynb #229712db
 def is_plain_name(

@@ -8,9 +8,9 @@ __all__ = ['COMPARED', 'NEEDS', 'EXPLORATORY', 'ANSWERS', 'METHOD', 'part_of', '
            'ablation_answer', 'wins_text', 'levels_answer', 'generality_answer', 'hidden_answer', 'cost_answer',
            'comparison_answer', 'hidden_figure_answer', 'sensitivity_answer', 'when_answer', 'dynamics_answer',
            'similarity_answer', 'retrieval_answer', 'concepts_answer', 'map_answer', 'answer_of', 'output_inputs',
-           'made_of', 'explain_output', 'writable_folder', 'make_output', 'remove_output', 'markdown_html',
-           'method_cells', 'slug', 'runs_text', 'read_pipes', 'text_columns', 'table_html', 'download_html',
-           'grid_dataset', 'repeat_command', 'section_of', 'render_page', 'write_html', 'make_report']
+           'made_of', 'explain_output', 'make_output', 'remove_output', 'markdown_html', 'method_cells', 'slug',
+           'runs_text', 'read_pipes', 'text_columns', 'table_html', 'download_html', 'grid_dataset', 'repeat_command',
+           'section_of', 'render_page', 'write_html', 'make_report']
 
 # %% ../../nbs/companion/34_report.ipynb #b77c3927
 import base64
@@ -34,7 +34,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from .cache import code_behind, digest
 from .grid import questions_on, read_grid, records_for, row_order
 from .kernels import NotebookFailure, notebook_threads, run_notebook
-from .paths import asset, is_plain_name, path_name
+from .paths import asset, is_plain_name, path_name, writable_folder
 from .significance import seed_difference
 from .tables import age_note, by_dataset, check_one_dataset, cost_table, data_name, levels_frame
 from .tables import paired_differences, plain_text, question_table, read_records, results_frame, row_of
@@ -591,20 +591,6 @@ def explain_output(
     changed = _changed_file(made['files'], Path(folder))
     if changed: return 'stale',changed
     return 'made',', '.join(n for n in made['files'] if n.endswith(('.md','.png')))
-
-# %% ../../nbs/companion/34_report.ipynb #f7b733fb
-def writable_folder(
-    folder:Path, # Created if missing
-)->Path:
-    "The folder, or an `InputError` if nothing can be written to it"
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"cannot create the folder {folder}: {e.strerror}; choose another") from None
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"the folder {folder} is not writable; choose another")
-    return folder
 
 # %% ../../nbs/companion/34_report.ipynb #40e0497f
 def _parameters(output, records_dir, new, data_root, palette): # of the notebook

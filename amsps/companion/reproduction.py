@@ -21,8 +21,9 @@ from .config import check_palette
 from .datasets import text_digest
 from .grid import Row, grid_rows, read_grid
 from .kernels import NotebookFailure
-from .paths import asset, cache_root, check_packages, default_output, existing_asset
-from .report import available_outputs, explain_output, has_pictures, make_report, writable_folder
+from .paths import (
+    asset, cache_root, check_packages, default_output, existing_asset, writable_folder)
+from .report import available_outputs, explain_output, has_pictures, make_report
 from .schedule import EXECUTORS, Planned, devices_of, plan_runs, run_grid
 from .schedule import explain as explain_plan
 from .tables import load_rows, read_records, readable_table, results_frame, summary_table

@@ -376,10 +376,9 @@ _OF_DATA = ('dataset', 'layout', 'image_column', 'caption_column', 'scenes_train
 
 def _data_config(run, data_root, cache_dir):
     "The part of a run's configuration that its data need"
-    from amsps.companion.cache import read_json, read_record
+    from amsps.companion.answers import run_settings
     from amsps.companion.config import parse_config
-    record = read_record(run)
-    known = record['config'] if record else read_json(run/'key.json')['config'] # it was interrupted
+    known = run_settings(run)
     own = {k:known[k] for k in _OF_DATA if k in known}
     if known['dataset']=='scenes' and data_root:
         raise InputError(f"--data-root is not for {run}, which was trained on generated scenes; leave it out")
@@ -518,6 +517,7 @@ def open_review(
         raise InputError(f"none of the {len(shown):,} pictures is there, for example "
                          f"{data.annotations.image_paths[split.rows[questions.image[0]]]}; check --data-root")
     pairs = _pairs(questions, split)
-    return Review(run.name, [pairs[k] for k in there], lambda k: _picture_url(shown[there[k]]), file=file, who=who,
+    def picture(k): return _picture_url(shown[there[k]])
+    return Review(run.resolve().name, [pairs[k] for k in there], picture, file=file, who=who,
                   append=append_answer, summary=lambda: _answers_of(file, data.annotations).summary(),
                   ),len(shown)-len(there)

@@ -13,7 +13,7 @@ from ..data import token_ids
 from ..errors import InputError, note
 from ..training import embed_captions, embed_images
 from ..vision import picture_features
-from ..words import has_word
+from ..words import check_query
 
 # %% ../../nbs/companion/36_search.ipynb #ec8a3bdc
 def _searched(data, split):
@@ -58,9 +58,7 @@ def search_images(
     split:str='', # Where to look; empty is everywhere
 )->list[tuple[float,str]]: # Cosine similarity and image id, best first
     "The images that a text describes best"
-    if not has_word(caption):
-        raise InputError(f"the caption to search with is empty (found {caption!r}); write a text with at least one "
-                         "word")
+    check_query(caption)
     splits = _searched(data, split)
     ids = torch.from_numpy(token_ids(tokenizer, [caption])[0].astype('int64'))[None].to(model.device)
     _note_unknown(caption, tokenizer)

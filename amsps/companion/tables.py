@@ -65,12 +65,14 @@ def _features_of(record):
     made.append(record['config'].get('min_view', 1.)<1)
     return str([record['data'].get('features'), *made])
 
-def _one_value(what, values):
-    "Raise `InputError` unless all values are equal"
-    found = sorted({v[:12] for v in set(values)})
-    if len(set(values))>1:
-        raise InputError(f"these records do not belong in one table: they have {len(set(values))} values of {what}, "
-                         f"{' and '.join(found[:2])}; keep one folder for each")
+def _one_value(what, records, value):
+    "Raise `InputError` unless all records have one value, which a function gives"
+    found = {value(r):r['name'] for r in reversed(records)}
+    if len(found)<2: return
+    shown = [f'{v[:60]} ({found[v]})' for v in sorted(found)[:2]]
+    raise InputError(f"these records do not belong in one table: they have {len(found)} values of {what}, "
+                     f"{' and '.join(shown)}; move the records of each to a folder of its own, and make a report of "
+                     "each folder")
 
 def check_one_dataset(
     records:list[dict], # Of a table
@@ -99,11 +101,11 @@ def by_dataset(
     return {name:[r for r in records if data_name(r)==name] for name in names}
 
 def _check_one_dataset(records):
-    _one_value('dataset', [r['config']['dataset'] for r in records])
-    _one_value('data', [r['data']['summary'] for r in records])
+    _one_value('dataset', records, lambda r: r['config']['dataset'])
+    _one_value('data', records, lambda r: r['data']['summary'])
     for features in set(map(_features_of, records)):
         same = [r for r in records if _features_of(r)==features]
-        _one_value('data fingerprint', [r['data']['fingerprint'] for r in same])
+        _one_value('data fingerprint', same, lambda r: r['data']['fingerprint'][:12])
 
 # %% ../../nbs/companion/32_tables.ipynb #13254f8a
 def _other_setting(a, b):
