@@ -1315,6 +1315,7 @@ class Miner:
             positive with confidence `accepted_weight`.
         refused: (N, M), non-zero where they say that it does not match: it is never mined, and is a candidate.
         accepted_weight: weight of an accepted pair in a loss of hidden positives, 0 to 1; default 1.
+        correct_confidence: correct the confidence of mined pairs by the answers, where there are enough; default False.
         candidates: hardest items kept for each anchor, h; default 100.
         hidden_confidence: confidence from which an unannotated pair is a hidden positive, 0..1; default 0.3.
         seed: of the draws and of the held-out images; default 0.
@@ -1326,7 +1327,7 @@ class Miner:
     """
     def __init__(self, captions, owner, n_images, evidence='coverage', candidates=100, hidden_confidence=.3, seed=0,
                  search='exact', memory=False, relevance=None, siblings=None, accepted=None, refused=None,
-                 accepted_weight=1.):
+                 accepted_weight=1., correct_confidence=False):
         self.n_images = n_images
         self.candidates = candidates
         self.hidden_confidence = hidden_confidence
@@ -1335,6 +1336,7 @@ class Miner:
         self.memory = memory
         self._check_settings()
         self._set_data(_check_captions(captions), owner)
+        self.correct_confidence = correct_confidence
         self._set_answers(accepted, refused, accepted_weight)
         self.evidence = self._evidence_of(evidence, captions, siblings)
         self.relevance = self._check_relevance(relevance)
@@ -1457,7 +1459,7 @@ NEARLY_MINED = .5 # Share of the threshold from which a pair is nearly mined
 @patch_to(Miner)
 def _corrected(self, match, images, texts):
     "The model with the correction of the first pass: later ones have trained on the answers"
-    if self.accepted is None or not match.prior: return match
+    if not self.correct_confidence or self.accepted is None or not match.prior: return match
     if not self.passes:
         confidence,yes = self._answered(match, images, texts)
         if len(yes)>=MIN_ANSWERS: self.correction = fit_correction(confidence, yes)

@@ -98,9 +98,10 @@ def test_what_is_mined(world):
     assert all(not hidden[i,j] and j in texts[i] and i in images[j] for i,j in refused)
 
 
-def test_the_key_has_the_code_that_a_run_with_answers_enters(world):
+@pytest.mark.parametrize('settings', [dict(seed=2), dict(seed=3, correct_confidence=True)])
+def test_the_key_has_the_code_that_a_run_with_answers_enters(world, settings):
     from test_cache import lacking
-    made = world.config.model_copy(update=dict(judgements=str(world.folder/'random.csv'), seed=2))
+    made = world.config.model_copy(update=dict(judgements=str(world.folder/'random.csv'), **settings))
     assert not lacking(made)
 
 

@@ -201,6 +201,9 @@ USED_WHEN = {
     'mining.with_same_words': _has_answers,
     'mining.answered_pairs': _has_answers,
     'mining.candidates_first': _has_answers,
+    'mining.correct_confidence': lambda c: c.correct_confidence,
+    'mining.fit_correction': lambda c: c.correct_confidence,
+    'mining.CorrectedMatchModel': lambda c: c.correct_confidence,
     'companion.datasets.read_answers': _has_answers,
     'companion.datasets.Answers': _has_answers,
     # evaluation

@@ -12,8 +12,8 @@ __all__ = ['LossName', 'OMITTED', 'GROUPS', 'CONFIG_RULES', 'LEARNING', 'LOCATIO
            'saved_model_keeps_its_shape', 'model_is_both_encoders', 'check_trains', 'some_losses_learn_a_temperature',
            'trained_vision_has_a_backbone', 'adapters_are_of_trained_layers', 'reference_is_to_a_frozen_encoder',
            'views_are_of_trained_vision', 'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen',
-           'relatedness_has_evidence', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
-           'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
+           'relatedness_has_evidence', 'correction_needs_answers', 'active_mode_begins', 'penalty_has_a_range',
+           'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
            'namespace_config', 'preset', 'few_pairs', 'expected', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/21_config.ipynb #1d9c3536
@@ -117,7 +117,8 @@ class DataConfig(_Group):
     captions_per_image: int = Field(0, ge=0,
         description="Number of captions of a training image that are used, the first ones. 0: all.")
 
-OMITTED = ('train_images', 'captions_per_image', 'judgements') # Where they are 0 or empty, keys and records lack them
+# Where they are 0, False or empty, keys and records lack them
+OMITTED = ('train_images', 'captions_per_image', 'judgements', 'correct_confidence')
 
 # %% ../../nbs/companion/21_config.ipynb #c0ba6862
 class ModelConfig(_Group):
@@ -231,6 +232,9 @@ class MiningConfig(_Group):
         description="File of people's answers about training pairs, CSV of image, caption, grade, who and when. "
                     "Pairs that match are no negatives of any loss, and hidden positives with confidence 1 for a loss "
                     "that mines. Pairs that do not match are never mined, and are candidates. Empty: no answers.")
+    correct_confidence: bool = Field(False,
+        description="Correct the confidence of mined pairs by the answers. It takes at least 20 answers about pairs "
+                    "near the threshold.")
 
 # %% ../../nbs/companion/21_config.ipynb #749344e9
 class OptimisationConfig(_Group):
@@ -472,6 +476,12 @@ def relatedness_has_evidence(config):
     if 'relatedness' in loss_needs(config) and config.evidence=='none':
         return ("an adaptive margin or graded targets need `evidence` of how captions are related; choose coverage or "
                 "sentence")
+
+# %% ../../nbs/companion/21_config.ipynb #548cd9f8
+@config_rule
+def correction_needs_answers(config):
+    if config.correct_confidence and not config.judgements:
+        return "`correct_confidence` needs `judgements`, a file of people's answers (`amsps review`)"
 
 # %% ../../nbs/companion/21_config.ipynb #5a4ab1f7
 @config_rule
