@@ -1,7 +1,7 @@
 """What answers of people change: runs on scenes with 0, 100, 300 and 1,000 answers of the exact relevance, about
-active and random pairs, over ten seeds.
+active and random pairs, over ten seeds; and with every match told, which no more answers can exceed.
 
-    python benchmarks/answers.py --folder DIR [--answers 100 300 1000] [--seeds 10] [--images 2500]
+    python benchmarks/answers.py --folder DIR [--answers 100 300 1000] [--seeds 10] [--images 1000]
 
 Each setting adds a line to DIR/answers.jsonl as soon as it is finished. The same command continues where it stopped:
 settings that have a line are left out, runs that are finished are read, interrupted ones resume. At the end the mean
@@ -41,7 +41,7 @@ def print_means(lines):
     "Mean and standard error of what answers change"
     for how,n in sorted({(x['how'], x['answers']) for x in lines}, key=str):
         of = [x for x in lines if (x['how'], x['answers'])==(how, n)]
-        print(f'{how:7}{n:6,} answers, {len(of)} seeds', end='')
+        print(f'{how:7}{f"{n:6,} answers" if n else "every match"}, {len(of)} seeds', end='')
         for name in ('map_at_r', 'precision', 'reinforced'):
             change = np.array([x[f'after_{name}']-x[f'before_{name}'] for x in of])
             error = change.std(ddof=1)/len(of)**.5 if len(of)>1 else np.nan
@@ -54,14 +54,15 @@ def main():
     parser.add_argument('--folder', type=Path, required=True)
     parser.add_argument('--answers', type=int, nargs='+', default=[100, 300, 1000])
     parser.add_argument('--seeds', type=int, default=10)
-    parser.add_argument('--images', type=int, default=2500)
+    parser.add_argument('--images', type=int, default=1000)
     parser.add_argument('--row', default='AHRL')
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     file = args.folder/'answers.jsonl'
     finished = [{k:x[k] for k in KEPT} for x in read_lines(file)]
+    kinds = [(h, n) for n in args.answers for h in ORDERS]+[('all', 0)]
     for seed in range(args.seeds):
-        for setting in (dict(seed=seed, how=h, answers=n, images=args.images) for n in args.answers for h in ORDERS):
+        for setting in (dict(seed=seed, how=h, answers=n, images=args.images) for h,n in kinds):
             if setting in finished: continue
             line = run_setting(setting, args.folder, args.row)
             append_line(file, json.dumps(line))
