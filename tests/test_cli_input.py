@@ -194,6 +194,6 @@ def test_report_of_two_datasets(cli, tmp_path):
     for name in ('scenes', 'flickr8k'):
         record = next(f for f in sorted((ROOT/'data/results'/name).glob('*.json')) if f.name!='summary.json')
         shutil.copy(record, tmp_path)
-    refused(cli('report', tmp_path, '--output', tmp_path/'out'), 'do not belong in one table', '2 values of dataset, flickr8k (',
-        'to a folder of its own')
+    refused(cli('report', tmp_path, '--output', tmp_path/'out'), 'do not belong in one table',
+            '2 values of dataset, flickr8k (', 'to a folder of its own')
     assert not list(tmp_path.rglob('*.ipynb'))

@@ -315,7 +315,8 @@ def test_closed_folder(photos, model, tmp_path, monkeypatch):
     draw(whole/'new', 1, start=40)
     scandir = os.scandir
     def closed(path):
-        if Path(path)==closed.at: raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+        if Path(path)==closed.at:
+            raise PermissionError(errno.EACCES, 'Permission denied', str(path))
         return scandir(path)
     closed.at = whole/'old'
     monkeypatch.setattr(os, 'scandir', closed)
