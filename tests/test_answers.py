@@ -152,3 +152,22 @@ def test_mistakes(cli, world, tmp_path):
         assert r.returncode==2 and said in r.stderr and 'Traceback' not in r.stderr, r.stderr
     r = cli('verify', '--judgements', folder/'active.csv')
     assert r.returncode==2 and "none of these did" in r.stderr
+
+
+@pytest.mark.parametrize('options, said', [
+    (['--loss', 'infonce'], 'have no effect, because this loss draws no candidates; --loss ahrl makes hard negatives'),
+    (['--loss', 'ahrl', '--offline-weight', 0, '--cross-weight', 0, '--no-penalty'],
+     'only keep pairs from being mined, because this loss draws no candidates; --offline-weight above 0 makes'),
+    (['--loss', 'ahrl'], ''), (['--loss', 'aoq'], '')])
+def test_answers_without_effect_are_named(cli, world, monkeypatch, options, said):
+    "Pairs that people refuse become candidates, and not every loss draws some"
+    from amsps.companion import cli as commands
+    monkeypatch.setattr(commands, '_train_alone', lambda config, given: None)
+    config = world.config
+    sizes = ['--scenes-train', config.scenes_train, '--scenes-dev', config.scenes_dev, '--scenes-test',
+             config.scenes_test, '--epochs', 3, '--cache-dir', config.cache_dir]
+    active = [] if options[1]=='infonce' else ['--active-from', 1]
+    r = cli('train', *sizes, *options, *active, '--warmup-epochs', 1, '--judgements', world.folder/'active.csv')
+    n = (read_answers(world.folder/'active.csv', world.data.annotations).grade==0).sum()
+    assert r.returncode==0 and n
+    assert r.stderr.count('\n')==bool(said) and (f'note: {n} answers of no match {said}' in r.stderr)==bool(said)

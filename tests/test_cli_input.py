@@ -142,7 +142,7 @@ def test_prepare_before_reading(cli, small_flickr8k, backbone, tmp_path):
     "Without features in the folder or a backbone, nothing is decoded"
     picture_truncated(small_flickr8k)
     where = [small_flickr8k, '--dataset', 'flickr8k', '--cache-dir', tmp_path/'cache']
-    refused(cli('data', 'prepare', *where), 'no region features: name a vision model with --backbone')
+    refused(cli('data', 'prepare', *where), 'no region features: name a vision model with `backbone`')
     refused(cli('data', 'prepare', *where, '--backbone', '/nowhere'), "cannot load the vision backbone '/nowhere'")
     refused(cli('data', 'prepare', *where, '--grid', 2), '--grid is for features of a --backbone')
     refused(cli('data', 'prepare', *where, '--backbone', backbone), "`grid` 3 is finer than the backbone's own 2 x 2")
@@ -195,5 +195,5 @@ def test_report_of_two_datasets(cli, tmp_path):
         record = next(f for f in sorted((ROOT/'data/results'/name).glob('*.json')) if f.name!='summary.json')
         shutil.copy(record, tmp_path)
     refused(cli('report', tmp_path, '--output', tmp_path/'out'), 'do not belong in one table',
-        '2 values of dataset, flickr8k (', 'to a folder of its own')
+            '2 values of dataset, flickr8k (', 'to a folder of its own')
     assert not list(tmp_path.rglob('*.ipynb'))

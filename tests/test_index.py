@@ -1,5 +1,6 @@
 "Photographs are indexed and searched as a user does it: odd pictures and names, kills, two processes, a browser."
 import errno
+import io
 import json
 import multiprocessing
 import os
@@ -200,6 +201,55 @@ def test_killed(model, tmp_path):
     np.testing.assert_allclose(open_index(index).vectors, open_index(tmp_path/'whole').vectors, atol=2e-3)
 
 
+def interrupted(*args):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('place', ['index.write_manifest', 'indexing._keep_random'])
+def test_killed_at_the_beginning(photos, model, tmp_path, monkeypatch, place):
+    "The same command makes an index that was killed before it had a manifest"
+    from amsps.companion.indexing import update_index
+    with monkeypatch.context() as m:
+        m.setattr(f'amsps.companion.{place}', interrupted)
+        with pytest.raises(KeyboardInterrupt): update_index(photos, tmp_path/'index', model, progress=False)
+    (tmp_path/'index/random.npy.tmp').touch()
+    update_index(photos, tmp_path/'index', model, progress=False)
+    assert len(paths_of(tmp_path/'index'))==6
+
+
+def test_killed_rebuild(cli, photos, model, tmp_path, monkeypatch):
+    "An index that is made again with another model has nothing of both"
+    from amsps.companion import indexing
+    index = tmp_path/'index'
+    indexing.update_index(photos, index, model, progress=False)
+    with monkeypatch.context() as m:
+        m.setattr(indexing, '_keep_random', interrupted)
+        with pytest.raises(KeyboardInterrupt): indexing.update_index(photos, index, model, rebuild=True, progress=False)
+    refused(cli('search', index, 'a red ball'), 'is neither an index')
+    refused(cli('index', photos, '-o', index), 'name the model', '--model')
+    assert len(indexing.update_index(photos, index, model, progress=False).added)==6
+
+
+def test_waits_for_another_process(photos, model, tmp_path, monkeypatch):
+    "An update that waits says so, and sees what was added meanwhile"
+    import threading
+    from amsps.companion import indexing
+    index,waits,said = tmp_path/'index',threading.Event(),[]
+    indexing.update_index(photos, index, model, progress=False)
+    def heard(text):
+        said.append(text)
+        waits.set()
+    monkeypatch.setattr(indexing, 'note', heard)
+    second = threading.Thread(target=lambda: indexing.update_index(photos, index, progress=False))
+    with indexing._locked(index):
+        second.start()
+        assert waits.wait(20)
+        draw(photos, 1, start=30)
+    second.join(60)
+    assert said==[f'another process updates {index}; this one begins when it has ended']
+    assert '030.png' in paths_of(index)
+
+
 def test_two_processes(model, tmp_path):
     "Two processes that update one index leave the index of one"
     draw(tmp_path/'photos', 8)
@@ -227,6 +277,87 @@ def test_full_disk(cli, photos, model, tmp_path, monkeypatch, place):
     assert '8 pictures (2 added)' in cli('index', photos, '-o', index).stdout
 
 
+def test_copies(photos, model, tmp_path):
+    "Each of several files with one content is added, moved and removed"
+    from amsps.companion.indexing import update_index
+    index = tmp_path/'index'
+    for name in ('a', 'b'): shutil.copy(photos/'000.png', photos/f'{name}.png')
+    update_index(photos, index, model, progress=False)
+    for name in ('000', 'a', 'b'): (photos/f'{name}.png').rename(tmp_path/f'{name}.png')
+    (tmp_path/'b.png').rename(photos/'c.png')
+    found = update_index(photos, index, progress=False)
+    assert (found.moved, found.removed, found.added)==({'c.png':'000.png'}, ['a.png', 'b.png'], [])
+
+
+def test_check_tries_again(photos, model, tmp_path, monkeypatch):
+    "What could not be decoded once is decoded with --check: a plugin was missing, or memory"
+    from amsps.companion import indexing
+    index = tmp_path/'index'
+    def fails(content, name):
+        from amsps.errors import InputError
+        raise InputError(f'image {name} cannot be decoded (no plugin); replace the file')
+    for f in photos.iterdir(): os.utime(f, (1, 1))
+    with monkeypatch.context() as m:
+        m.setattr(indexing, 'load_image', fails)
+        assert len(indexing.update_index(photos, index, model, progress=False).skipped)==6
+    assert len(indexing.update_index(photos, index, progress=False).skipped)==6
+    assert len(indexing.update_index(photos, index, check=True, progress=False).added)==6
+
+
+def test_closed_folder(photos, model, tmp_path, monkeypatch):
+    "Pictures of a folder that cannot be read stay, also where they are all that was known"
+    from amsps.companion import indexing
+    from amsps.errors import InputError
+    whole,index = tmp_path/'whole',tmp_path/'index'
+    whole.mkdir()
+    photos.rename(whole/'old')
+    indexing.update_index(whole, index, model, progress=False)
+    draw(whole/'new', 1, start=40)
+    scandir = os.scandir
+    def closed(path):
+        if Path(path)==closed.at:
+            raise PermissionError(errno.EACCES, 'Permission denied', str(path))
+        return scandir(path)
+    closed.at = whole/'old'
+    monkeypatch.setattr(os, 'scandir', closed)
+    found = indexing.update_index(whole, index, progress=False)
+    assert (found.closed, found.added, found.removed, found.unchanged)==(['old'], ['new/040.png'], [], 6)
+    closed.at = whole
+    with pytest.raises(InputError, match='cannot read the folder'): indexing.update_index(whole, index)
+
+
+def test_damaged(cli, photos, model, tmp_path):
+    "A damaged line of the table is named; embeddings of random texts are made again"
+    index = tmp_path/'index'
+    assert cli('index', photos, '--model', model, '-o', index).returncode==0
+    (index/'random.npy').write_bytes(b'torn')
+    draw(photos, 1, start=20)
+    r = cli('index', photos, '-o', index)
+    assert '7 pictures (1 added)' in r.stdout, r.stderr
+    (index/'random.npy').unlink()
+    (photos/'020.png').unlink()
+    assert cli('index', photos, '-o', index).returncode==0
+    assert json.loads((index/'manifest.json').read_bytes())['chance']['texts']
+    table = next(index.glob('table-*'))
+    table.write_bytes(table.read_bytes().replace(b'"sha256"', b'"sha255"', 1))
+    for command in (('search', index, 'a ball'), ('index', photos, '-o', index)):
+        refused(cli(*command), f'{table.name}, line 1 is damaged', '--rebuild')
+
+
+def test_odd_queries(cli, photos, model, tmp_path, monkeypatch):
+    "Bytes that are no UTF-8, NUL in a name and special files get a message, and the search goes on"
+    index = tmp_path/'index'
+    assert cli('index', photos, '--model', model, '-o', index).returncode==0
+    refused(cli('search', index, os.fsdecode(b'\xff dog')), 'is no Unicode')
+    typed = io.TextIOWrapper(io.BytesIO(b'\xff dog\n@a\0b\n@/dev/zero\n@\na red ball\n'), encoding='utf-8')
+    monkeypatch.setattr(sys, 'stdin', typed)
+    r = cli('search', index, '--interactive', '--top', 1)
+    said = r.stderr.splitlines()
+    assert r.returncode==0 and len(r.stdout.splitlines())==1, r.stderr
+    for k,words in enumerate(('is no Unicode', "'a\\x00b'", '/dev/zero: it is no file', '.: it is no file')):
+        assert words in said[k], said[k]
+
+
 def test_mistakes(cli, photos, model, backbone, tmp_path):
     index = tmp_path/'index'
     empty = tmp_path/'empty'
@@ -241,7 +372,18 @@ def test_mistakes(cli, photos, model, backbone, tmp_path):
     refused(cli('search', index, 'a', '--caption', 'b'), 'give either --caption TEXT or --image FILE')
     refused(cli('search', index, '--image', tmp_path/'no.jpg'), 'cannot read the picture')
     refused(cli('search', index, '?!'), 'is empty')
-    refused(cli('search', index, 'a', '--html', empty), 'expected the name of a file')
+    r = cli('search', index, 'a', '--html', empty)
+    refused(r, 'expected the name of a file')
+    assert not r.stdout # it is said before the search
+    refused(cli('search', empty, 'a'), 'is neither an index', 'nor a finished run')
+    for place in (photos/'000.png/x', tmp_path/('x'*300)):
+        refused(cli('index', photos, '--model', model, '-o', place), str(place))
+    (model/'.DS_Store').write_text('x') # a file manager has looked at it
+    assert cli('index', photos, '-o', index).returncode==0
+    manifest = (index/'manifest.json').read_text()
+    (index/'manifest.json').write_text(manifest.replace(str(model), '/gone'))
+    refused(cli('index', photos, '-o', index), '/gone is no model', 'say where it lies now with --model')
+    (index/'manifest.json').write_text(manifest)
     shutil.copytree(model, tmp_path/'other')
     settings = json.loads((tmp_path/'other/config.json').read_text())
     (tmp_path/'other/config.json').write_text(json.dumps(settings|dict(note=1)))
@@ -260,6 +402,18 @@ def test_one_picture(cli, model, tmp_path):
     draw(tmp_path/'other', 1, start=9)
     r = cli('search', tmp_path/'index', '--image', tmp_path/'other/009.png')
     assert 'cannot be told from fewer than 20' in r.stderr
+    r = cli('search', tmp_path/'index', '--image', tmp_path/'one/000.png')
+    assert not r.stdout and 'nothing was found: the index has no other picture' in r.stderr
+
+
+def test_no_picture(cli, model, tmp_path):
+    (tmp_path/'torn').mkdir()
+    (tmp_path/'torn/a.png').write_bytes(b'x')
+    assert '0 pictures' in cli('index', tmp_path/'torn', '--model', model, '-o', tmp_path/'index').stdout
+    for command in (('a red ball',), ('--image', tmp_path/'torn/a.png')):
+        r = cli('search', tmp_path/'index', *command)
+        assert 'Traceback' not in r.stderr and not r.stdout
+    assert 'the index has no picture' in cli('search', tmp_path/'index', 'a red ball').stderr
 
 
 def test_search_is_light(photos, model, tmp_path):

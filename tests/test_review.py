@@ -164,3 +164,20 @@ def test_port_is_taken(cli, scenes_run, tmp_path):
         s.listen()
         taken = s.getsockname()[1]
         refused(cli('review', scenes_run, '--answers', tmp_path/'a.csv', '--port', taken), f'port {taken}', 'is taken')
+
+
+def test_ended_without_answers(cli, scenes_run, tmp_path, monkeypatch):
+    "A file that does not exist is not recommended"
+    from amsps.companion import cli as commands
+    monkeypatch.setattr(commands, '_serve', lambda server, no_browser: None)
+    r = cli('review', scenes_run, '--answers', tmp_path/'a.csv')
+    assert r.returncode==0 and 'page ' in r.stdout and '--judgements' not in r.stdout, r.stderr
+
+
+def test_damaged_settings(cli, scenes_run, tmp_path):
+    "An interrupted run whose settings cannot be read"
+    run = shutil.copytree(scenes_run, tmp_path/'run')
+    (run/'record.json').unlink()
+    for text in ('{}', '[]', '{"config": {"dataset": "scenes"}}', '{"config": {"hidden_confidence": "x"}}'):
+        (run/'key.json').write_text(text, 'utf-8')
+        refused(cli('review', run), 'key.json lacks the settings of a run')

@@ -8,7 +8,6 @@ __all__ = ['SAYS', 'LOOPBACK', 'Parts', 'pool_weights', 'pooled_parts', 'picture
            'pictures_of', 'described', 'why', 'import_gradio', 'build_page', 'launch']
 
 # %% ../../nbs/companion/57_demo.ipynb #33370307
-import html
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+from .gallery import safe_html, small_picture
 from .index import nearest, note_chance, open_index, picture_path, similarities
 from .paths import terminal_text
 from .query import Encoder, embed_picture, load_model, model_folder, search_text
@@ -146,8 +146,6 @@ def draw_parts(
     return out
 
 # %% ../../nbs/companion/57_demo.ipynb #fa283652
-def _safe(text): return html.escape(terminal_text(str(text)), quote=True)
-
 def bars(
     title:str,
     values:list[tuple[str,float|None]], # Word -> number
@@ -158,10 +156,10 @@ def bars(
         colour = '#e67814' if (v or 0)>0 else '#286edc'
         width = 0 if v is None else 100*abs(v)/most
         shown = 'no word would be left' if v is None else f'{v:+.3f}'
-        return (f'<tr><td>{_safe(word)}</td><td style="width:55%"><div style="background:{colour};height:.8em;'
+        return (f'<tr><td>{safe_html(word)}</td><td style="width:55%"><div style="background:{colour};height:.8em;'
                 f'width:{width:.0f}%"></div></td><td>{shown}</td></tr>')
     rows = ''.join(row(word, v) for word,v in values)
-    return f'<p><b>{_safe(title)}</b></p><table style="width:100%">{rows}</table>'
+    return f'<p><b>{safe_html(title)}</b></p><table style="width:100%">{rows}</table>'
 
 # %% ../../nbs/companion/57_demo.ipynb #d4de5464
 SAYS = dict(
@@ -251,16 +249,9 @@ def _add_captions(demo, run, data_root, cache_dir):
     demo.vectors = demo.model.encode(texts=demo.captions, **how).numpy()
 
 # %% ../../nbs/companion/57_demo.ipynb #61470fe5
-def _small(path, side=640):
-    "A small copy of a picture, or None"
-    try: im = load_image(path)
-    except InputError: return None
-    im.thumbnail((side, side))
-    return im
-
 def _shown_results(index, found):
     "(picture, line) of results, and what to say of those that cannot be shown"
-    shown = [(_small(picture_path(index, r.paths[0])), r) for r in found]
+    shown = [(small_picture(picture_path(index, r.paths[0])), r) for r in found]
     gone = [f'{terminal_text(r.paths[0])} is gone or damaged' for im,r in shown if im is None]
     lines = [(im, f'{r.similarity:.3f}  {terminal_text(r.paths[0])}') for im,r in shown if im is not None]
     return lines,gone

@@ -98,7 +98,8 @@ def _read(photos, file, known):
 def _reason(e):
     "Why a file is skipped, without its name"
     if isinstance(e, OSError): return e.strerror or type(e).__name__
-    return str(e).partition(' cannot be decoded (')[2].partition('); replace')[0] or str(e)
+    said = str(e).partition(' cannot be decoded (')[2].partition('); replace')[0] or str(e)
+    return re.sub(' <_io.BytesIO object[^>]*>', '', said) # its address is another one each time
 
 def read_ahead(
     photos:Path,

@@ -44,7 +44,7 @@ def model_digest(
         h.update(f'{f.relative_to(home).as_posix()}\0{found}\n'.encode(errors='surrogateescape'))
     return h.hexdigest()
 
-# %% ../../nbs/companion/51_query.ipynb #d72c33b6
+# %% ../../nbs/companion/51_query.ipynb #05c700dd
 def index_model(
     manifest:dict, # Of an index
     model:Path|None, # Where the model lies now; None: where it lay when the index was made
@@ -67,7 +67,9 @@ def load_model(
         if _kind(home)!='amsps': return _load_dual(home)
         options = dict(local_files_only=True, trust_remote_code=False)
         model = AmspsModel.from_pretrained(home, **options)
-        model.check_vision()
+        if model.vision is None:
+            raise InputError(f"the model {home} has no vision encoder, because it was trained on region features or on "
+                             "generated scenes; name a model that was trained on pictures (--backbone or --model)")
         return model.eval().to(encoding_device()),AutoTokenizer.from_pretrained(home, **options)
     except LOAD_ERRORS as e:
         if isinstance(e, InputError):
@@ -350,7 +352,7 @@ def embed_picture(
     row = row_of(encoder.index, sha256)
     if row is not None: return _unit(encoder.index.vectors[row].astype(np.float32)),sha256
     from amsps.data import load_image
-    picture = load_image(content, str(path))
+    picture = load_image(Path(path)) # not `content`: the message of a damaged file has its name
     return encoder.loaded()[0].encode(images=[picture])[0].numpy(),sha256
 
 def _content(path):
