@@ -39,7 +39,7 @@ def run_setting(setting, folder, row):
 
 def print_means(lines):
     "Mean and standard error of what answers change"
-    for how,n in sorted({(x['how'], x['answers']) for x in lines}, key=str):
+    for how,n in sorted({(x['how'], x['answers']) for x in lines}):
         of = [x for x in lines if (x['how'], x['answers'])==(how, n)]
         print(f'{how:7}{f"{n:6,} answers" if n else "every match"}, {len(of)} seeds', end='')
         for name in ('map_at_r', 'precision', 'reinforced'):
