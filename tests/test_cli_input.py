@@ -142,7 +142,7 @@ def test_prepare_before_reading(cli, small_flickr8k, backbone, tmp_path):
     "Without features in the folder or a backbone, nothing is decoded"
     picture_truncated(small_flickr8k)
     where = [small_flickr8k, '--dataset', 'flickr8k', '--cache-dir', tmp_path/'cache']
-    refused(cli('data', 'prepare', *where), 'no region features: name a vision model with `backbone`')
+    refused(cli('data', 'prepare', *where), 'no region features: name a vision model with --backbone')
     refused(cli('data', 'prepare', *where, '--backbone', '/nowhere'), "cannot load the vision backbone '/nowhere'")
     refused(cli('data', 'prepare', *where, '--grid', 2), '--grid is for features of a --backbone')
     refused(cli('data', 'prepare', *where, '--backbone', backbone), "`grid` 3 is finer than the backbone's own 2 x 2")

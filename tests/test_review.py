@@ -59,8 +59,10 @@ class Page:
     "`amsps review` in a process of its own, and requests to its page"
     def __init__(self, *args, folder):
         command = [Path(sys.executable).parent/'amsps', 'review', *map(str, args), '--no-browser']
+        # a shell that runs the tests in the background ignores Ctrl-C, and its processes inherit this
+        def heed(): signal.signal(signal.SIGINT, signal.SIG_DFL)
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
-                                        encoding='utf-8', env=os.environ|dict(PYTHONPATH=str(ROOT)))
+                                        encoding='utf-8', env=os.environ|dict(PYTHONPATH=str(ROOT)), preexec_fn=heed)
         self.said = ''
         while 'page ' not in self.said:
             line = self.process.stdout.readline()
