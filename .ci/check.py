@@ -33,6 +33,7 @@ FLOORS = ('method', 'companion', 'guides')
 # The paper's full text is not public: nothing may speak of what it shows beyond its abstract and introduction.
 CLAIMS = re.compile(r"\b(the|this) paper('s)? (shows|reports|trains|puts|loss|comparison|ablation|experiments?|"
                     r"results?|tables?|figures?|numbers)\b", re.I)
+HERE = re.compile(r'/(tmp|home|root|work|Users|private|var/folders)/[\w.-]+/[\w./-]*')
 LINK = re.compile(r'\]\((?!https?:|#)([^)#\s]+)')
 IMPORT = re.compile(r'^ *from amsps\.(?:companion\.)?(\w+) import|^ *import amsps\.(?:companion\.)?(\w+)', re.M)
 
@@ -62,6 +63,9 @@ def unclean():
             yield f'{name} has {size:.0f} KiB; keep outputs below {MAX_NOTEBOOK_KIB}'
         if p.parent.name=='experiments' and any(c.get('outputs') for c in before['cells']):
             yield f'{name} has outputs: executed copies stay in the cache; clear them'
+        shown = ''.join(json.dumps(c.get('outputs', [])) for c in before['cells'])
+        if found := HERE.search(shown):
+            yield f'{name} shows {found[0]}, a folder of the machine that ran it: print a shorter name'
 
 
 def modules(root):

@@ -89,6 +89,13 @@ def test_executed_experiment(copy):
     refused(copy, 'unclean', 'train.ipynb has outputs')
 
 
+def test_folder_of_a_machine(copy):
+    def change(nb):
+        first_code(nb).outputs = [nbformat.v4.new_output('stream', text='written to /home/ann/amsps/figures')]
+    edit(copy/LOSSES, change)
+    refused(copy, 'unclean', f'{LOSSES} shows /home/ann/amsps/figures')
+
+
 def test_large_notebook(copy):
     edit(copy/LOSSES, add_markdown('word '*100_000))
     refused(copy, 'unclean', f'{LOSSES} has ')
