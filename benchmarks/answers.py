@@ -5,8 +5,9 @@ active and random pairs, over ten seeds; and with every match told, which no mor
 
 Each setting adds a line to DIR/answers.jsonl as soon as it is finished. The same command continues where it stopped:
 settings that have a line are left out, runs that are finished are read, interrupted ones resume. At the end the mean
-differences over the seeds are printed, with standard errors."""
+differences over the seeds are printed, with standard errors, and all lines are written as DIR/answers.csv."""
 import argparse
+import csv
 import json
 from pathlib import Path
 import numpy as np
@@ -34,7 +35,16 @@ def run_setting(setting, folder, row):
     config = parse_config(row_parameters(row, 'scenes')|own)
     file = folder/'answers-{seed}-{how}-{answers}-{images}.csv'.format(**setting)
     run = train_with_answers(config, load_data(config), setting['answers'], setting['how'], file)
-    return setting|answer_metrics(run)
+    return setting|answer_metrics(run)|dict(commit=run.after['environment']['commit'])
+
+
+def write_table(file, lines):
+    "The lines as CSV, with four decimals"
+    def shown(x): return f'{x:.4f}' if isinstance(x, float) else x
+    with open(file, 'w', encoding='utf-8', newline='') as f:
+        out = csv.DictWriter(f, lines[0], lineterminator='\n')
+        out.writeheader()
+        out.writerows({k:shown(x) for k,x in line.items()} for line in lines)
 
 
 def print_means(lines):
@@ -67,7 +77,9 @@ def main():
             line = run_setting(setting, args.folder, args.row)
             append_line(file, json.dumps(line))
             print(json.dumps(line))
-    print_means(read_lines(file))
+    lines = read_lines(file)
+    print_means(lines)
+    write_table(args.folder/'answers.csv', lines)
 
 
 if __name__=='__main__': main()
