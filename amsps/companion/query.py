@@ -317,15 +317,19 @@ class Encoder:
         self.place = model
         self.side = read_text_side(index.folder, index.manifest['model_sha256'])
         self.whole = None # Model and tokeniser
+        self.home = None if model is None else self._checked() # A model that is named is checked, needed or not
+
+    def _checked(self):
+        "The folder of the model; raises `InputError` where it is not the one of the index"
+        home = index_model(self.index.manifest, self.place)
+        if model_digest(home)!=self.index.manifest['model_sha256']:
+            raise InputError(f"the model {home} is not the one that made the index {self.index.folder}; name that "
+                             "one with --model, or make the index again with --rebuild")
+        return home
 
     def loaded(self)->tuple: # Model and tokeniser
         "The whole model; raises `InputError` where it is not the one of the index"
-        if self.whole is None:
-            home = index_model(self.index.manifest, self.place)
-            if model_digest(home)!=self.index.manifest['model_sha256']:
-                raise InputError(f"the model {home} is not the one that made the index {self.index.folder}; name that "
-                                 "one with --model, or make the index again with --rebuild")
-            self.whole = load_model(home)
+        if self.whole is None: self.whole = load_model(self.home or self._checked())
         return self.whole
 
 # %% ../../nbs/companion/51_query.ipynb #14c8032f

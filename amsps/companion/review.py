@@ -332,6 +332,7 @@ def _get(handler, path):
 
 def _post(handler, path):
     "Keep an answer; (type, content) of what is answered so far"
+    from amsps.companion.answers import GRADES
     origin,length = handler.headers.get('Origin'),handler.headers.get('Content-Length', '')
     if path!='answer':
         raise _Refused(404, 'there is no such page')
@@ -344,6 +345,10 @@ def _post(handler, path):
         number,grade = said['number'],said['grade']
     except (ValueError, TypeError, KeyError, RecursionError):
         raise _Refused(400, 'expected `number` and `grade` as JSON') from None
+    if grade not in tuple(GRADES):
+        raise _Refused(400, f"expected a grade of {', '.join(GRADES)}")
+    if type(number) is not int or not 0<=number<len(handler.server.review.pairs):
+        raise _Refused(404, 'there is no such pair')
     give_answer(handler.server.review, number, grade)
     return _json(shown_state(handler.server.review))
 

@@ -239,9 +239,11 @@ def _time_left(
     return ', less than a minute left' if seconds<60 else f', about {_duration(seconds)} left'
 
 # %% ../../nbs/companion/30_schedule.ipynb #ebddef86
+_TRAINED = ('tune_vision_layers', 'tune_text_layers') # A run that trains its encoders takes many times as long
+
 def _size(config):
     "Runs of one size and loss take about the same time"
-    return config['dataset'],config.get('scenes_train')
+    return config['dataset'],config.get('scenes_train'),*(config.get(k, 0) for k in _TRAINED)
 
 def _kind(config):
     return *_size(config),config['loss'],bool(config.get('n_concepts')),config.get('text_backbone', '')

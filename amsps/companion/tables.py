@@ -19,7 +19,7 @@ import pandas as pd
 from .cache import with_names_of_today
 from .config import RunConfig, label_of
 from .grid import baseline, questions_fixed, questions_on, records_for, references, row_order
-from .paths import is_plain_name, path_name
+from .paths import path_name
 from .significance import NO_DIFFERENCE, UNDECIDED, holm, query_bootstrap, seed_difference
 from .significance import seeds_needed, verdict
 from ..errors import InputError, quoted
