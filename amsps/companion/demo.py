@@ -328,6 +328,13 @@ def import_gradio(
     return gradio
 
 # %% ../../nbs/companion/57_demo.ipynb #9de065de
+_GALLERY = dict(show_label=False, object_fit='contain', height='auto', elem_classes='results',
+                buttons=['fullscreen', 'download'])
+_CSS = """
+.results .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(8.5rem, 23%), 1fr)) !important }
+.results .grid-wrap { max-height: none !important }
+""" # As many columns as fit the window, and no second scroll bar
+
 def _search_tab(gr, demo):
     "Text to pictures"
     with gr.Tab('Search'):
@@ -336,8 +343,7 @@ def _search_tab(gr, demo):
             top = gr.Slider(1, 60, 12, step=1, label='Results', scale=1)
         go = gr.Button('Search', variant='primary')
         notes = gr.Textbox(label='Notes', interactive=False, lines=1)
-        found = gr.Gallery(label='Pictures, the most similar first', columns=4, object_fit='contain', height='auto',
-                           buttons=['fullscreen', 'download'])
+        found = gr.Gallery(label='Pictures, the most similar first', **_GALLERY)
         gr.on([go.click, text.submit], lambda *x: pictures_of(demo, *x), [text, top], [found, notes], api_name=False)
 
 def _picture_tab(gr, demo):
@@ -351,8 +357,7 @@ def _picture_tab(gr, demo):
                 go = gr.Button('Describe', variant='primary')
                 notes = gr.Textbox(label='Notes', interactive=False, lines=1)
         captions = gr.Textbox(label='Captions', interactive=False, lines=4, visible=demo.captions is not None)
-        found = gr.Gallery(label='Similar pictures', columns=4, object_fit='contain', height='auto',
-                           buttons=['fullscreen', 'download'], visible=demo.encoder is not None)
+        found = gr.Gallery(label='Similar pictures', **_GALLERY, visible=demo.encoder is not None)
         go.click(lambda *x: described(demo, *x), [picture, top], [found, captions, notes], api_name=False)
 
 # %% ../../nbs/companion/57_demo.ipynb #344daf48
@@ -420,7 +425,8 @@ def launch(
                  footer_links=[], prevent_thread_lock=True, inbrowser=False, max_file_size='64mb',
                  app_kwargs=dict(middleware=_guards(host)))
     try:
-        return page.launch(server_name=host, server_port=port or None, theme=gr.themes.Default(**fonts), **quiet)[1]
+        return page.launch(server_name=host, server_port=port or None, theme=gr.themes.Default(**fonts), css=_CSS,
+                           **quiet)[1]
     except OSError as e:
         raise InputError(f"cannot listen on {host}, port {port or '7860 and the next 100'} ({quoted(e)}); choose "
                          "another with --port") from None
