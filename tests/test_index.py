@@ -388,6 +388,7 @@ def test_mistakes(cli, photos, model, backbone, tmp_path):
     settings = json.loads((tmp_path/'other/config.json').read_text())
     (tmp_path/'other/config.json').write_text(json.dumps(settings|dict(note=1)))
     refused(cli('index', photos, '--model', tmp_path/'other', '-o', index), 'was made with another model', '--rebuild')
+    refused(cli('search', index, 'a ball', '--model', tmp_path/'other'), 'is not the one that made the index')
     manifest = json.loads((index/'manifest.json').read_text())
     (index/'manifest.json').write_text(json.dumps(manifest|dict(version=0)))
     refused(cli('search', index, 'a ball'), 'it is of version 0', '--rebuild')
