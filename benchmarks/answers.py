@@ -7,10 +7,10 @@ Each setting adds a line to DIR/answers.jsonl as soon as it is finished. The sam
 settings that have a line are left out, runs that are finished are read, interrupted ones resume. At the end the mean
 differences over the seeds are printed, with standard errors, and all lines are written as DIR/answers.csv."""
 import argparse
-import csv
 import json
 from pathlib import Path
 import numpy as np
+import pandas as pd
 from amsps.companion.answers import ORDERS, answer_metrics, train_with_answers
 from amsps.companion.config import parse_config
 from amsps.companion.datasets import load_data
@@ -36,15 +36,6 @@ def run_setting(setting, folder, row):
     file = folder/'answers-{seed}-{how}-{answers}-{images}.csv'.format(**setting)
     run = train_with_answers(config, load_data(config), setting['answers'], setting['how'], file)
     return setting|answer_metrics(run)|dict(commit=run.after['environment']['commit'])
-
-
-def write_table(file, lines):
-    "The lines as CSV, with four decimals"
-    def shown(x): return f'{x:.4f}' if isinstance(x, float) else x
-    with open(file, 'w', encoding='utf-8', newline='') as f:
-        out = csv.DictWriter(f, lines[0], lineterminator='\n')
-        out.writeheader()
-        out.writerows({k:shown(x) for k,x in line.items()} for line in lines)
 
 
 def print_means(lines):
@@ -79,7 +70,7 @@ def main():
             print(json.dumps(line))
     lines = read_lines(file)
     print_means(lines)
-    write_table(args.folder/'answers.csv', lines)
+    pd.DataFrame(lines).to_csv(args.folder/'answers.csv', index=False, float_format='%.4f', lineterminator='\n')
 
 
 if __name__=='__main__': main()

@@ -333,7 +333,7 @@ _GALLERY = dict(show_label=False, object_fit='contain', height='auto', elem_clas
 _CSS = """
 .results .grid-container { grid-template-columns: repeat(auto-fill, minmax(max(8.5rem, 23%), 1fr)) !important }
 .results .grid-wrap { max-height: none !important }
-""" # As many columns as fit the window, and no second scroll bar
+""" # Two to four columns by the width of the window, and no second scroll bar
 
 def _search_tab(gr, demo):
     "Text to pictures"

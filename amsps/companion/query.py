@@ -307,6 +307,15 @@ def _said_unseen(words, alone):
     return f"the model has never seen: {', '.join(words)}{more}"
 
 # %% ../../nbs/companion/51_query.ipynb #4d392889
+def _own_model(index, place=None):
+    "The folder of the model of an index; raises `InputError` where it is another one"
+    home = index_model(index.manifest, place)
+    if model_digest(home)!=index.manifest['model_sha256']:
+        raise InputError(f"the model {home} is not the one that made the index {index.folder}; name that one with "
+                         "--model, or make the index again with --rebuild")
+    return home
+
+# %% ../../nbs/companion/51_query.ipynb #4d39288a
 class Encoder:
     "Embeds the queries of an index; the model is loaded where a query needs it"
     def __init__(self,
@@ -314,22 +323,13 @@ class Encoder:
         model:Path|None=None, # Where the model lies now; None: where it lay when the index was made
     ):
         self.index = index
-        self.place = model
         self.side = read_text_side(index.folder, index.manifest['model_sha256'])
         self.whole = None # Model and tokeniser
-        self.home = None if model is None else self._checked() # A model that is named is checked, needed or not
-
-    def _checked(self):
-        "The folder of the model; raises `InputError` where it is not the one of the index"
-        home = index_model(self.index.manifest, self.place)
-        if model_digest(home)!=self.index.manifest['model_sha256']:
-            raise InputError(f"the model {home} is not the one that made the index {self.index.folder}; name that "
-                             "one with --model, or make the index again with --rebuild")
-        return home
+        self.home = None if model is None else _own_model(index, model) # A model that is named is always checked
 
     def loaded(self)->tuple: # Model and tokeniser
         "The whole model; raises `InputError` where it is not the one of the index"
-        if self.whole is None: self.whole = load_model(self.home or self._checked())
+        if self.whole is None: self.whole = load_model(self.home or _own_model(self.index))
         return self.whole
 
 # %% ../../nbs/companion/51_query.ipynb #14c8032f

@@ -66,14 +66,21 @@ def shown_state(
                 file=terminal_text(str(review.file)), given=list(review.given.items()), summary=terminal_text(said))
 
 # %% ../../nbs/companion/56_review.ipynb #318810fa
+def _check_answer(review, number, grade):
+    "Raises `InputError` for an unknown pair or grade"
+    from amsps.companion.answers import GRADES
+    from amsps.losses import check_choice
+    if type(number) is not int or not 0<=number<len(review.pairs):
+        raise InputError(f"there is no pair {number!r}; expected 0 to {len(review.pairs)-1}")
+    check_choice(tuple(GRADES), grade=grade)
+
 def give_answer(
     review:Review, # Changed in place
     number:int, # Of a pair
     grade:str, # match, no match or unsure
 ):
-    "Keep an answer; raises `InputError` where it cannot be written"
-    if type(number) is not int or not 0<=number<len(review.pairs):
-        raise InputError(f"there is no pair {number!r}; expected 0 to {len(review.pairs)-1}")
+    "Keep an answer; raises `InputError` for an unknown pair or grade, and where it cannot be written"
+    _check_answer(review, number, grade)
     p = review.pairs[number]
     with review.lock:
         try: review.append(review.file, p.image, p.caption, grade, review.who)
@@ -332,7 +339,6 @@ def _get(handler, path):
 
 def _post(handler, path):
     "Keep an answer; (type, content) of what is answered so far"
-    from amsps.companion.answers import GRADES
     origin,length = handler.headers.get('Origin'),handler.headers.get('Content-Length', '')
     if path!='answer':
         raise _Refused(404, 'there is no such page')
@@ -345,10 +351,9 @@ def _post(handler, path):
         number,grade = said['number'],said['grade']
     except (ValueError, TypeError, KeyError, RecursionError):
         raise _Refused(400, 'expected `number` and `grade` as JSON') from None
-    if grade not in tuple(GRADES):
-        raise _Refused(400, f"expected a grade of {', '.join(GRADES)}")
-    if type(number) is not int or not 0<=number<len(handler.server.review.pairs):
-        raise _Refused(404, 'there is no such pair')
+    try: _check_answer(handler.server.review, number, grade)
+    except InputError as e:
+        raise _Refused(400, terminal_text(str(e))) from None
     give_answer(handler.server.review, number, grade)
     return _json(shown_state(handler.server.review))
 

@@ -242,10 +242,11 @@ def _time_left(
 _TRAINED = ('tune_vision_layers', 'tune_text_layers') # A run that trains its encoders takes many times as long
 
 def _size(config):
-    "Runs of one size and loss take about the same time"
+    "What decides most how long a run takes"
     return config['dataset'],config.get('scenes_train'),*(config.get(k, 0) for k in _TRAINED)
 
 def _kind(config):
+    "Runs of one kind take about the same time"
     return *_size(config),config['loss'],bool(config.get('n_concepts')),config.get('text_backbone', '')
 
 # %% ../../nbs/companion/30_schedule.ipynb #0044dbfd
