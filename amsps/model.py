@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['POOLINGS', 'CONSENSUS', 'VISION', 'REFERENCE', 'masked_max', 'AttentionPooling', 'GeneralizedPooling', 'AmspsConfig',
-           'AmspsOutput', 'AmspsModel', 'level_objective']
+           'AmspsOutput', 'AmspsModel', 'weighted_levels', 'level_objective']
 
 # %% ../nbs/method/11_model.ipynb #ea1091a6
 import json
@@ -589,6 +589,12 @@ def merge(self):
     self._set_trained()
 
 # %% ../nbs/method/11_model.ipynb #1acfc76a
+def weighted_levels(
+    level:ConceptLevel|None, # Has the weights; None where there is no consensus level
+)->tuple[str,...]:
+    "Levels at which the loss has a weight; the others need no similarities"
+    return ('fused',) if level is None else tuple(level.weights)
+
 def level_objective(
     losses:dict[str,dict[str,Tensor]], # Level -> named terms with `loss`
     output:AmspsOutput, # Of the batch, matched pairs in rows

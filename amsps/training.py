@@ -37,7 +37,7 @@ from .mining import (
     is_whole_state, known_pairs, mined_similarities, offline_similarities, pair_positions, quintuplet_masks,
     quintuplet_similarities, row_products,
     text_groups, unannotated_scores, with_same_words)
-from .model import AmspsModel, AmspsOutput, level_objective
+from .model import AmspsModel, AmspsOutput, level_objective, weighted_levels
 from .distributed import encode_all, gather_rows, join_processes, nonempty_shard, rank_and_world, shard
 from .distributed import wait_for_all
 
@@ -386,12 +386,14 @@ def _levels(fused, levels):
 
 @patch_to(MiningCallback)
 def _encode_drawn(self, model, tokenizer, texts, images):
-    "(B, C, D) embeddings of drawn captions and images, by level; every item is encoded once, -1 stands for item 0"
+    "(B, C, D) embeddings of drawn captions and images, by weighted level; every item is encoded once, -1 is item 0"
     t,text_place = texts.clamp(min=0).unique(return_inverse=True)
     v,image_place = images.clamp(min=0).unique(return_inverse=True)
     encode = self._remembered if self.miner.memory else self._encoded
     of_texts,of_images = encode(model, tokenizer, t, v)
-    def place(levels, where): return {k:x.float()[on_device(where, x.device)] for k,x in _levels(*levels).items()}
+    def place(levels, where):
+        levels = _levels(*levels)
+        return {k:levels[k].float()[on_device(where, levels[k].device)] for k in weighted_levels(model.consensus)}
     return place(of_texts, text_place),place(of_images, image_place)
 
 @patch_to(MiningCallback)
@@ -423,21 +425,22 @@ def extras(self,
     needs:frozenset, # Of the loss
     step:int, # Global step
     autocast, # Context to encode in
-)->dict[str,dict]: # Level -> arguments for the loss
+)->dict[str,dict]: # Weighted level -> arguments for the loss
     "What the active mode adds to a batch"
     device = output.image_embeds.device
     pairs = on_device(self.miner.batch_pairs(needs, image, caption), device)
+    levels = output.levels()
+    levels = {k:levels[k] for k in weighted_levels(model.consensus)}
     if needs & {'quintuplet','queue'}:
-        given = dict(output=output, needs=needs, step=step, autocast=autocast)
+        given = dict(levels=levels, needs=needs, step=step, autocast=autocast)
         return self._published(model, tokenizer, image, caption, **given)
-    if not needs & {'offline','mined'}: return {k:pairs for k in output.levels()}
+    if not needs & {'offline','mined'}: return dict.fromkeys(levels, pairs)
     draw = self.miner.draw_for(image, caption, step)
     part = nonempty_shard(len(image))
     texts,images = (x[part] for x in drawn_positions(draw, needs))
     with autocast: of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
     known = self._of_draw(image, caption, draw, device)
-    return {k:pairs|_drawn_terms(needs, v, t, of_texts[k], of_images[k], *known)
-            for k,(v,t) in output.levels().items()}
+    return {k:pairs|_drawn_terms(needs, v, t, of_texts[k], of_images[k], *known) for k,(v,t) in levels.items()}
 
 @patch_to(MiningCallback)
 def _of_draw(self, image, caption, draw, device):
@@ -448,10 +451,9 @@ def _of_draw(self, image, caption, draw, device):
 
 # %% ../nbs/method/17_training.ipynb #618173b4
 @patch_to(MiningCallback)
-def _published(self, model, tokenizer, image, caption, output, needs, step, autocast):
+def _published(self, model, tokenizer, image, caption, levels, needs, step, autocast):
     "Arguments `quintuplet` or `queue` of each level"
-    levels = output.levels()
-    device = output.image_embeds.device
+    device = levels['fused'][0].device
     if 'quintuplet' in needs:
         draw = self.miner.draw_quintuplets_for(image, caption, step)
         part = nonempty_shard(len(image))
@@ -573,7 +575,8 @@ def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=N
     image,words = (on_device(torch.from_numpy(x), self.args.device) for x in (image, self._words[caption]))
     known = words[:,None]==words[None,:]
     if accepted is not None: known = known | on_device(accepted, known.device)
-    sims = {k:v@t.T for k,(v,t) in out.levels().items() if self._counts(k)}
+    levels = out.levels()
+    sims = {k:levels[k][0]@levels[k][1].T for k in weighted_levels(self.model.consensus)}
     learnt = self.model.learnt(getattr(self.retrieval_loss, 'learns', ()))
     losses = {k:self.retrieval_loss(s, image, known, **learnt, **extras.get(k, {})) for k,s in sims.items()}
     terms = level_objective(losses, out, self.model.consensus)
@@ -582,12 +585,6 @@ def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=N
     return (terms['loss'],out) if return_outputs else terms['loss']
 
 # %% ../nbs/method/17_training.ipynb #e1a49a3f
-@patch_to(RetrievalTrainer)
-def _counts(self, level):
-    "Whether a level has a weight in the objective"
-    consensus = self.model.consensus
-    return consensus is None or level in consensus.weights
-
 @patch_to(RetrievalTrainer)
 def _extras(self, image, caption, output):
     "Further arguments of the loss, by level; none outside the active mode"
