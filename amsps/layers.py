@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['BlockList', 'block_list', 'check_blocks', 'input_of_last_blocks', 'last_blocks_only', 'parameters_behind',
-           'trained_parameters', 'train_mode', 'import_peft', 'adapted_layers', 'add_adapters', 'merge_adapters']
+           'trained_parameters', 'train_mode', 'import_peft', 'adapted_layers', 'add_adapters', 'has_adapters',
+           'merge_adapters']
 
 # %% ../nbs/method/06_layers.ipynb #0c7fdfae
 import re
@@ -182,6 +183,8 @@ def add_adapters(
     rank:int, # r, at least 1
 ):
     "Freeze an encoder, and put adapters that train beside the layers of some blocks"
+    if rank<1:
+        raise InputError(f"the rank of adapters is {rank}; it must be at least 1")
     peft,blocks = import_peft(),list(blocks)
     names = adapted_layers(model, blocks)
     if not names:
@@ -192,6 +195,12 @@ def add_adapters(
     peft.inject_adapter_in_model(peft.LoraConfig(
         r=rank, lora_alpha=rank, target_modules='|'.join(map(re.escape, names)), fan_in_fan_out=transposed), model)
     for k in names: _copy_settings(model.get_submodule(k))
+
+def has_adapters(
+    model:nn.Module,
+)->bool:
+    "Whether some of a model's layers have adapters"
+    return any('lora_' in k for k,_ in model.named_parameters())
 
 def _copy_settings(adapted):
     "Give a layer with an adapter the attributes of its own layer, such as a stride, which a model may read"

@@ -25,12 +25,12 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedCo
 from transformers.utils import ModelOutput
 from .consensus import ConceptLevel, GraphLevel, LikelihoodLevel
 from .dual import DualParts, dual_from_config
-from .errors import InputError, quoted
-from .layers import add_adapters, merge_adapters
+from .errors import InputError, out_of_memory, quoted
+from .layers import add_adapters, has_adapters, merge_adapters
 from .patching import patch_to
 from .text import BiGRUEncoder, TransformersTextEncoder, text_from_config
 from .vision import (
-    LOAD_ERRORS, RegionEncoder, VisionEncoder, check_finite_weights, check_fit, digest_vision, load_vision,
+    LOAD_ERRORS, RegionEncoder, VisionEncoder, behaviour_of, check_finite_weights, check_fit, digest_vision, load_vision,
     masked_mean, quiet_transformers, vision_from_config)
 
 # %% ../nbs/method/11_model.ipynb #ee298926
@@ -309,13 +309,19 @@ def fused(self,
 
 # %% ../nbs/method/11_model.ipynb #56ad082e
 @patch_to(AmspsModel)
+def _in_own_type(self, x):
+    "Features in the type of the weights, which may be half precision; bytes stay bytes"
+    return x if x is None or not x.is_floating_point() else x.to(self.dtype)
+
+@patch_to(AmspsModel)
 def image_levels(self,
     regions:Tensor, # (B, K, F) float; of a vision encoder that trains (B, ...), see `VisionEncoder.states`
     views:Tensor|None=None, # (B, 4) of `RandomViews`, where these are pixels
 )->tuple: # As `fused`
     "Embeddings of images"
+    regions = self._in_own_type(regions)
     if self.vision is not None: regions = self.vision.regions(regions, views)
-    x = self.region_encoder(regions)
+    x = self.region_encoder(self._in_own_type(regions))
     everything = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
     return self.fused(F.normalize(self.image_pool(x, everything), dim=1))
 
@@ -328,6 +334,7 @@ def text_levels(self,
     lengths:np.ndarray|None=None, # (B,) tokens, on the host
 )->tuple: # As `fused`
     "Embeddings of captions"
+    states = self._in_own_type(states)
     words,mask = self.text_encoder(input_ids, attention_mask, states=states, lengths=lengths)
     instance = F.normalize(self.text_pool(words, mask), dim=1)
     return self.fused(instance, self.named(input_ids, attention_mask))
@@ -423,18 +430,36 @@ def save_pretrained(self,
     *args, vision:str='weights', # How to save a frozen vision encoder, one of `VISION`
     **kwargs, # As for transformers' models
 ):
-    "Save the model, and a frozen vision encoder beside it; one that trains is saved with the model"
+    """Save the model, and a frozen vision encoder beside it; one that trains is saved with the model
+
+    The processor and the tokeniser that a loaded model has beside its weights are saved too. Raises `InputError` for
+    a file in the place of the folder, and for adapters that are not merged."""
     if vision not in VISION:
         raise InputError(f"unknown `vision` {vision!r}; choose from {', '.join(VISION)}")
     if vision=='reference': _check_referable(self)
-    if self._trains_vision(): return PreTrainedModel.save_pretrained(self, save_directory, *args, **kwargs)
+    folder = Path(save_directory)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"cannot save the model as {folder}: it is a file; name a folder")
+    if has_adapters(self):
+        raise InputError("the model has adapters, and a saved model has none: call `merge()` first")
+    self._save_weights(folder, *args, **kwargs)
+    if self.vision is not None and not self._trains_vision(): _save_vision(self.vision, folder, vision)
+    self._save_tools(folder)
+
+@patch_to(AmspsModel)
+def _save_weights(self, folder, *args, **kwargs):
+    "Save what trains"
     encoder = self.vision
-    self.vision = None
-    try:
-        PreTrainedModel.save_pretrained(self, save_directory, *args, **kwargs)
-    finally:
-        self.vision = encoder
-    if encoder is not None: _save_vision(encoder, Path(save_directory), vision)
+    if not self._trains_vision(): self.vision = None
+    try: PreTrainedModel.save_pretrained(self, folder, *args, **kwargs)
+    finally: self.vision = encoder
+
+@patch_to(AmspsModel)
+def _save_tools(self, folder):
+    "Save the processor and the tokeniser that lie beside the weights of a loaded model"
+    home = Path(self.name_or_path or 'none')
+    if home.is_dir() and home.resolve()!=folder.resolve():
+        import_module('amsps.processor').save_tools(self, folder)
 
 @patch_to(AmspsModel)
 def _trains_vision(self): return bool(self.config.vision_config or self.config.dual_config)
@@ -449,6 +474,7 @@ def _save_vision(encoder, home, how):
         (home/REFERENCE).unlink(missing_ok=True) # of an earlier saving
         return
     said = dict(name=encoder.name, on_hub=encoder.on_hub, sha256=digest_vision(encoder))
+    said['config'] = behaviour_of(encoder.backbone.config)
     (home/REFERENCE).write_text(json.dumps(said, indent=1), 'utf-8')
 
 def _check_referable(model):
@@ -476,7 +502,18 @@ def _read_reference(file):
     if not right or not re.fullmatch('[0-9a-f]{64}', said['sha256']):
         raise InputError(f"its {file.name} lacks the name (`name`, `on_hub`) or the SHA-256 (`sha256`) of the vision "
                          "encoder; copy the whole folder again")
+    if not isinstance(said.setdefault('config', {}), dict): # earlier versions had none
+        raise InputError(f"the configuration (`config`) in its {file.name} is no mapping; copy the whole folder again")
     return said
+
+def _check_behaviour(encoder, said, named):
+    "Raise `InputError` for an encoder with other settings than that of the training"
+    own = behaviour_of(encoder.backbone.config)
+    other = {k:(v, own[k]) for k,v in said['config'].items() if k in own and own[k]!=v} # a new version has new settings
+    if other:
+        k,(then,now) = next(iter(other.items()))
+        raise InputError(f"the vision encoder {str(named or encoder.name)!r} is not that of its training: {k} of its "
+                         f"configuration is {now!r}, and was {then!r}; take the encoder of the training")
 
 def _hub_name(said):
     "The name of a vision encoder, where it can be loaded by it; else an `InputError` that says to name one"
@@ -501,13 +538,14 @@ def _referenced_vision(file, named, config):
         raise InputError(f"the vision encoder {str(named or encoder.name)!r} is not that of its training: its weights "
                          f"and its image processor have the SHA-256 {found[:16]}..., and those of "
                          f"{repr(said['name'])[:80]} had {said['sha256'][:16]}...; take the encoder of the training")
+    _check_behaviour(encoder, said, named)
     return encoder
 
-def _saved_vision(name_or_path, named, config, revision):
+def _saved_vision(name_or_path, named, config, options):
     "The frozen vision encoder of a saved model"
     home = Path(name_or_path)
     if not home.is_dir():
-        home = Path(snapshot_download(str(name_or_path), revision=revision, allow_patterns=['vision/*', REFERENCE]))
+        home = Path(snapshot_download(str(name_or_path), allow_patterns=['vision/*', REFERENCE], **options))
     if (home/REFERENCE).is_file(): return _referenced_vision(home/REFERENCE, named, config)
     _refuse_named(named, 'its vision encoder is saved with it')
     if not (home/'vision').is_dir():
@@ -529,7 +567,7 @@ def _load_vision(self, name_or_path, named, options):
         _refuse_named(named, 'its vision encoder is a part of its weights')
         self.vision.set_processor(_saved_processor(name_or_path, options))
     elif self.config.grid:
-        self.set_vision(_saved_vision(name_or_path, named, self.config, options.get('revision')))
+        self.set_vision(_saved_vision(name_or_path, named, self.config, options))
     else: _refuse_named(named, 'it was saved without a vision encoder, see `set_vision`')
 
 # %% ../nbs/method/11_model.ipynb #16115f4f
@@ -543,8 +581,7 @@ def _set_trained(self):
 
 def _saved_processor(name_or_path, options):
     "The image processor beside the weights of a saved model, or None"
-    known = {k:v for k,v in options.items() if k in ('revision', 'local_files_only', 'token', 'cache_dir')}
-    try: return AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=False, **known)
+    try: return AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=False, **options)
     except LOAD_ERRORS: return None # a checkpoint of a run has none
 
 # %% ../nbs/method/11_model.ipynb #27063b2a
@@ -552,6 +589,17 @@ AutoConfig.register('amsps', AmspsConfig)
 AutoModel.register(AmspsConfig, AmspsModel)
 
 # %% ../nbs/method/11_model.ipynb #7a383b59
+def _check_kind(name_or_path, options):
+    "Raise `InputError` for what is no saved `AmspsModel`"
+    if not Path(name_or_path).exists():
+        try: validate_repo_id(str(name_or_path))
+        except HFValidationError:
+            raise InputError("there is no such folder") from None
+    kind = PreTrainedConfig.get_config_dict(name_or_path, **options)[0].get('model_type')
+    if kind!=AmspsConfig.model_type:
+        raise InputError(f"its config.json describes a model of type {kind!r}, and not of {AmspsConfig.model_type!r}; "
+                         "`load_dual` loads a CLIP-like model, `load_vision` an encoder of pictures")
+
 @patch_to(AmspsModel, cls_method=True)
 def from_pretrained(cls,
     name_or_path:str, # Folder written by `save_pretrained`, or hub name
@@ -559,18 +607,29 @@ def from_pretrained(cls,
     output_loading_info:bool=False, # Return what was missing and unexpected (nothing) too
     **kwargs, # As for transformers' models
 ):
-    "A saved model; raises `InputError` where its weights do not fit its configuration or its vision encoder"
+    """A saved model, in float32 unless `dtype` names another type
+
+    Raises `InputError` where it cannot be loaded, is a model of another kind, or has weights that do not fit its
+    configuration or its vision encoder."""
     kwargs['ignore_mismatched_sizes'] = True # they are named below
-    with quiet_transformers():
-        load = PreTrainedModel.from_pretrained.__func__
-        model,info = load(cls, name_or_path, *args, output_loading_info=True, **kwargs)
+    if 'torch_dtype' not in kwargs: kwargs.setdefault('dtype', torch.float32)
+    hub = {k:kwargs[k] for k in ('revision', 'local_files_only', 'token', 'cache_dir') if k in kwargs}
     try:
+        if 'config' not in kwargs: _check_kind(name_or_path, hub)
+        with quiet_transformers():
+            load = PreTrainedModel.from_pretrained.__func__
+            model,info = load(cls, name_or_path, *args, output_loading_info=True, **kwargs)
         check_fit(info)
         check_finite_weights(model)
         model._set_trained()
-        model._load_vision(name_or_path, vision, kwargs)
-    except InputError as e:
-        raise InputError(f"cannot load the model of {name_or_path}: {e}") from None
+        model.hub_options = hub | (dict(local_files_only=True) if Path(name_or_path).is_dir() else {})
+        model._load_vision(name_or_path, vision, hub)
+    except LOAD_ERRORS as e:
+        if out_of_memory(e):
+            raise
+        advice = '' if isinstance(e, InputError) else '; name a folder that `save_pretrained` wrote, or download it again'
+        said = str(e) if isinstance(e, InputError) else quoted(e)
+        raise InputError(f"cannot load the model of {name_or_path}: {said}{advice}") from None
     return (model, info) if output_loading_info else model
 
 # %% ../nbs/method/11_model.ipynb #5f9930f9
@@ -578,7 +637,9 @@ def from_pretrained(cls,
 def adapt(self,
     rank:int, # Of the adapters, at least 1
 ):
-    "Train adapters of the encoders' last blocks in the place of the pretrained weights that train"
+    "Train adapters of the encoders' last blocks in the place of the weights that train; `InputError` for a wrong rank"
+    if has_adapters(self):
+        raise InputError("the model has adapters already: call `merge()` first")
     for encoder in (self.vision, self.text_encoder):
         if getattr(encoder, 'tune', 0): add_adapters(encoder.backbone, encoder.trained_blocks, rank)
 

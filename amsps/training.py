@@ -753,7 +753,7 @@ def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'
 def _save(self, output_dir=None, state_dict=None):
     "Write a checkpoint under the names of the modules"
     model = self.model
-    model.save_pretrained = partial(model.save_pretrained, save_original_format=False)
+    model.save_pretrained = partial(model._save_weights, save_original_format=False)
     try: Trainer._save(self, output_dir, state_dict)
     finally: del model.save_pretrained
 

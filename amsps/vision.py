@@ -7,7 +7,7 @@ __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_
            'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'run_backbone', 'backbone_grid',
            'square_grid', 'pool_grid', 'encoding_device', 'full_float32', 'keep_freed_memory', 'picture_pixels',
            'VisionEncoder', 'channels_last', 'channel_scale', 'picture_bytes', 'load_vision', 'vision_from_config',
-           'describe_vision', 'picture_features', 'digest_weights', 'digest_config', 'digest_vision',
+           'describe_vision', 'picture_features', 'digest_weights', 'behaviour_of', 'digest_config', 'digest_vision',
            'extract_features', 'region_means']
 
 # %% ../nbs/method/07_vision.ipynb #7d0bf358
@@ -20,6 +20,7 @@ import os
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Callable
 import numpy as np
 import torch
@@ -128,7 +129,7 @@ def _origin(
 
 # %% ../nbs/method/07_vision.ipynb #f1cdc056
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError, ImportError, LookupError,
-               TypeError, AttributeError) # of `from_pretrained`, for damaged and odd folders
+               TypeError, AttributeError, UnpicklingError, EOFError) # of `from_pretrained`, for damaged and odd folders
 
 def _from_pretrained(name, tool):
     "Tool, model, and what transformers says of the fit of its weights"
@@ -204,6 +205,12 @@ def encoder_part(
     return part.get_encoder() if 'decoder_input_ids' in inspect.signature(part.forward).parameters else part
 
 # %% ../nbs/method/07_vision.ipynb #ca835216
+def _check_constant(model, output):
+    "Raise `InputError` for a model that gives another output each time, even in eval mode"
+    if not torch.equal(output(), output()):
+        raise InputError(f"{type(model).__name__} gives another output each time that it sees the same input, as models "
+                         "that mask their input at random do; take another model")
+
 def load_pretrained(
     name_or_path:str, # Hub name or local folder
     what:str, # For messages
@@ -219,7 +226,7 @@ def load_pretrained(
         part = encoder_part(model, tower)
         with torch.no_grad():
             _check_weights(model, info, lambda: output(made, part))
-            output(made, part)
+            _check_constant(part, lambda: output(made, part))
     except LOAD_ERRORS as e:
         if out_of_memory(e):
             raise
@@ -233,11 +240,12 @@ def load_backbone(
 )->tuple: # Image processor, model in eval mode
     "A vision backbone and its image processor; raises `InputError` where it cannot be loaded"
     return load_pretrained(name_or_path, 'vision backbone', AutoImageProcessor, tower='vision_model',
-                           output=_blank_output, files='config.json, model.safetensors, preprocessor_config.json')
+                           output=_some_output, files='config.json, model.safetensors, preprocessor_config.json')
 
-def _blank_output(processor, model):
-    "Last hidden state of a blank picture"
-    pixels = processor(images=[Image.new('RGB', (64, 64))], return_tensors='pt')['pixel_values']
+def _some_output(processor, model):
+    "Last hidden state of a picture of grey levels"
+    levels = Image.linear_gradient('L').resize((64, 64)).convert('RGB')
+    pixels = processor(images=[levels], return_tensors='pt')['pixel_values']
     return run_backbone(model, pixels).last_hidden_state
 
 # %% ../nbs/method/07_vision.ipynb #e1425110
@@ -255,7 +263,7 @@ def run_backbone(
     can_fit = 'interpolate_pos_encoding' in inspect.signature(model.forward).parameters
     options = dict(interpolate_pos_encoding=True) if can_fit and tuple(pixels.shape[2:])!=sides else {}
     try:
-        out = model(pixel_values=pixels, **options)
+        out = model(pixel_values=pixels.to(next(model.parameters()).dtype), **options)
         out.last_hidden_state
         return out
     except (AttributeError, TypeError):
@@ -420,12 +428,17 @@ def stored_type(self)->str: # Of NumPy
     return '|u1' if self.stored=='pixels' else '<f2'
 
 @patch_to(VisionEncoder)
-def pixels(self,
-    images:list[Image.Image], # B pictures, RGB
-)->Tensor: # (B, 3, H, W) float32; uint8 where pixels are stored
+def check_processor(self):
+    "Raise `InputError` for an encoder without an image processor"
     if self.processor is None:
         raise InputError("the model has no image processor beside its weights: load both from a folder that `amsps "
                          "train` or `AmspsProcessor.save_pretrained` wrote")
+
+@patch_to(VisionEncoder)
+def pixels(self,
+    images:list[Image.Image], # B pictures, RGB
+)->Tensor: # (B, 3, H, W) float32; uint8 where pixels are stored
+    self.check_processor()
     take = picture_bytes if self.stored=='pixels' else picture_pixels
     return take(self.processor, images, self.image_size)
 
@@ -629,12 +642,21 @@ def digest_weights(
 _NO_BEHAVIOUR = {'_name_or_path', 'architectures', 'dtype', 'torch_dtype', 'transformers_version', 'id2label',
                  'label2id'}
 
+def _behaviour_text(config):
+    def own(x): return {k:own(v) if isinstance(v, dict) else v for k,v in x.items() if k not in _NO_BEHAVIOUR}
+    return json.dumps(own(config.to_dict()), sort_keys=True, default=str)
+
+def behaviour_of(
+    config, # Of a transformers model
+)->dict: # Values of JSON
+    "What decides a model's output beside its weights, such as the activation"
+    return json.loads(_behaviour_text(config))
+
 def digest_config(
     config, # Of a transformers model
 )->str: # Hex SHA-256
-    "Digest of what decides a model's output beside its weights, such as the activation"
-    def own(x): return {k:own(v) if isinstance(v, dict) else v for k,v in x.items() if k not in _NO_BEHAVIOUR}
-    return hashlib.sha256(json.dumps(own(config.to_dict()), sort_keys=True, default=str).encode()).hexdigest()
+    "Digest of `behaviour_of`"
+    return hashlib.sha256(_behaviour_text(config).encode()).hexdigest()
 
 def digest_vision(
     encoder:VisionEncoder,
@@ -644,6 +666,7 @@ def digest_vision(
     return digest_weights(encoder.backbone, _digest_processor(encoder), trained)
 
 def _digest_processor(encoder):
+    encoder.check_processor()
     settings = json.dumps(encoder.processor.to_dict(), sort_keys=True, default=str)
     return hashlib.sha256(settings.encode())
 

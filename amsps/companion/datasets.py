@@ -361,7 +361,11 @@ def saved_start(
     if home is None: return None
     options = dict(local_files_only=True, trust_remote_code=False)
     try:
-        return AmspsModel.from_pretrained(home, **options),AutoTokenizer.from_pretrained(home, **options)
+        model = AmspsModel.from_pretrained(home, **options)
+        if model.vision is not None and model.vision.processor is None:
+            raise InputError(f"the model of {home} has no image processor (processor_config.json or "
+                             "preprocessor_config.json); copy the whole folder again")
+        return model,AutoTokenizer.from_pretrained(home, **options)
     except LOAD_ERRORS as e:
         if isinstance(e, InputError):
             raise
