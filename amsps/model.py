@@ -30,8 +30,8 @@ from .layers import add_adapters, has_adapters, merge_adapters
 from .patching import patch_to
 from .text import BiGRUEncoder, TransformersTextEncoder, text_from_config
 from .vision import (
-    LOAD_ERRORS, RegionEncoder, VisionEncoder, behaviour_of, check_finite_weights, check_fit, digest_vision, load_vision,
-    masked_mean, quiet_transformers, vision_from_config)
+    LOAD_ERRORS, RegionEncoder, VisionEncoder, behaviour_of, check_finite_weights, check_fit, digest_vision,
+    load_vision, masked_mean, quiet_transformers, vision_from_config)
 
 # %% ../nbs/method/11_model.ipynb #ee298926
 def masked_max(
@@ -627,9 +627,9 @@ def from_pretrained(cls,
     except LOAD_ERRORS as e:
         if out_of_memory(e):
             raise
-        advice = '' if isinstance(e, InputError) else '; name a folder that `save_pretrained` wrote, or download it again'
-        said = str(e) if isinstance(e, InputError) else quoted(e)
-        raise InputError(f"cannot load the model of {name_or_path}: {said}{advice}") from None
+        if isinstance(e, InputError): said = str(e)
+        else: said = f'{quoted(e)}; name a folder that `save_pretrained` wrote, or download the model again'
+        raise InputError(f"cannot load the model of {name_or_path}: {said}") from None
     return (model, info) if output_loading_info else model
 
 # %% ../nbs/method/11_model.ipynb #5f9930f9

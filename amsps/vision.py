@@ -129,7 +129,7 @@ def _origin(
 
 # %% ../nbs/method/07_vision.ipynb #f1cdc056
 LOAD_ERRORS = (OSError, ValueError, RuntimeError, SafetensorError, StrictDataclassError, ImportError, LookupError,
-               TypeError, AttributeError, UnpicklingError, EOFError) # of `from_pretrained`, for damaged and odd folders
+               TypeError, AttributeError, UnpicklingError, EOFError) # of `from_pretrained`, for odd folders
 
 def _from_pretrained(name, tool):
     "Tool, model, and what transformers says of the fit of its weights"
