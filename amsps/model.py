@@ -31,7 +31,7 @@ from .patching import patch_to
 from .text import BiGRUEncoder, TransformersTextEncoder, text_from_config
 from .vision import (
     LOAD_ERRORS, RegionEncoder, VisionEncoder, behaviour_of, check_finite_weights, check_fit, digest_vision,
-    load_vision, masked_mean, quiet_transformers, vision_from_config)
+    load_vision, masked_mean, pixel_settings, quiet_transformers, vision_from_config)
 
 # %% ../nbs/method/11_model.ipynb #ee298926
 def masked_max(
@@ -124,8 +124,8 @@ class AmspsConfig(PreTrainedConfig):
     tune_vision_layers = 0 # Number of its last blocks that train
     from_pixels = False # It trains from pixels, see `VisionEncoder`
     dual_config = None # dict, of a CLIP-like model in the place of both encoders, see `divide_dual`
-    learn = () # Which train: the factor of the similarities, `scale` (0 is none), and their `bias` (None is none)
-    scale,bias = 0.,None # Before training; floats
+    pictures = None # dict, how the image processor of a saved model makes pixels
+    learn,scale,bias = (),0.,None # Which train: factor of the similarities (0: none), their bias; their first values
     def __init__(self,
         feature_size:int=1280, # F, size of a region feature
         vocab_size:int=1000, # Token ids of the tokeniser
@@ -450,6 +450,7 @@ def save_pretrained(self,
 def _save_weights(self, folder, *args, **kwargs):
     "Save what trains"
     encoder = self.vision
+    if encoder is not None and encoder.processor is not None: self.config.pictures = pixel_settings(encoder.processor)
     if not self._trains_vision(): self.vision = None
     try: PreTrainedModel.save_pretrained(self, folder, *args, **kwargs)
     finally: self.vision = encoder
@@ -569,6 +570,15 @@ def _load_vision(self, name_or_path, named, options):
     elif self.config.grid:
         self.set_vision(_saved_vision(name_or_path, named, self.config, options))
     else: _refuse_named(named, 'it was saved without a vision encoder, see `set_vision`')
+    if self.vision is not None: _check_pictures(self.vision.processor, self.config.pictures)
+
+def _check_pictures(processor, then):
+    "Raise `InputError` for an image processor that is not that of a saved model"
+    now = {} if processor is None else pixel_settings(processor)
+    for k in now.keys()&(then or {}).keys():
+        if now[k]!=then[k]:
+            raise InputError(f"its image processor is not that of its training: {k} is {now[k]}, and was {then[k]}; "
+                             "copy the whole folder again")
 
 # %% ../nbs/method/11_model.ipynb #16115f4f
 @patch_to(AmspsModel)

@@ -6,9 +6,9 @@
 __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_transformers', 'check_finite_weights',
            'check_fit', 'encoder_part', 'load_pretrained', 'load_backbone', 'run_backbone', 'backbone_grid',
            'square_grid', 'pool_grid', 'encoding_device', 'full_float32', 'keep_freed_memory', 'picture_pixels',
-           'VisionEncoder', 'channels_last', 'channel_scale', 'picture_bytes', 'load_vision', 'vision_from_config',
-           'describe_vision', 'picture_features', 'digest_weights', 'behaviour_of', 'digest_config', 'digest_vision',
-           'extract_features', 'region_means']
+           'VisionEncoder', 'channels_last', 'pixel_settings', 'channel_scale', 'picture_bytes', 'load_vision',
+           'vision_from_config', 'describe_vision', 'picture_features', 'digest_weights', 'behaviour_of',
+           'digest_config', 'digest_vision', 'extract_features', 'region_means']
 
 # %% ../nbs/method/07_vision.ipynb #7d0bf358
 import ctypes
@@ -208,8 +208,8 @@ def encoder_part(
 def _check_constant(model, output):
     "Raise `InputError` for a model that gives another output each time, even in eval mode"
     if not torch.equal(output(), output()):
-        raise InputError(f"{type(model).__name__} gives another output each time that it sees the same input, as models "
-                         "that mask their input at random do; take another model")
+        raise InputError(f"{type(model).__name__} gives another output each time that it sees the same input, as "
+                         "models that mask their input at random do; take another model")
 
 def load_pretrained(
     name_or_path:str, # Hub name or local folder
@@ -497,6 +497,16 @@ def regions(self,
         return self._features(self.backbone(pixel_values=_blank_pixels(self.backbone)))
 
 # %% ../nbs/method/07_vision.ipynb #f945a3b3
+_PIXEL_SETTINGS = ('do_resize', 'size', 'resample', 'do_center_crop', 'crop_size', 'do_rescale', 'rescale_factor',
+                   'do_normalize', 'image_mean', 'image_std')
+
+def pixel_settings(
+    processor, # An image processor of transformers
+)->dict: # Values of JSON, those that are set
+    "How a processor makes pixels, whatever its class"
+    found = {k:v for k,v in processor.to_dict().items() if k in _PIXEL_SETTINGS and v is not None}
+    return json.loads(json.dumps(found, default=dict))
+
 def channel_scale(
     processor, # An image processor of transformers
 )->tuple[Tensor,Tensor,Tensor]: # (3,) int64 order of the channels, (3, 1, 1) scale, (3, 1, 1) shift

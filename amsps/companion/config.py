@@ -365,6 +365,8 @@ def tuned_layers_are_of_a_frozen_encoder(config):
 
 @config_rule
 def frozen_text_has_a_backbone(config):
+    if config.freeze_text and config.model:
+        return "`freeze_text` is of no use with `model`: `tune_text_layers` says how many of its text layers train"
     if config.freeze_text and not config.text_backbone:
         return "`freeze_text` needs a `text_backbone`; the Bi-GRU has nothing to freeze"
 
