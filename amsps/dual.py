@@ -336,8 +336,8 @@ def set_processor(self,
     if 'spatial_shapes' in getattr(processor, 'model_input_names', ()) and not isinstance(processor, SquarePixels):
         config = self.backbone.config
         if config.model_type!='siglip2_vision_model':
-            raise InputError(f"{type(processor).__name__} makes patches for a SigLIP 2, and the vision tower is of type "
-                             f"{config.model_type!r}: take the model's own preprocessor_config.json")
+            raise InputError(f"{type(processor).__name__} makes patches for a SigLIP 2, and the vision tower is of "
+                             f"type {config.model_type!r}: take the model's own preprocessor_config.json")
         processor = SquarePixels(processor, side=math.isqrt(config.num_patches)*config.patch_size)
     VisionEncoder.set_processor(self, processor)
 
