@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
 from .errors import InputError, out_of_memory, quoted
-from .layers import block_list, input_of_last_blocks, last_blocks_only, trained_parameters
+from .layers import block_list, checkpointing, input_of_last_blocks, last_blocks_only, trained_parameters
 from .patching import patch_to
 from .text import _check_vocabulary, part_size, set_padding, token_limit
 from .vision import LOAD_ERRORS, VisionEncoder, check_finite_weights, quiet_transformers
@@ -93,6 +93,7 @@ class DualText(nn.Module):
         tune: with `freeze`, number of last layers that are trained all the same, with all that follows them; all of
             them is the whole half.
     """
+    gradient_checkpointing = False # Or how the layers that train run, see `checkpointing`
     def __init__(self, backbone, freeze=False, tune=0):
         super().__init__()
         self.backbone = backbone.eval()
@@ -165,7 +166,7 @@ def forward(self,
     if states is not None and not self.tune: return states,mask
     run = self._run if states is None else self._run_over
     trained = not self.freeze or self.tune>0
-    with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and trained), checkpointing(self):
         parts,back = self._in_parts(run, input_ids, attention_mask, lengths, states)
         return torch.cat(parts)[back][:,None],mask
 

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 import numpy as np
@@ -26,7 +27,8 @@ from transformers.utils import ModelOutput
 from .consensus import ConceptLevel, GraphLevel, LikelihoodLevel
 from .dual import DualParts, dual_from_config
 from .errors import InputError, out_of_memory, quoted
-from .layers import add_adapters, has_adapters, merge_adapters
+from .layers import (
+    RUN_AGAIN, add_adapters, blocks_that_train, checkpointed, has_adapters, merge_adapters)
 from .patching import patch_to
 from .text import BiGRUEncoder, TransformersTextEncoder, text_from_config
 from .vision import (
@@ -249,6 +251,7 @@ class AmspsModel(PreTrainedModel):
     config_class = AmspsConfig
     base_model_prefix = 'amsps'
     main_input_name = 'regions'
+    supports_gradient_checkpointing = True
 
     def __init__(self,
         config:AmspsConfig, # What to build
@@ -658,6 +661,21 @@ def merge(self):
     "Add adapters to the weights; the model is then as one that was loaded"
     merge_adapters(self)
     self._set_trained()
+
+# %% ../nbs/method/11_model.ipynb #4d92be19
+@patch_to(AmspsModel)
+def _set_gradient_checkpointing(self,
+    enable:bool=True,
+    gradient_checkpointing_func=RUN_AGAIN, # `run` of `checkpointed`
+    every_n_layers:int=1, # `every` of `checkpointed`
+):
+    "Let the blocks of the encoders that train run again in the backward pass; raises `InputError` where none trains"
+    encoders = [e for e in (self.vision, self.text_encoder) if hasattr(e, 'gradient_checkpointing')]
+    if enable and not any(p.requires_grad for e in encoders for p in e.backbone.parameters()):
+        raise InputError("`gradient_checkpointing` is for encoders that train, and this model has none: train blocks "
+                         "of a vision encoder or layers of a transformers text encoder, or leave it out")
+    how = partial(checkpointed, run=gradient_checkpointing_func, every=every_n_layers)
+    for e in encoders: e.gradient_checkpointing = enable and bool(blocks_that_train(e.backbone)) and how
 
 # %% ../nbs/method/11_model.ipynb #1acfc76a
 def weighted_levels(

@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from .data import token_ids
 from .errors import InputError, quoted
+from .layers import checkpointing
 from .patching import patch_to
 from .vision import LOAD_ERRORS, ItemDropout, encoder_part, encoding_device, load_pretrained, masked_mean
 
@@ -226,6 +227,7 @@ def check_last_layers(
 # %% ../nbs/method/08_text.ipynb #f7ae25a0
 class TransformersTextEncoder(nn.Module):
     "A transformers text encoder with a linear map into the joint space [ours]"
+    gradient_checkpointing = False # Or how the layers that train run, see `checkpointing`
     def __init__(self,
         backbone:PreTrainedModel, # Any model that returns `last_hidden_state`
         embed_size:int, # D
@@ -293,7 +295,7 @@ def _run(self, ids, mask, states, lengths): # (B, L, H)
     order = lengths.argsort()
     size = part_size(ids.device)
     trained = not self.freeze or self.tune>0
-    with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+    with torch.set_grad_enabled(torch.is_grad_enabled() and trained), checkpointing(self):
         parts = []
         for rows in order.split(size):
             n = int(lengths[rows].max())

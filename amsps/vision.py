@@ -36,7 +36,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
 from .data import Regions, as_float, batches_ahead, disk_room, is_plain_picture, load_features, load_image
 from .errors import InputError, out_of_memory, quoted
-from .layers import block_list, input_of_last_blocks, last_blocks_only, train_mode, trained_parameters
+from .layers import (
+    block_list, checkpointing, input_of_last_blocks, last_blocks_only, train_mode, trained_parameters)
 from .patching import patch_to
 from .views import take_views
 
@@ -375,6 +376,7 @@ class VisionEncoder(nn.Module):
         from_pixels: store pixels also where the first blocks are frozen, for random views.
     Raises `InputError` for more blocks than the backbone has.
     """
+    gradient_checkpointing = False # Or how the blocks that train run, see `checkpointing`
     def __init__(self, processor, backbone, grid=3, image_size=0, tune=0, from_pixels=False):
         super().__init__()
         self.backbone = backbone.eval()
@@ -492,8 +494,9 @@ def regions(self,
     "Regions of what is stored"
     if not self.tune: return states
     if self.stored=='pixels':
-        return self._features(run_backbone(self.backbone, channels_last(self.normalised(states, views))))
-    with last_blocks_only(self.place, self.tune, channels_last(states)):
+        with checkpointing(self):
+            return self._features(run_backbone(self.backbone, channels_last(self.normalised(states, views))))
+    with checkpointing(self), last_blocks_only(self.place, self.tune, channels_last(states)):
         return self._features(self.backbone(pixel_values=_blank_pixels(self.backbone)))
 
 # %% ../nbs/method/07_vision.ipynb #f945a3b3

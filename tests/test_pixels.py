@@ -238,3 +238,16 @@ def test_damaged_models(cli, place, tmp_path):
     r = evaluate(place/'clip')
     picture.write_bytes(good)
     assert r.returncode==2 and picture.name in r.stderr and 'Traceback' not in r.stderr, r.stderr
+
+
+def test_gradient_checkpointing(cli, place):
+    "Blocks that run again change no number of a run, whose parts are both halves of a CLIP, random views and mining"
+    clip = ['--model', place/'clip', '--loss', 'ahrl', '--epochs', 3, '--batch-size', 8, '--min-view', .5]
+    def results(*options):
+        run = trained_run(cli('train', *clip, *options, *data(place)))
+        record = json.loads((run/'record.json').read_text('utf-8'))
+        assert record['config'].get('gradient_checkpointing', False)==bool(options)
+        return record['history'],record['metrics'],record['saved']
+    assert results('--gradient-checkpointing')==results()
+    r = cli('train', '--gradient-checkpointing', *data(place))
+    assert r.returncode and 'is for encoders that train' in r.stderr

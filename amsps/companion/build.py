@@ -152,6 +152,8 @@ def build_model(
         model.consensus.set_graph(graph, tokenizer, *given)
     if config.lora:
         model.adapt(config.lora)
+    if config.gradient_checkpointing:
+        model._set_gradient_checkpointing()
     return model,tokenizer
 
 # %% ../../nbs/companion/25_build.ipynb #80712837

@@ -10,11 +10,12 @@ __all__ = ['LossName', 'OMITTED', 'GROUPS', 'CONFIG_RULES', 'LEARNING', 'LOCATIO
            'parse_config', 'config_rule', 'loss_needs', 'photographs_have_a_folder', 'only_pretrained_text_is_frozen',
            'tuned_layers_are_of_a_frozen_encoder', 'frozen_text_has_a_backbone', 'saved_folder', 'saved_shape',
            'saved_model_keeps_its_shape', 'model_is_both_encoders', 'check_trains', 'some_losses_learn_a_temperature',
-           'trained_vision_has_a_backbone', 'adapters_are_of_trained_layers', 'reference_is_to_a_frozen_encoder',
-           'views_are_of_trained_vision', 'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen',
-           'relatedness_has_evidence', 'correction_needs_answers', 'active_mode_begins', 'penalty_has_a_range',
-           'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
-           'namespace_config', 'preset', 'few_pairs', 'expected', 'check_palette', 'label_of']
+           'trained_vision_has_a_backbone', 'adapters_are_of_trained_layers', 'checkpointing_is_of_trained_encoders',
+           'reference_is_to_a_frozen_encoder', 'views_are_of_trained_vision', 'chunks_have_no_batch_norm',
+           'sentence_evidence_is_frozen', 'relatedness_has_evidence', 'correction_needs_answers', 'active_mode_begins',
+           'penalty_has_a_range', 'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level',
+           'vectors_need_a_graph', 'refuse_unknown', 'namespace_config', 'preset', 'few_pairs', 'expected',
+           'check_palette', 'label_of']
 
 # %% ../../nbs/companion/21_config.ipynb #1d9c3536
 import ast
@@ -118,7 +119,7 @@ class DataConfig(_Group):
         description="Number of captions of a training image that are used, the first ones. 0: all.")
 
 # Where they are 0, False or empty, keys and records lack them
-OMITTED = ('train_images', 'captions_per_image', 'judgements', 'correct_confidence')
+OMITTED = ('train_images', 'captions_per_image', 'judgements', 'correct_confidence', 'gradient_checkpointing')
 
 # %% ../../nbs/companion/21_config.ipynb #c0ba6862
 class ModelConfig(_Group):
@@ -265,6 +266,9 @@ class OptimisationConfig(_Group):
     chunk_size: int = Field(0, ge=0,
         description="Pairs that are encoded at a time, for large batches in small memory. "
                     "0: the whole batch. Losses see the whole batch in any case. One process only.")
+    gradient_checkpointing: bool = Field(False,
+        description="Run trained blocks again in the backward pass, which takes less memory. "
+                    "Only the inputs of the blocks are kept. The numbers are the same; about a third more time.")
 
 # %% ../../nbs/companion/21_config.ipynb #e96e4253
 class ProcessConfig(_Group):
@@ -446,6 +450,13 @@ def adapters_are_of_trained_layers(config):
     if config.lora and not (config.tune_vision_layers or config.tune_text_layers):
         return ("`lora` is the rank of adapters in the last layers of pretrained encoders: set `tune_vision_layers` or "
                 "`tune_text_layers` too")
+
+@config_rule
+def checkpointing_is_of_trained_encoders(config):
+    trained = config.tune_vision_layers or config.tune_text_layers or (config.text_backbone and not config.freeze_text)
+    if config.gradient_checkpointing and not (trained or saved_folder(config.model)):
+        return ("`gradient_checkpointing` is for encoders that train: set `tune_vision_layers` or `tune_text_layers` "
+                "too, or leave it out")
 
 @config_rule
 def reference_is_to_a_frozen_encoder(config):
