@@ -160,6 +160,28 @@ def test_damaged_cache(cli, small_flickr8k, backbone, tmp_path):
     f.write_bytes(whole[:-2]+np.float16('nan').tobytes())
     refused(cli(*args), 'features.npy: image 23 has NaN')
 
+def test_damaged_pictures(cli, small_flickr8k, backbone, tmp_path):
+    "One message counts them; after the repair only what is behind the first one is decoded; gc removes what is left"
+    from amsps.companion.cache import partial_features
+    pictures,cache = small_flickr8k/'Flicker8k_Dataset',tmp_path/'cache'
+    args = ['extract', pictures, '--backbone', backbone, '--grid', 1, '--batch-size', 4, '--cache-dir', cache]
+    damaged = sorted(pictures.iterdir())[13:24:5]
+    kept = [f.read_bytes() for f in damaged]
+    for f in damaged: f.write_bytes(f.read_bytes()[:300])
+    refused(cli(*args), f'3 of 24 pictures cannot be decoded: {damaged[0]}, {damaged[1]}, {damaged[2]}; replace the')
+    for f,content in zip(damaged, kept): f.write_bytes(content)
+    r = cli(*args)
+    assert r.returncode==0 and '| 12/24 [' in r.stderr, r.stdout+r.stderr # it begins there
+    assert not list(cache.rglob('features.part')) and len(list(cache.rglob('features.npy')))==1
+    again = np.load(next(cache.rglob('features.npy')))
+    assert cli(*args[:-1], tmp_path/'other').returncode==0
+    np.testing.assert_array_equal(np.load(next((tmp_path/'other').rglob('features.npy'))), again)
+    assert len(partial_features(cache))==1
+    r = cli('runs', 'gc', '--cache-dir', cache)
+    assert r.returncode==0 and 'features of an interrupted extraction' in r.stdout, r.stdout+r.stderr
+    assert len(list((cache/'features').iterdir()))==1
+    assert 'nothing to remove' in cli('runs', 'gc', '--cache-dir', cache).stdout
+
 def test_records(cli, tmp_path):
     refused(cli('report', tmp_path), 'there are no run records in')
     (tmp_path/'a.json').write_text('{"name": "a"', 'utf-8')

@@ -1557,7 +1557,8 @@ DryRun = Annotated[bool, _opt_plain("Only say what would be removed.", 'Options'
 def gc(dry_run:DryRun=False, cache_dir:RunsCache=''):
     """Remove runs of older code, and files that belong to no run.
 
-    Vision encoders in the cache that no run links to are removed too. Run records in other folders are not touched."""
+    Vision encoders in the cache that no run links to are removed too, and what is left of extractions of features that
+    were interrupted and that no process goes on with. Run records in other folders are not touched."""
     from amsps.companion import cache
     from amsps.companion.paths import existing_asset
     runs = _runs(cache_dir)
@@ -1566,7 +1567,10 @@ def gc(dry_run:DryRun=False, cache_dir:RunsCache=''):
     unused = cache.unused_vision(runs.parent, gone)
     for path in unused:
         _collect(path, 'no run links to it', cache.why_vision_kept, cache.remove_vision, dry_run)
-    if not found and not unused:
+    partial = cache.partial_features(runs.parent)
+    for path in partial:
+        _collect(path, 'features of an interrupted extraction', cache.why_part_kept, cache.remove_part, dry_run)
+    if not (found or unused or partial):
         echo('nothing to remove')
 
 def _collect(path, reason, why_kept, remove, dry_run):
