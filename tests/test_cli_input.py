@@ -4,6 +4,9 @@ import shutil
 import sys
 import numpy as np
 import pytest
+from amsps.companion.config import parse_config
+from amsps.companion.datasets import load_data
+from amsps.errors import InputError
 from conftest import ROOT, TINY, amsps
 
 def refused(r, *said):
@@ -134,9 +137,24 @@ def test_before_any_feature(cli, small_flickr8k, backbone, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, 'peft', None)
     adapters = ['--tune-vision-layers', 1, '--lora', 4]
     refused(cli('train', *FLICKR8K, *places, *adapters), "`lora` needs the package peft: run pip install 'amsps[lora]'")
+    save_bert(tmp_path/'bert', layers=2)
+    tuned = ['--text-backbone', tmp_path/'bert', '--freeze-text', '--tune-text-layers', 3]
+    refused(cli('train', *FLICKR8K, *places, *tuned), '`tune_text_layers` is 3, and BertModel has 2 layers')
+    chosen = dict(data_root=str(small_flickr8k), backbone=str(backbone), cache_dir=str(tmp_path/'cache'), grid=1,
+                  text_backbone=str(tmp_path/'bert'), freeze_text=True, tune_text_layers=3)
+    with pytest.raises(InputError, match='BertModel has 2 layers'):
+        load_data(parse_config(dict(dataset='flickr8k')|chosen))
     (tmp_path/'file').touch()
     refused(cli('reproduce', *FLICKR8K, *places, '--output', tmp_path/'file/x'), 'cannot create the folder')
     assert not list(tmp_path.rglob('features.*'))
+
+def save_bert(folder, layers):
+    from transformers import BertConfig, BertModel
+    from amsps.data import build_tokenizer
+    tokenizer = build_tokenizer(['a red ball on the grass'], 1)
+    tokenizer.save_pretrained(folder)
+    size = dict(hidden_size=8, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=8)
+    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **size)).save_pretrained(folder)
 
 def test_prepare_before_reading(cli, small_flickr8k, backbone, tmp_path):
     "Without features in the folder or a backbone, nothing is decoded"

@@ -168,6 +168,7 @@ USED_WHEN = {
     # text encoder
     'companion.datasets.text_digest': _has_text_backbone,
     'companion.datasets._add_text_states': lambda c: c.freeze_text,
+    'companion.datasets.check_text_layers': lambda c: c.freeze_text and bool(c.tune_text_layers),
     'text.extract_states': lambda c: c.freeze_text,
     'text.MeanStates': lambda c: c.freeze_text and not c.tune_text_layers and c.pooling=='mean',
     'text.load_text_backbone': lambda c: c.text_backbone not in ('','untrained'),
