@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['SPLITS', 'FEATURE_TYPES', 'Annotations', 'read_text', 'read_lines', 'read_rows', 'load_image', 'undecodable',
-           'batches_ahead', 'is_plain_picture', 'disk_room', 'build_tokenizer', 'open_features', 'check_features',
-           'load_features', 'Regions', 'PairDataset', 'as_float', 'on_device', 'token_ids', 'note_cut', 'PairCollator']
+           'batches_ahead', 'is_plain_picture', 'disk_room', 'put_in_place', 'content_digest', 'write_digests',
+           'are_whole', 'build_tokenizer', 'open_features', 'check_features', 'load_features', 'Regions', 'PairDataset',
+           'as_float', 'on_device', 'token_ids', 'note_cut', 'PairCollator']
 
 # %% ../nbs/method/03_data.ipynb #1c6e646c
 import codecs
@@ -15,11 +16,14 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Callable
 import numpy as np
@@ -359,6 +363,48 @@ def disk_room(
             raise
         raise InputError(f"no room to write {path} ({e.strerror}); free some space, or put the cache elsewhere "
                          "with `cache_dir`: the same command resumes from what is there") from None
+
+# %% ../nbs/method/03_data.ipynb #bd6df46f
+def put_in_place(
+    made:Path, # A complete file
+    path:Path, # Its place, on the same disk
+):
+    "Rename a file when the disk has it; else a power cut may leave a torn or empty one"
+    with open(made, 'r+b') as f: os.fsync(f.fileno())
+    os.replace(made, path)
+
+def content_digest(
+    path:Path, # A file
+)->str: # Hex SHA-256
+    "Digest of a file, which is read once in a process if it does not change"
+    s = os.stat(path)
+    known = (s.st_ino, s.st_size, s.st_mtime_ns)
+    return (_digest if time.time_ns()-s.st_mtime_ns>2*10**9 else _digest.__wrapped__)(str(path), *known)
+
+@lru_cache(maxsize=None)
+def _digest(path, *state):
+    with open(path, 'rb') as f: return hashlib.file_digest(f, 'sha256').hexdigest()
+
+# %% ../nbs/method/03_data.ipynb #8e7664fa
+def write_digests(
+    marker:Path, # File of the digests
+    files:dict[str,Path], # Name that a file gets in the folder of the marker -> where it is now
+):
+    "Keep the digests of the files of a set"
+    made = Path(marker).with_name(f'{Path(marker).name}.tmp')
+    made.write_text(json.dumps({name:content_digest(file) for name,file in files.items()}), 'utf-8')
+    put_in_place(made, marker)
+
+def are_whole(
+    marker:Path, # From `write_digests`
+)->bool|None: # None where there are no digests
+    "Whether the files of a set are complete and as they were written"
+    marker = Path(marker)
+    if not marker.exists(): return None
+    try:
+        kept = json.loads(marker.read_text('utf-8'))
+        return bool(kept) and kept=={name:content_digest(marker.with_name(name)) for name in kept}
+    except (OSError, ValueError, TypeError): return False
 
 # %% ../nbs/method/03_data.ipynb #7ee69152
 def build_tokenizer(

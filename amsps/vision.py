@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
-from .data import Regions, as_float, batches_ahead, disk_room, is_plain_picture, load_features, load_image
-from .data import undecodable
-from .errors import InputError, out_of_memory, quoted
+from .data import Regions, are_whole, as_float, batches_ahead, disk_room, is_plain_picture, load_features
+from .data import load_image, put_in_place, undecodable, write_digests
+from .errors import InputError, note, out_of_memory, quoted
 from .layers import block_list, input_of_last_blocks, last_blocks_only, train_mode, trained_parameters
 from .patching import patch_to
 from .views import take_views
@@ -611,12 +611,13 @@ def _digest_pictures(paths):
     return digests,plain
 
 def _keep_digests(folder, digests):
-    "Write the first eight bytes of each image file's digest beside its features"
-    out = folder/'pictures.npy'
-    if not out.exists():
-        short = np.frombuffer(b''.join(d[:8] for d in digests), np.uint8).reshape(-1, 8)
+    "Have the first eight bytes of each image file's digest beside its features"
+    out,short = folder/'pictures.npy',np.frombuffer(b''.join(d[:8] for d in digests), np.uint8).reshape(-1, 8)
+    try: right = np.array_equal(np.load(out, allow_pickle=False), short)
+    except (OSError, ValueError, EOFError): right = False # none, or torn
+    if not right:
         np.save(folder/'pictures.tmp.npy', short)
-        os.replace(folder/'pictures.tmp.npy', out)
+        put_in_place(folder/'pictures.tmp.npy', out)
 
 # %% ../nbs/method/07_vision.ipynb #9d6a79d2
 def digest_weights(
@@ -749,23 +750,31 @@ def extract_features(
     folder = Path(cache_dir)/hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = _own_folder(folder, encoder)
     folder.mkdir(parents=True, exist_ok=True)
-    out = folder/'features.npy'
+    out,marker = folder/'features.npy',folder/'whole.json'
     with FileLock(folder/'lock'):
-        if not out.exists():
+        if not _is_kept(out, marker):
             _claim(folder, encoder)
             encoder.to(encoding_device())
             with disk_room(out):
                 _take_over(folder, _note_begun(folder, key, encoder, digests))
                 _extract_into(folder/'features.part', encoder, paths, batch_size)
+                write_digests(marker, {out.name:folder/'features.part'})
             name = type(encoder.backbone).__name__ if backbone is encoder else Path(backbone).name
             manifest = dict(key, backbone_name=name, n_images=len(paths))
             (folder/'manifest.json').write_text(json.dumps(manifest, indent=1), 'utf-8')
-            os.replace(folder/'features.part', out)
+            put_in_place(folder/'features.part', out)
             (folder/'begun.npy').unlink()
         _keep_digests(folder, digests)
     return load_features(out, len(paths), maps=encoder.stored!='regions')
 
 # %% ../nbs/method/07_vision.ipynb #e5d21592
+def _is_kept(file, marker):
+    "Whether a file of the cache is there; one that is not as it was written is removed"
+    if not file.exists() or are_whole(marker) is not False: return file.exists()
+    note(f"{file} is not as it was written (a power cut, or a fault of the disk): it is made again")
+    file.unlink()
+    return False
+
 def _cache_key(encoder, digests, plain):
     "Everything that decides the features"
     images = hashlib.sha256(b''.join(digests)).hexdigest()
@@ -844,12 +853,13 @@ def region_means(
     block:int=256, # Images read together
 )->np.ndarray: # (N, 1, F) float32 memory map
     "Mean over each image's regions, cached; raises `InputError` for NaN or infinity"
-    path = Path(path)
+    path,made,marker = (Path(path).with_suffix(end) for end in ('.npy', '.tmp.npy', '.json'))
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix('.lock')), disk_room(path):
-        if not path.exists():
-            _write_means(x, path.with_suffix('.tmp.npy'), block)
-            os.replace(path.with_suffix('.tmp.npy'), path)
+        if not _is_kept(path, marker):
+            _write_means(x, made, block)
+            write_digests(marker, {path.name:made})
+            put_in_place(made, path)
     return load_features(path, len(x))
 
 # %% ../nbs/method/07_vision.ipynb #728026a5

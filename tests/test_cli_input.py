@@ -167,12 +167,18 @@ def test_prepare_before_reading(cli, small_flickr8k, backbone, tmp_path):
     refused(cli('data', 'prepare', *where, '--backbone', backbone, '--grid', 2), 'scene00003.jpg cannot be decoded')
 
 def test_damaged_cache(cli, small_flickr8k, backbone, tmp_path):
-    "A truncated array and one with NaN are refused by name"
+    "A torn array is made again; without a digest, one that is cut and one with NaN are refused by name"
     where = ['--backbone', backbone, '--cache-dir', tmp_path/'cache', '--grid', 1]
     args = ['extract', small_flickr8k/'Flicker8k_Dataset', *where]
     assert cli(*args).returncode==0
     f = next(tmp_path.rglob('features.npy'))
     whole = f.read_bytes()
+    for torn in (whole[:-100], b'', whole[:128]+b'\1'*(len(whole)-128)):
+        f.write_bytes(torn)
+        r = cli(*args)
+        assert r.returncode==0 and 'is not as it was written' in r.stderr and f.read_bytes()==whole, r.stderr
+    f.with_name('whole.json').unlink() # as earlier versions left it
+    assert cli(*args).returncode==0
     f.write_bytes(whole[:-100])
     refused(cli(*args), 'features.npy is not a complete .npy array')
     f.write_bytes(whole[:-2]+np.float16('nan').tobytes())

@@ -11,7 +11,6 @@ __all__ = ['ANSWER_COLUMNS', 'GRADES', 'Judgements', 'RunData', 'image_order', '
 # %% ../../nbs/companion/24_datasets.ipynb #095c621e
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,7 +26,8 @@ from .cache import code_behind, digest
 from .config import RunConfig, saved_folder
 from .formats import Columns, check_dataset, find_layout, read_dataset
 from .paths import cache_root
-from ..data import Annotations, PairDataset, Regions, build_tokenizer, load_features, note_cut, read_lines
+from ..data import Annotations, PairDataset, Regions, are_whole, build_tokenizer, load_features, note_cut
+from ..data import put_in_place, read_lines, write_digests
 from ..data import read_rows
 from ..dual import DualParts, load_dual
 from ..errors import InputError, quoted
@@ -336,11 +336,12 @@ def _scene_file(sizes, folder):
     "Feature file of generated scenes, made if it is missing"
     folder.mkdir(exist_ok=True)
     key = digest(sizes, code_behind('from amsps.scenes import make_scenes'))[:16]
-    path = folder/f'{key}.npy'
+    path,made = folder/f'{key}.npy',folder/f'{key}.tmp.npy'
     with FileLock(folder/f'{key}.lock'):
-        if not path.exists():
-            np.save(folder/f'{key}.tmp.npy', make_scenes(**sizes).features)
-            os.replace(folder/f'{key}.tmp.npy', path)
+        if not path.exists() or are_whole(folder/f'{key}.json') is False:
+            np.save(made, make_scenes(**sizes).features)
+            write_digests(folder/f'{key}.json', {path.name:made})
+            put_in_place(made, path)
     return path
 
 # %% ../../nbs/companion/24_datasets.ipynb #2ac5d8aa

@@ -28,7 +28,8 @@ import numpy as np
 from filelock import FileLock
 from tqdm.auto import tqdm
 from .paths import path_name
-from ..data import SPLITS, Annotations, Regions, check_features, disk_room, load_image, open_features, undecodable
+from ..data import SPLITS, Annotations, Regions, check_features, disk_room, load_image, open_features
+from ..data import put_in_place, undecodable
 from ..data import read_lines, read_rows, read_text
 from ..errors import InputError, quoted
 from ..patching import patch_to
@@ -1039,7 +1040,7 @@ def convert_bottom_up(
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
-            os.replace(part, whole)
+            put_in_place(part, whole)
     return open_features(whole, len(keys))
 
 # %% ../../nbs/companion/22_formats.ipynb #9fe951f3
