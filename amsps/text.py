@@ -10,7 +10,6 @@ __all__ = ['BiGRUEncoder', 'set_padding', 'token_limit', 'text_from_config', 'de
 # %% ../nbs/method/08_text.ipynb #ee06a94b
 import hashlib
 import json
-import os
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from .data import token_ids
+from .data import are_whole, put_in_place, token_ids, write_digests
 from .errors import InputError, quoted
 from .layers import checkpointing
 from .patching import patch_to
@@ -383,7 +382,7 @@ def extract_states(
     folder = Path(cache_dir)/hashlib.sha256(name.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder/'lock'):
-        if not _are_whole(folder):
+        if not are_whole(folder/'whole.json'):
             _fill_states(folder, np.split(ids, lengths.cumsum()[:-1]), tokenizer.pad_token_id, model=model, tune=tune,
                          batch_size=batch_size)
     tokens = np.load(folder/'tokens.npy', mmap_mode='r', allow_pickle=False)
@@ -406,22 +405,9 @@ def _fill_states(folder, ids, padding, *, model, tune, batch_size):
             out[starts[j]:starts[j+1]] = h[k,:lengths[j]]
     model.to(home)
     out.flush()
-    os.replace(folder/'tokens.tmp.npy', folder/'tokens.npy')
     np.save(folder/'lengths.tmp.npy', lengths)
-    os.replace(folder/'lengths.tmp.npy', folder/'lengths.npy')
-    (folder/'whole.json').write_text(json.dumps(_digests(folder)), 'utf-8')
-
-def _digests(folder):
-    "Digests of the files of states"
-    found = {}
-    for name in ('tokens.npy', 'lengths.npy'):
-        with open(folder/name, 'rb') as f: found[name] = hashlib.file_digest(f, 'sha256').hexdigest()
-    return found
-
-def _are_whole(folder):
-    "Whether the states of a folder are complete and as they were written; a power cut can tear or empty a file"
-    try: return json.loads((folder/'whole.json').read_text('utf-8'))==_digests(folder)
-    except (OSError, ValueError): return False
+    for name in ('tokens', 'lengths'): put_in_place(folder/f'{name}.tmp.npy', folder/f'{name}.npy')
+    write_digests(folder/'whole.json', {f'{name}.npy':folder/f'{name}.npy' for name in ('tokens', 'lengths')})
 
 # %% ../nbs/method/08_text.ipynb #3bafa1fb
 @torch.inference_mode()

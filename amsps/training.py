@@ -314,6 +314,7 @@ def on_epoch_begin(self, args, state, control, model=None, processing_class=None
     due,passes = self._passes(epoch)
     if self.miner.passes!=passes: self._load(passes, not due, model.device)
     if due: self.mine(model, processing_class, epoch)
+    if self.train_set.views is not None: self.train_set.views.keep_matches(self.miner.mined.hidden)
 
 @patch_to(MiningCallback)
 def _mines(self, epoch): return epoch>=self.active_from and not self.needs<=OWN_ARGUMENTS

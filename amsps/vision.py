@@ -14,18 +14,20 @@ __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_
 import ctypes
 import hashlib
 import inspect
+import io
 import json
 import math
 import os
 import sys
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Callable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError, StrictDataclassError
 from PIL import Image
@@ -34,8 +36,9 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
-from .data import Regions, as_float, batches_ahead, disk_room, is_plain_picture, load_features, load_image
-from .errors import InputError, out_of_memory, quoted
+from .data import Regions, are_whole, as_float, batches_ahead, disk_room, is_plain_picture, load_features
+from .data import load_image, put_in_place, undecodable, write_digests
+from .errors import InputError, note, out_of_memory, quoted
 from .layers import (
     block_list, checkpointing, input_of_last_blocks, last_blocks_only, train_mode, trained_parameters)
 from .patching import patch_to
@@ -620,23 +623,27 @@ def picture_features(
 # %% ../nbs/method/07_vision.ipynb #1114a537
 def _digest_pictures(paths):
     "SHA-256 of each image file, and whether all of them are shown as their stored pixels are"
-    digests,plain = [],True
+    digests,plain,bad = [],True,[]
     for p in paths:
         try:
             content = Path(p).read_bytes()
         except OSError as e:
-            raise InputError(f"cannot read image {p}: {e.strerror}") from None
+            bad.append((p, InputError(f"cannot read image {p}: {e.strerror}")))
+            continue
         digests.append(hashlib.sha256(content).digest())
         plain = plain and is_plain_picture(content)
+    if bad:
+        raise undecodable(bad, len(paths), 'read')
     return digests,plain
 
 def _keep_digests(folder, digests):
-    "Write the first eight bytes of each image file's digest beside its features"
-    out = folder/'pictures.npy'
-    if not out.exists():
-        short = np.frombuffer(b''.join(d[:8] for d in digests), np.uint8).reshape(-1, 8)
+    "Have the first eight bytes of each image file's digest beside its features"
+    out,short = folder/'pictures.npy',np.frombuffer(b''.join(d[:8] for d in digests), np.uint8).reshape(-1, 8)
+    try: right = np.array_equal(np.load(out, allow_pickle=False), short)
+    except (OSError, ValueError, EOFError): right = False # none, or torn
+    if not right:
         np.save(folder/'pictures.tmp.npy', short)
-        os.replace(folder/'pictures.tmp.npy', out)
+        put_in_place(folder/'pictures.tmp.npy', out)
 
 # %% ../nbs/method/07_vision.ipynb #9d6a79d2
 def digest_weights(
@@ -688,20 +695,29 @@ def _write_header(f, shape, descr='<f2'):
     np.lib.format.write_array_header_1_0(f, dict(descr=descr, fortran_order=False, shape=shape))
 
 # %% ../nbs/method/07_vision.ipynb #4e4cd074
-def _resume_point(part):
-    "Images in a partial file, which is cut back to a whole number of them; 0 if nothing is usable"
+def _layout(f, n):
+    "Header of an open partial file for `n` images, bytes of an image, and the number of whole images in it"
+    np.lib.format.read_magic(f)
+    shape,_,kind = np.lib.format.read_array_header_1_0(f)
+    start,new = f.tell(),io.BytesIO()
+    _write_header(new, (n, *shape[1:]), kind.str)
+    if new.tell()!=start:
+        raise ValueError('the new header has another size')
+    size = kind.itemsize*math.prod(shape[1:])
+    return new.getvalue(),size,min(n, (f.seek(0, 2)-start)//size)
+
+def _resume_point(part, n):
+    "Images in a partial file, which is cut back to them and gets a header for `n`; 0 if nothing is usable"
     if not part.exists(): return 0
     with open(part, 'r+b') as f:
         try:
-            np.lib.format.read_magic(f)
-            shape,_,kind = np.lib.format.read_array_header_1_0(f)
-            start = f.tell()
-            size = kind.itemsize*math.prod(shape[1:]) # bytes of an image
-            done = max(0, f.seek(0, 2)-start)//size
+            header,size,done = _layout(f, n)
         except Exception: # a damaged header raises errors of many kinds
             f.truncate(0)
             return 0
-        f.truncate(start+done*size)
+        f.truncate(len(header)+done*size)
+        f.seek(0)
+        f.write(header)
     return done
 
 # %% ../nbs/method/07_vision.ipynb #a1779b46
@@ -710,12 +726,15 @@ _DOING = dict(regions='extracting grid features', states='running the frozen blo
 @torch.inference_mode()
 def _extract_into(part, encoder, paths, batch_size):
     "Append what is missing in a partial file"
-    done = _resume_point(part)
-    def read(some): return encoder.pixels([load_image(p) for p in some])
+    done = _resume_point(part, len(paths))
+    def read(some):
+        pictures = [_decoded(p) for p in some]
+        return None if any(isinstance(x, InputError) for x in pictures) else encoder.pixels(pictures)
     batches = batches_ahead(read, paths[done:], batch_size)
     bar = tqdm(total=len(paths), initial=done, desc=_DOING[encoder.stored], unit='image')
     with open(part, 'ab') as f, bar:
         for i,pixels in zip(range(done, len(paths), batch_size), batches):
+            if pixels is None: _refuse_damaged(paths, i)
             x = encoder.states(pixels).cpu().numpy().astype(encoder.stored_type)
             _check_finite(x, paths[i:i+len(x)])
             if not f.tell(): _write_header(f, (len(paths), *x.shape[1:]), encoder.stored_type)
@@ -724,6 +743,25 @@ def _extract_into(part, encoder, paths, batch_size):
             bar.update(len(x))
 
 # %% ../nbs/method/07_vision.ipynb #2fdaa761
+def _decoded(path):
+    "A picture, or the error that says why there is none"
+    try: return load_image(path)
+    except InputError as e: return e
+
+def _refuse_damaged(paths, first, block=256):
+    "Raise an `InputError` that names the pictures that cannot be decoded, from position `first` on"
+    bad = []
+    with ThreadPoolExecutor() as pool, tqdm(total=len(paths)-first, desc='looking for more damaged pictures') as bar:
+        for i in range(first, len(paths), block): # few at a time, so that Ctrl-C ends it
+            for p,e in zip(paths[i:i+block], pool.map(_fault, paths[i:i+block])):
+                if e: bad.append((p, e))
+                bar.update()
+    raise undecodable(bad, len(paths))
+
+def _fault(path):
+    x = _decoded(path)
+    return x if isinstance(x, InputError) else None
+
 def _check_finite(x, paths):
     bad = ~np.isfinite(x).reshape(len(x), -1).all(1)
     if bad.any():
@@ -748,21 +786,31 @@ def extract_features(
     folder = Path(cache_dir)/hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     folder = _own_folder(folder, encoder)
     folder.mkdir(parents=True, exist_ok=True)
-    out = folder/'features.npy'
+    out,marker = folder/'features.npy',folder/'whole.json'
     with FileLock(folder/'lock'):
-        if not out.exists():
+        if not _is_kept(out, marker):
             _claim(folder, encoder)
             encoder.to(encoding_device())
             with disk_room(out):
+                _take_over(folder, _note_begun(folder, key, encoder, digests))
                 _extract_into(folder/'features.part', encoder, paths, batch_size)
+                write_digests(marker, {out.name:folder/'features.part'})
             name = type(encoder.backbone).__name__ if backbone is encoder else Path(backbone).name
             manifest = dict(key, backbone_name=name, n_images=len(paths))
             (folder/'manifest.json').write_text(json.dumps(manifest, indent=1), 'utf-8')
-            os.replace(folder/'features.part', out)
+            put_in_place(folder/'features.part', out)
+            (folder/'begun.npy').unlink()
         _keep_digests(folder, digests)
     return load_features(out, len(paths), maps=encoder.stored!='regions')
 
 # %% ../nbs/method/07_vision.ipynb #e5d21592
+def _is_kept(file, marker):
+    "Whether a file of the cache is there; one that is not as it was written is removed"
+    if not file.exists() or are_whole(marker) is not False: return file.exists()
+    note(f"{file} is not as it was written (a power cut, or a fault of the disk): it is made again")
+    file.unlink()
+    return False
+
 def _cache_key(encoder, digests, plain):
     "Everything that decides the features"
     images = hashlib.sha256(b''.join(digests)).hexdigest()
@@ -788,6 +836,52 @@ def _own_folder(folder, encoder):
 def _claim(folder, encoder):
     (folder/'configuration').write_text(digest_config(encoder.backbone.config), 'utf-8')
 
+def _settings_digest(key, encoder):
+    "Digest of everything that decides the features of one picture"
+    one = {k:v for k,v in key.items() if k not in ('images', 'pictures')}
+    return hashlib.sha256(json.dumps([one, digest_config(encoder.backbone.config)], sort_keys=True).encode()).digest()
+
+# %% ../nbs/method/07_vision.ipynb #7cfb8fcb
+def _note_begun(folder, key, encoder, digests):
+    "Write of what a partial file is made; (1+N, 32) digests of the settings and of the pictures"
+    rows = np.frombuffer(_settings_digest(key, encoder)+b''.join(digests), np.uint8).reshape(-1, 32)
+    np.save(folder/'begun.tmp.npy', rows)
+    os.replace(folder/'begun.tmp.npy', folder/'begun.npy')
+    return rows
+
+def _equal_start(a, b):
+    "Number of equal rows that two arrays begin with"
+    n = min(len(a), len(b))
+    differ = np.flatnonzero((a[:n]!=b[:n]).any(1))
+    return int(differ[0]) if len(differ) else n
+
+def _usable(home, begun):
+    "Images of a set that the partial file of a folder has from the first one on"
+    try:
+        other = np.load(home/'begun.npy', allow_pickle=False)
+        with open(home/'features.part', 'rb') as f: done = _layout(f, len(other)-1)[2]
+        return min(done, _equal_start(begun, other)-1)
+    except Exception: return 0 # gone meanwhile, or damaged
+
+# %% ../nbs/method/07_vision.ipynb #eb048b47
+def _take_over(folder, begun):
+    "Continue what another folder's interrupted extraction has made of the first pictures of a set"
+    part,others = folder/'features.part',[p for p in folder.parent.iterdir() if p!=folder]
+    best = max(others, key=lambda home: _usable(home, begun), default=None)
+    if best is None or _usable(best, begun)<=_resume_point(part, len(begun)-1): return
+    with suppress(Timeout), FileLock(best/'lock', timeout=0):
+        keep = _usable(best, begun)
+        if keep>0: _move_beginning(best/'features.part', part, keep)
+
+def _move_beginning(source, part, keep):
+    "Move a partial file; where it has more than `keep` images, copy its beginning"
+    with open(source, 'rb') as f:
+        header,size,done = _layout(f, keep+1)
+        if done==keep: return os.replace(source, part)
+        f.seek(0)
+        with open(part, 'wb') as out:
+            for n in [len(header)]+[size]*keep: out.write(f.read(n))
+
 # %% ../nbs/method/07_vision.ipynb #7e67b1ad
 def region_means(
     x:np.ndarray|Regions, # (N, K, F) of one of `FEATURE_TYPES`
@@ -795,12 +889,13 @@ def region_means(
     block:int=256, # Images read together
 )->np.ndarray: # (N, 1, F) float32 memory map
     "Mean over each image's regions, cached; raises `InputError` for NaN or infinity"
-    path = Path(path)
+    path,made,marker = (Path(path).with_suffix(end) for end in ('.npy', '.tmp.npy', '.json'))
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix('.lock')), disk_room(path):
-        if not path.exists():
-            _write_means(x, path.with_suffix('.tmp.npy'), block)
-            os.replace(path.with_suffix('.tmp.npy'), path)
+        if not _is_kept(path, marker):
+            _write_means(x, made, block)
+            write_digests(marker, {path.name:made})
+            put_in_place(made, path)
     return load_features(path, len(x))
 
 # %% ../nbs/method/07_vision.ipynb #728026a5

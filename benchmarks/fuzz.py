@@ -189,7 +189,7 @@ def _train_on(file):
     "What a run does with features"
     from amsps.data import Annotations
     shutil.copy(file, part := file.with_suffix('.part'))
-    _resume_point(part)
+    _resume_point(part, 4)
     part.unlink()
     x = load_features(file)
     ids = [str(i) for i in range(len(x))]

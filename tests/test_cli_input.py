@@ -4,6 +4,9 @@ import shutil
 import sys
 import numpy as np
 import pytest
+from amsps.companion.config import parse_config
+from amsps.companion.datasets import load_data
+from amsps.errors import InputError
 from conftest import ROOT, TINY, amsps
 
 def refused(r, *said):
@@ -134,9 +137,24 @@ def test_before_any_feature(cli, small_flickr8k, backbone, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, 'peft', None)
     adapters = ['--tune-vision-layers', 1, '--lora', 4]
     refused(cli('train', *FLICKR8K, *places, *adapters), "`lora` needs the package peft: run pip install 'amsps[lora]'")
+    save_bert(tmp_path/'bert', layers=2)
+    tuned = ['--text-backbone', tmp_path/'bert', '--freeze-text', '--tune-text-layers', 3]
+    refused(cli('train', *FLICKR8K, *places, *tuned), '`tune_text_layers` is 3, and BertModel has 2 layers')
+    chosen = dict(data_root=str(small_flickr8k), backbone=str(backbone), cache_dir=str(tmp_path/'cache'), grid=1,
+                  text_backbone=str(tmp_path/'bert'), freeze_text=True, tune_text_layers=3)
+    with pytest.raises(InputError, match='BertModel has 2 layers'):
+        load_data(parse_config(dict(dataset='flickr8k')|chosen))
     (tmp_path/'file').touch()
     refused(cli('reproduce', *FLICKR8K, *places, '--output', tmp_path/'file/x'), 'cannot create the folder')
     assert not list(tmp_path.rglob('features.*'))
+
+def save_bert(folder, layers):
+    from transformers import BertConfig, BertModel
+    from amsps.data import build_tokenizer
+    tokenizer = build_tokenizer(['a red ball on the grass'], 1)
+    tokenizer.save_pretrained(folder)
+    size = dict(hidden_size=8, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=8)
+    BertModel(BertConfig(vocab_size=len(tokenizer), max_position_embeddings=128, **size)).save_pretrained(folder)
 
 def test_prepare_before_reading(cli, small_flickr8k, backbone, tmp_path):
     "Without features in the folder or a backbone, nothing is decoded"
@@ -149,16 +167,44 @@ def test_prepare_before_reading(cli, small_flickr8k, backbone, tmp_path):
     refused(cli('data', 'prepare', *where, '--backbone', backbone, '--grid', 2), 'scene00003.jpg cannot be decoded')
 
 def test_damaged_cache(cli, small_flickr8k, backbone, tmp_path):
-    "A truncated array and one with NaN are refused by name"
+    "A torn array is made again; without a digest, one that is cut and one with NaN are refused by name"
     where = ['--backbone', backbone, '--cache-dir', tmp_path/'cache', '--grid', 1]
     args = ['extract', small_flickr8k/'Flicker8k_Dataset', *where]
     assert cli(*args).returncode==0
     f = next(tmp_path.rglob('features.npy'))
     whole = f.read_bytes()
+    for torn in (whole[:-100], b'', whole[:128]+b'\1'*(len(whole)-128)):
+        f.write_bytes(torn)
+        r = cli(*args)
+        assert r.returncode==0 and 'is not as it was written' in r.stderr and f.read_bytes()==whole, r.stderr
+    f.with_name('whole.json').unlink() # as earlier versions left it
+    assert cli(*args).returncode==0
     f.write_bytes(whole[:-100])
     refused(cli(*args), 'features.npy is not a complete .npy array')
     f.write_bytes(whole[:-2]+np.float16('nan').tobytes())
     refused(cli(*args), 'features.npy: image 23 has NaN')
+
+def test_damaged_pictures(cli, small_flickr8k, backbone, tmp_path):
+    "One message counts them; after the repair only what is behind the first one is decoded; gc removes what is left"
+    from amsps.companion.cache import partial_features
+    pictures,cache = small_flickr8k/'Flicker8k_Dataset',tmp_path/'cache'
+    args = ['extract', pictures, '--backbone', backbone, '--grid', 1, '--batch-size', 4, '--cache-dir', cache]
+    damaged = sorted(pictures.iterdir())[13:24:5]
+    kept = [f.read_bytes() for f in damaged]
+    for f in damaged: f.write_bytes(f.read_bytes()[:300])
+    refused(cli(*args), f'3 of 24 pictures cannot be decoded: {damaged[0]}, {damaged[1]}, {damaged[2]}; replace the')
+    for f,content in zip(damaged, kept): f.write_bytes(content)
+    r = cli(*args)
+    assert r.returncode==0 and '| 12/24 [' in r.stderr, r.stdout+r.stderr # it begins there
+    assert not list(cache.rglob('features.part')) and len(list(cache.rglob('features.npy')))==1
+    again = np.load(next(cache.rglob('features.npy')))
+    assert cli(*args[:-1], tmp_path/'other').returncode==0
+    np.testing.assert_array_equal(np.load(next((tmp_path/'other').rglob('features.npy'))), again)
+    assert len(partial_features(cache))==1
+    r = cli('runs', 'gc', '--cache-dir', cache)
+    assert r.returncode==0 and 'features of an interrupted extraction' in r.stdout, r.stdout+r.stderr
+    assert len(list((cache/'features').iterdir()))==1
+    assert 'nothing to remove' in cli('runs', 'gc', '--cache-dir', cache).stdout
 
 def test_records(cli, tmp_path):
     refused(cli('report', tmp_path), 'there are no run records in')

@@ -237,6 +237,48 @@ def test_a_vision_model_by_reference(cli, small_flickr8k, small_vit, tmp_path):
     assert r.returncode==2 and 'vision.json is gone' in r.stderr, r.stderr
 
 
+def test_what_needs_a_vision_model_by_reference(cli, small_flickr8k, small_vit, tmp_path):
+    "An index, its update, a search for a picture and further training take the vision model by --backbone"
+    where = ['--data-root', small_flickr8k, '--cache-dir', tmp_path/'cache', '--dataset', 'flickr8k']
+    train = ['train', *where, '--loss', 'infonce', '--epochs', 1]
+    assert cli(*train, '--backbone', small_vit, '--save-vision', 'reference').returncode==0
+    run = next((tmp_path/'cache/runs').glob('*/record.json')).parent
+    photos,new = tmp_path/'photos',tmp_path/'new.jpg'
+    shutil.copytree(small_flickr8k/'Flicker8k_Dataset', photos)
+    next(photos.iterdir()).rename(new)
+    index = ['index', photos, '-o', tmp_path/'index']
+    says = "was a folder, and is not saved with it: say where the encoder lies with --backbone"
+    for command in ([*index, '--model', run], [*train, '--model', run]):
+        r = cli(*command)
+        assert r.returncode==2 and says in r.stderr, r.stdout+r.stderr
+    assert not (tmp_path/'index/manifest.json').exists()
+    r = cli(*index, '--model', run, '--backbone', small_vit)
+    assert r.returncode==0 and '(23 added)' in r.stdout, r.stdout+r.stderr
+    search = ['search', tmp_path/'index', '--image', new]
+    found = cli(*search).stdout
+    assert len(found.splitlines())==5 and cli('search', tmp_path/'index', 'a red ball').returncode==0
+    moved = small_vit.rename(tmp_path/'moved')
+    r = cli(*search)
+    assert r.returncode==2 and f'there is no folder {small_vit}' in r.stderr and '--backbone' in r.stderr, r.stderr
+    assert cli(*search, '--backbone', moved).stdout==found
+    shutil.copy(new, photos/'again.jpg')
+    assert cli(*index).returncode==2
+    r = cli(*index, '--backbone', moved)
+    assert r.returncode==0 and '(1 added)' in r.stdout, r.stdout+r.stderr
+    other = tmp_path/'other.jpg'
+    other.write_bytes(new.read_bytes()+b'0')
+    assert cli('search', tmp_path/'index', '--image', other).returncode==0 # its new place is known
+    r = cli(*train, '--model', run, '--backbone', moved)
+    assert r.returncode==0, r.stdout+r.stderr
+    second = next(f.parent for f in (tmp_path/'cache/runs').glob('*/record.json') if f.parent!=run)
+    assert (second/'model/vision').is_dir()
+    assert 'equal to the record' in cli('evaluate', second, *where[:4]).stdout
+    r = cli('index', photos, '-o', tmp_path/'second', '--model', second, '--backbone', moved)
+    assert r.returncode==2 and 'saved by reference, without its vision encoder' in r.stderr, r.stderr
+    r = cli(*train, '--model', second, '--backbone', moved)
+    assert r.returncode==2 and 'leave out `backbone`' in r.stderr, r.stderr
+
+
 @pytest.fixture
 def precomputed(tmp_path):
     "A folder of region features: few scenes"

@@ -367,8 +367,10 @@ def test_mistakes(cli, photos, model, backbone, tmp_path):
     refused(cli('index', photos, '-o', index), 'name the model', '--model')
     refused(cli('index', photos, '--model', empty, '-o', index), 'is no model')
     assert cli('index', photos, '--model', model, '-o', index).returncode==0
-    for option,value in (('--split', 'dev'), ('--data-root', 'x'), ('--backbone', 'x')):
+    for option,value in (('--split', 'dev'), ('--data-root', 'x')):
         refused(cli('search', index, 'a', option, value), f'{option} is for a run')
+    for command in (['search', index, 'a'], ['index', photos, '-o', index]):
+        refused(cli(*command, '--backbone', 'x'), '--backbone x: it is for a model that was saved by reference')
     refused(cli('search', index, 'a', '--caption', 'b'), 'give either --caption TEXT or --image FILE')
     refused(cli('search', index, '--image', tmp_path/'no.jpg'), 'cannot read the picture')
     refused(cli('search', index, '?!'), 'is empty')

@@ -21,7 +21,7 @@ from ..mining import CoverageEvidence, Evidence, LengthEvidence, Miner, Sentence
 from ..model import AmspsConfig, AmspsModel
 from ..text import TextStates, describe_text, load_text_backbone
 from ..training import MiningCallback
-from ..views import RandomViews, may_mirror
+from ..views import RandomViews, may_mirror, names_side
 from ..vision import describe_vision
 from ..words import words_of
 
@@ -159,13 +159,14 @@ def build_model(
 # %% ../../nbs/companion/25_build.ipynb #80712837
 def random_views(
     config:RunConfig,
-    train_set:PairDataset, # Its captions say which pictures may be mirrored
+    train_set:PairDataset, # Its captions, and the pairs that people accept, say which pictures may be mirrored
 )->RandomViews|None: # None: pictures are trained on whole
     "Random views of a run"
     if config.min_view==1 and not config.mirror: return None
-    allowed = may_mirror(train_set.captions, train_set.caption_image, len(train_set.image_ids))
     ratio = 1. if config.min_view==1 else 4/3
-    return RandomViews(allowed & config.mirror, config.min_view, ratio)
+    if not config.mirror: return RandomViews(np.zeros(len(train_set.image_ids), bool), config.min_view, ratio)
+    captions = train_set.captions,train_set.caption_image,len(train_set.image_ids)
+    return RandomViews(may_mirror(*captions, train_set.accepted), config.min_view, ratio, names_side(captions[0]))
 
 def build_loss(
     config:RunConfig,

@@ -7,7 +7,7 @@ __all__ = ['USED_WHEN', 'UNNAMED', 'LOCKS', 'digest', 'bare_code', 'code_behind'
            'run_key', 'key_name', 'run_of', 'check_record', 'with_names_of_today', 'load_record', 'read_json',
            'read_record', 'whole_record', 'known_records', 'damaged_records', 'explain_run', 'find_record', 'list_runs',
            'diff_runs', 'stale_runs', 'held_locks', 'foreign_files', 'why_kept', 'remove', 'unused_vision',
-           'why_vision_kept', 'remove_vision']
+           'why_vision_kept', 'remove_vision', 'partial_features', 'why_part_kept', 'remove_part']
 
 # %% ../../nbs/companion/23_cache.ipynb #ec0187fb
 import ast
@@ -171,6 +171,7 @@ USED_WHEN = {
     # text encoder
     'companion.datasets.text_digest': _has_text_backbone,
     'companion.datasets._add_text_states': lambda c: c.freeze_text,
+    'companion.datasets.check_text_layers': lambda c: c.freeze_text and bool(c.tune_text_layers),
     'text.extract_states': lambda c: c.freeze_text,
     'text.MeanStates': lambda c: c.freeze_text and not c.tune_text_layers and c.pooling=='mean',
     'text.load_text_backbone': lambda c: c.text_backbone not in ('','untrained'),
@@ -749,3 +750,36 @@ def remove_vision(
             shutil.rmtree(path)
         if not any(map(Path.exists, _folders_of(lock))):
             lock.unlink(missing_ok=True)
+
+# %% ../../nbs/companion/23_cache.ipynb #dec022a5
+_PARTS = dict(features='features.npy', text='whole.json') # Folder of the cache -> file that a complete set has
+_PART = re.compile(r'[0-9a-f]{16}(-[0-9a-f]{8})?')
+_OF_PART = re.compile(r'lock|configuration|(manifest|whole)\.json(\.tmp)?|features\.part|'
+                      r'(begun|pictures|tokens|lengths)(\.tmp)?\.npy')
+
+def _is_part(folder): return folder.is_dir() and not (folder/_PARTS[folder.parent.name]).exists()
+
+def partial_features(
+    cache:Path, # Cache folder
+)->list[Path]: # Folders
+    "What interrupted extractions have left, of pictures and of captions"
+    homes = [Path(cache)/name for name in _PARTS]
+    made = [f for home in homes if not home.is_symlink() for f in sorted(home.glob('*'))]
+    return [f for f in made if _PART.fullmatch(f.name) and not f.is_symlink() and _is_part(f)]
+
+def why_part_kept(
+    path:Path, # From `partial_features`
+)->str: # Empty if it may be removed
+    "Why partial features must not be removed"
+    foreign = sorted(f.name for f in path.glob('*') if f.is_symlink() or not _OF_PART.fullmatch(f.name))
+    if foreign:
+        return f'holds {foreign[0]!r}, which amsps did not write; move it elsewhere'
+    with _held([path/'lock']) as free:
+        return '' if free else 'is in use: another process makes it'
+
+def remove_part(
+    path:Path, # From `partial_features`
+):
+    "Remove partial features, unless another process makes them now or has completed them meanwhile"
+    with _held([path/'lock']) as free:
+        if free and _is_part(path): shutil.rmtree(path)

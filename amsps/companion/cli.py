@@ -10,14 +10,14 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'SameAnswers', 'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'OtherLayout',
            'OtherImages', 'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
            'Split', 'Query', 'Searched', 'AnswerAsJson', 'Page', 'Interactive', 'IndexModel', 'Photos', 'OfIndex',
-           'IndexFolder', 'CheckAll', 'Rebuild', 'PicturesTogether', 'WithCaptions', 'Reviewed', 'AnswersFile', 'Who',
-           'HowMany', 'Order', 'Second', 'Port', 'NoBrowser', 'DemoModel', 'DemoIndex', 'CaptionsRoot', 'Host',
-           'DemoPort', 'PublishTo', 'Push', 'Public', 'Licence', 'Title', 'runs_app', 'RunsCache', 'DryRun', 'data_app',
-           'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs',
-           'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand', 'refuse_special_files', 'main', 'echo', 'Rule',
-           'has_effect', 'check_options', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
-           'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'index', 'review', 'demo', 'publish',
-           'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
+           'ReferredBackbone', 'IndexFolder', 'CheckAll', 'Rebuild', 'PicturesTogether', 'WithCaptions', 'Reviewed',
+           'AnswersFile', 'Who', 'HowMany', 'Order', 'Second', 'Port', 'NoBrowser', 'DemoModel', 'DemoIndex',
+           'CaptionsRoot', 'Host', 'DemoPort', 'PublishTo', 'Push', 'Public', 'Licence', 'Title', 'runs_app',
+           'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells',
+           'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand',
+           'refuse_special_files', 'main', 'echo', 'Rule', 'has_effect', 'check_options', 'check_effect', 'check_run',
+           'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare', 'verify', 'evaluate',
+           'search', 'index', 'review', 'demo', 'publish', 'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
 
 # %% ../../nbs/companion/59_cli.ipynb #b105626d
 import errno
@@ -291,8 +291,8 @@ has_effect('temperature bias', 'own_temperature', bool,
            'is not used with --learn-temperature of a --model, which begins at the temperature of the model')
 has_effect('vision_learning_rate', 'tune_vision_layers', bool,
            'is for a vision model that trains; give --tune-vision-layers too')
-has_effect('embed_size pooling region_hidden dropout word_dropout word_size min_count grid backbone text_backbone '
-           'freeze_text', 'model', lambda m: not m, 'is for encoders of your own; a --model has both')
+has_effect('embed_size pooling region_hidden dropout word_dropout word_size min_count grid text_backbone freeze_text',
+           'model', lambda m: not m, 'is for encoders of your own; a --model has both')
 has_effect('fusion consensus', 'n_concepts', bool, 'is for a consensus level; give --n-concepts too')
 
 # %% ../../nbs/companion/59_cli.ipynb #8ce8041a
@@ -364,7 +364,7 @@ def check_device(precision):
 # %% ../../nbs/companion/59_cli.ipynb #adbdaf26
 def check_files(config):
     "Raise `InputError` if word vectors, an encoder, or an optional package of a run cannot be loaded"
-    from amsps.companion.datasets import model_digest, text_digest
+    from amsps.companion.datasets import check_text_layers, model_digest, text_digest
     from amsps.layers import import_peft
     from amsps.mining import import_faiss
     if config.lora:
@@ -375,10 +375,20 @@ def check_files(config):
         raise InputError(f"cannot read {config.judgements}; check `judgements`")
     if config.text_backbone:
         text_digest(config.text_backbone)
+        if config.tune_text_layers: check_text_layers(config.text_backbone, config.tune_text_layers)
     if config.model:
+        _check_referred(config)
         model_digest(config.model)
     if config.search=='faiss':
         import_faiss()
+
+def _check_referred(config):
+    "Raise `InputError` where the saved model that a run starts from needs its vision encoder, and cannot find it"
+    from amsps.companion.datasets import saved_start
+    if not configuration.refers_to_vision(config.model): return
+    try: saved_start(config)
+    except InputError as e:
+        raise InputError(str(e).replace('lies with `vision`', 'lies with --backbone')) from None
 
 # %% ../../nbs/companion/59_cli.ipynb #5698af48
 def _choices(annotation):
@@ -1183,16 +1193,16 @@ def search(
       amsps search INDEX --image holiday.jpg --html page.html
       amsps search RUN --caption "two dogs on a beach" --data-root DIR
       amsps search RUN --image holiday.jpg --data-root DIR"""
-    of_run = dict(split=split, data_root=data_root, backbone=backbone, cache_dir=cache_dir)
+    of_run = dict(split=split, data_root=data_root, cache_dir=cache_dir)
     of_index = dict(json=as_json, html=html, interactive=interactive, model=model)
     from amsps.companion.index import is_index
     text = _one_query(query, caption, image, interactive)
     if is_index(run):
         _refuse_given(of_run, f'is for a run, and {run} is an index')
-        _search_index(run, text=text, image=image, top=top, **of_index)
+        _search_index(run, text=text, image=image, top=top, vision=backbone, **of_index)
     else:
         _refuse_given(of_index, f'is for an index, and {run} is none; make one with `amsps index`')
-        _search_run(run, caption=text, image=image, top=top, **of_run)
+        _search_run(run, caption=text, image=image, top=top, backbone=backbone, **of_run)
 
 # %% ../../nbs/companion/59_cli.ipynb #35eb01ae
 def _one_query(query, caption, image, interactive):
@@ -1258,13 +1268,13 @@ def _print_answer(answer, index, as_json):
     for note in answer.notes: echo(f'note: {note}', err=True)
 
 # %% ../../nbs/companion/59_cli.ipynb #1aa16ca3
-def _search_index(folder, text, image, top, json, html, interactive, model):
+def _search_index(folder, text, image, top, json, html, interactive, model, vision):
     "Search an index of photographs"
     from amsps.companion.index import hold, open_index
     from amsps.companion.query import Encoder, search_picture, search_text
     if html: _check_page(html)
     index = open_index(folder)
-    encoder = Encoder(index, model)
+    encoder = Encoder(index, model, vision)
     def answer(text, image):
         found = search_picture(encoder, image, top) if image else search_text(encoder, text, top)
         _print_answer(found, index, json)
@@ -1303,6 +1313,9 @@ def _write_page(path, answer, index):
 Photos = Annotated[Path, typer.Argument(help="Folder tree of pictures.", metavar='PHOTOS', show_default=False)]
 _MADE_BY = "Folder of a finished run, of a saved model, or of a CLIP-like model. [default: that of the index]"
 OfIndex = Annotated[Path|None, _opt_plain(_MADE_BY)]
+_REFERRED = (f"Vision {_MODEL}. Only for a model that was saved without one (--save-vision reference); an index keeps "
+             "its place.")
+ReferredBackbone = Annotated[str, _opt_plain(_REFERRED)]
 IndexFolder = Annotated[Path, _opt_plain("Folder of the index.", 'Options', '--output', '-o')]
 CheckAll = Annotated[bool, _opt_plain("Read all files, also those of unchanged size and time.", 'Options', '--check')]
 Rebuild = Annotated[bool, _opt_plain("Embed all pictures anew.", 'Options', '--rebuild')]
@@ -1314,8 +1327,8 @@ WithCaptions = Annotated[Path|None, _opt_plain(_WITH)]
 # %% ../../nbs/companion/59_cli.ipynb #46111654
 @app.command(cls=GroupedCommand)
 def index(
-    photos:Photos, output:IndexFolder, model:OfIndex=None, captions:WithCaptions=None, check:CheckAll=False,
-    rebuild:Rebuild=False, batch_size:PicturesTogether=32,
+    photos:Photos, output:IndexFolder, model:OfIndex=None, backbone:ReferredBackbone='', captions:WithCaptions=None,
+    check:CheckAll=False, rebuild:Rebuild=False, batch_size:PicturesTogether=32,
 ):
     """Make an index of photographs for `amsps search`, or bring it up to date.
 
@@ -1328,7 +1341,7 @@ def index(
       amsps index PHOTOS -o INDEX --captions captions.csv"""
     _begin(computes=True)
     from amsps.companion.indexing import update_index
-    how = dict(batch_size=batch_size, check=check, rebuild=rebuild, captions=captions)
+    how = dict(batch_size=batch_size, check=check, rebuild=rebuild, captions=captions, vision=backbone)
     found = update_index(photos, output, model, **how)
     for line in _index_lines(found, output): echo(line)
 
@@ -1426,8 +1439,8 @@ DemoPort = Annotated[int, _opt(_DEMO_PORT, 'Page', min=0, max=65535)]
 # %% ../../nbs/companion/59_cli.ipynb #9866f2ef
 @app.command(cls=GroupedCommand)
 def demo(
-    model:DemoModel, index:DemoIndex=None, data_root:CaptionsRoot='', cache_dir:Cache='', host:Host='127.0.0.1',
-    port:DemoPort=0, no_browser:NoBrowser=False,
+    model:DemoModel, index:DemoIndex=None, backbone:ReferredBackbone='', data_root:CaptionsRoot='', cache_dir:Cache='',
+    host:Host='127.0.0.1', port:DemoPort=0, no_browser:NoBrowser=False,
 ):
     """Show what a model does: text to pictures, picture to captions, and why.
 
@@ -1441,8 +1454,8 @@ def demo(
     with tempfile.TemporaryDirectory(prefix='amsps-demo-') as temporary:
         from amsps.companion import demo as page
         gr = page.import_gradio(temporary)
-        made = page.build_page(gr, page.open_demo(model, index, data_root, cache_dir),
-                               f'amsps: {model.resolve().name}')
+        opened = page.open_demo(model, index, data_root, cache_dir, backbone)
+        made = page.build_page(gr, opened, f'amsps: {model.resolve().name}')
         url = page.launch(gr, made, host, port)
         where = 'on this machine only; ' if host in page.LOOPBACK else ''
         echo(f'page         {url} ({where}Ctrl-C ends)')
@@ -1557,7 +1570,8 @@ DryRun = Annotated[bool, _opt_plain("Only say what would be removed.", 'Options'
 def gc(dry_run:DryRun=False, cache_dir:RunsCache=''):
     """Remove runs of older code, and files that belong to no run.
 
-    Vision encoders in the cache that no run links to are removed too. Run records in other folders are not touched."""
+    Vision encoders in the cache that no run links to are removed too, and what is left of extractions of features that
+    were interrupted and that no process goes on with. Run records in other folders are not touched."""
     from amsps.companion import cache
     from amsps.companion.paths import existing_asset
     runs = _runs(cache_dir)
@@ -1566,7 +1580,10 @@ def gc(dry_run:DryRun=False, cache_dir:RunsCache=''):
     unused = cache.unused_vision(runs.parent, gone)
     for path in unused:
         _collect(path, 'no run links to it', cache.why_vision_kept, cache.remove_vision, dry_run)
-    if not found and not unused:
+    partial = cache.partial_features(runs.parent)
+    for path in partial:
+        _collect(path, 'features of an interrupted extraction', cache.why_part_kept, cache.remove_part, dry_run)
+    if not (found or unused or partial):
         echo('nothing to remove')
 
 def _collect(path, reason, why_kept, remove, dry_run):

@@ -9,13 +9,13 @@ __all__ = ['LossName', 'OMITTED', 'GROUPS', 'CONFIG_RULES', 'LEARNING', 'LOCATIO
            'LossConfig', 'MiningConfig', 'OptimisationConfig', 'ProcessConfig', 'RunConfig', 'config_groups',
            'parse_config', 'config_rule', 'loss_needs', 'photographs_have_a_folder', 'only_pretrained_text_is_frozen',
            'tuned_layers_are_of_a_frozen_encoder', 'frozen_text_has_a_backbone', 'saved_folder', 'saved_shape',
-           'saved_model_keeps_its_shape', 'model_is_both_encoders', 'check_trains', 'some_losses_learn_a_temperature',
-           'trained_vision_has_a_backbone', 'adapters_are_of_trained_layers', 'checkpointing_is_of_trained_encoders',
-           'reference_is_to_a_frozen_encoder', 'views_are_of_trained_vision', 'chunks_have_no_batch_norm',
-           'sentence_evidence_is_frozen', 'relatedness_has_evidence', 'correction_needs_answers', 'active_mode_begins',
-           'penalty_has_a_range', 'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level',
-           'vectors_need_a_graph', 'refuse_unknown', 'namespace_config', 'preset', 'few_pairs', 'expected',
-           'check_palette', 'label_of']
+           'saved_model_keeps_its_shape', 'model_is_both_encoders', 'refers_to_vision', 'check_trains',
+           'some_losses_learn_a_temperature', 'trained_vision_has_a_backbone', 'adapters_are_of_trained_layers',
+           'checkpointing_is_of_trained_encoders', 'reference_is_to_a_frozen_encoder', 'views_are_of_trained_vision',
+           'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen', 'relatedness_has_evidence',
+           'correction_needs_answers', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
+           'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
+           'namespace_config', 'preset', 'few_pairs', 'expected', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/21_config.ipynb #1d9c3536
 import ast
@@ -280,8 +280,8 @@ class ProcessConfig(_Group):
     label: str = Field('', description="Name of this setting in tables. Empty: the label of the loss.")
     save_vision: Literal['weights','reference'] = Field('weights',
         description="How a frozen vision model is saved with the run: weights or reference. "
-                    "`reference`: only its name and digest, for a large model. `amsps evaluate` and `amsps search` "
-                    "then need --backbone.")
+                    "`reference`: only its name and digest, for a large model. `amsps evaluate`, `search`, `index`, "
+                    "`demo` and `train --model` then need --backbone.")
     cache_dir: str = Field('',
         description="Folder of features, checkpoints and runs. "
                     "Empty: data/cache of a clone, amsps_cache of the current folder elsewhere.")
@@ -419,8 +419,16 @@ def model_is_both_encoders(config):
     if not config.model: return None
     if config.dataset=='scenes':
         return "`model` embeds photographs, and scenes have none: name another dataset"
-    named = [k for k in ('backbone', 'text_backbone') if getattr(config, k)]
+    without = ('text_backbone',) if refers_to_vision(config.model) else ('backbone', 'text_backbone')
+    named = [k for k in without if getattr(config, k)]
     if named: return f"`model` has both encoders already: leave out `{named[0]}`"
+
+def refers_to_vision(
+    name:str, # Value of `model`
+)->bool:
+    "Whether a saved model has a reference in the place of its vision encoder, and `backbone` says where that lies"
+    home = saved_folder(name)
+    return home is not None and (home/'vision.json').is_file()
 
 def check_trains(
     config:RunConfig, # Of a run that is to be trained
@@ -460,9 +468,9 @@ def checkpointing_is_of_trained_encoders(config):
 
 @config_rule
 def reference_is_to_a_frozen_encoder(config):
-    if config.save_vision=='reference' and (not config.backbone or config.tune_vision_layers):
+    if config.save_vision=='reference' and (not config.backbone or config.tune_vision_layers or config.model):
         return ("`save_vision` 'reference' is for a frozen vision model: name one with `backbone`, and leave out "
-                "`tune_vision_layers`")
+                "`tune_vision_layers` and `model`")
 
 @config_rule
 def views_are_of_trained_vision(config):

@@ -6,12 +6,11 @@
 __all__ = ['ANSWER_COLUMNS', 'GRADES', 'Judgements', 'RunData', 'image_order', 'reduce_training', 'read_experts', 'read_crowd',
            'hidden_pairs', 'Answers', 'read_answers', 'saved_start', 'starting_model', 'trained_vision', 'check_folder',
            'image_digests', 'Collection', 'read_collection', 'text_digest', 'model_digest', 'backbone_digest',
-           'with_part', 'load_data', 'note_long_captions', 'read_relevance', 'read_grades']
+           'check_text_layers', 'with_part', 'load_data', 'note_long_captions', 'read_relevance', 'read_grades']
 
 # %% ../../nbs/companion/24_datasets.ipynb #095c621e
 import hashlib
 import json
-import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -27,7 +26,8 @@ from .cache import code_behind, digest
 from .config import RunConfig, saved_folder
 from .formats import Columns, check_dataset, find_layout, read_dataset
 from .paths import cache_root
-from ..data import Annotations, PairDataset, Regions, build_tokenizer, load_features, note_cut, read_lines
+from ..data import Annotations, PairDataset, Regions, are_whole, build_tokenizer, load_features, note_cut
+from ..data import put_in_place, read_lines, write_digests
 from ..data import read_rows
 from ..dual import DualParts, load_dual
 from ..errors import InputError, quoted
@@ -35,7 +35,7 @@ from ..mining import enough_siblings
 from ..model import AmspsModel
 from ..patching import patch_to
 from ..scenes import SceneData, make_scenes
-from ..text import MeanStates, TextStates, extract_states, load_text_backbone
+from ..text import MeanStates, TextStates, check_last_layers, extract_states, load_text_backbone
 from ..training import file_digests
 from ..vision import LOAD_ERRORS, VisionEncoder, digest_config, digest_weights, extract_features, load_backbone
 from ..vision import load_vision, region_means
@@ -336,11 +336,12 @@ def _scene_file(sizes, folder):
     "Feature file of generated scenes, made if it is missing"
     folder.mkdir(exist_ok=True)
     key = digest(sizes, code_behind('from amsps.scenes import make_scenes'))[:16]
-    path = folder/f'{key}.npy'
+    path,made = folder/f'{key}.npy',folder/f'{key}.tmp.npy'
     with FileLock(folder/f'{key}.lock'):
-        if not path.exists():
-            np.save(folder/f'{key}.tmp.npy', make_scenes(**sizes).features)
-            os.replace(folder/f'{key}.tmp.npy', path)
+        if not path.exists() or are_whole(folder/f'{key}.json') is False:
+            np.save(made, make_scenes(**sizes).features)
+            write_digests(folder/f'{key}.json', {path.name:made})
+            put_in_place(made, path)
     return path
 
 # %% ../../nbs/companion/24_datasets.ipynb #2ac5d8aa
@@ -361,7 +362,7 @@ def saved_start(
     if home is None: return None
     options = dict(local_files_only=True, trust_remote_code=False)
     try:
-        model = AmspsModel.from_pretrained(home, **options)
+        model = AmspsModel.from_pretrained(home, vision=config.backbone or None, **options)
         if model.vision is not None and model.vision.processor is None:
             raise InputError(f"the model of {home} has no image processor (processor_config.json or "
                              "preprocessor_config.json); copy the whole folder again")
@@ -529,6 +530,14 @@ def backbone_digest(
     model = load_backbone(name_or_path)[1]
     return digest_weights(model, hashlib.sha256(digest_config(model.config).encode()))
 
+@cache
+def check_text_layers(
+    name_or_path:str, # Of a transformers text encoder
+    n:int, # Number of last layers that are to be trained
+):
+    "Raise `InputError` where the last layers of a text encoder cannot be trained alone; reads it once"
+    check_last_layers(load_text_backbone(name_or_path)[1], n)
+
 def _add_text_states(data, config, cache):
     tokenizer,text = load_text_backbone(config.text_backbone)
     key = text_digest(config.text_backbone)
@@ -567,6 +576,8 @@ def load_data(
 )->RunData:
     "Read the data of a run; features that are not in the cache are extracted"
     cache = cache_root(config.cache_dir)
+    if config.freeze_text and config.tune_text_layers: # before minutes of extraction
+        check_text_layers(config.text_backbone, config.tune_text_layers)
     data = _load_scenes(config, cache) if config.dataset=='scenes' else _load_photographs(config, cache, vision)
     data = with_part(data, config)
     pooled = config.pooling=='mean' and not config.region_hidden and not config.tune_vision_layers

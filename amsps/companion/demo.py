@@ -19,7 +19,7 @@ from torch import Tensor
 from .gallery import safe_html, small_picture
 from .index import nearest, note_chance, open_index, picture_path, similarities
 from .paths import terminal_text
-from .query import Encoder, embed_picture, load_model, model_folder, search_text
+from .query import Encoder, embed_picture, index_vision, load_model, model_folder, search_text
 from .review import review_data
 from ..data import load_image
 from ..errors import InputError, quoted
@@ -229,11 +229,12 @@ def open_demo(
     index:Path|None=None, # Folder of an index that this model has made
     data_root:str='', # Folder of the data that the run was trained on: its captions describe pictures
     cache_dir:str='',
+    vision:str='', # Hub name or folder of the vision encoder of a model that was saved by reference
 )->Demo: # Raises `InputError` where they do not fit
     "Load what the page needs"
     home = model_folder(model)
-    encoder = None if index is None else Encoder(open_index(index), model)
-    loaded,tokenizer = encoder.loaded() if encoder else load_model(home)
+    encoder = None if index is None else Encoder(open_index(index), model, vision)
+    loaded,tokenizer = encoder.loaded() if encoder else load_model(home, index_vision(None, home, vision))
     loaded.check_vision()
     made = Demo(loaded, tokenizer, encoder)
     if data_root: _add_captions(made, model, data_root, cache_dir=cache_dir)

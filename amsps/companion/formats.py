@@ -29,6 +29,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 from .paths import path_name
 from ..data import SPLITS, Annotations, Regions, check_features, disk_room, load_image, open_features
+from ..data import put_in_place, undecodable
 from ..data import read_lines, read_rows, read_text
 from ..errors import InputError, quoted
 from ..patching import patch_to
@@ -1039,7 +1040,7 @@ def convert_bottom_up(
             except BaseException:
                 part.unlink(missing_ok=True)
                 raise
-            os.replace(part, whole)
+            put_in_place(part, whole)
     return open_features(whole, len(keys))
 
 # %% ../../nbs/companion/22_formats.ipynb #9fe951f3
@@ -1337,14 +1338,9 @@ def check_pictures(
         try:
             digests.append(_decoded(path))
         except InputError as e:
-            bad.append(path)
-            error = e
-    if len(bad)==1:
-        raise error
+            bad.append((path, e))
     if bad:
-        names = ', '.join(map(str, bad[:5]))+', ...'*(len(bad)>5)
-        raise InputError(f"{len(bad)} of {len(paths)} pictures cannot be decoded: {names}; "
-                         "replace the files or take the images out of their splits")
+        raise undecodable(bad, len(paths))
     return digests
 
 def _decoded(path):

@@ -31,7 +31,7 @@ from .index import (
     MANIFEST, Index, best_similarities, chance_of, is_entry, is_index, neighbour_similarities, open_index,
     read_manifest, replacing, write_generation, write_manifest)
 from .paths import writable_folder
-from .query import index_model, load_model, model_digest, model_folder, write_text_side
+from .query import index_model, index_vision, load_model, model_digest, model_folder, write_text_side
 from ..data import batches_ahead, load_image
 from ..errors import InputError, note
 
@@ -392,8 +392,8 @@ def _check_tree(tree, entries, photos, folder):
                      "mounted? For other photographs name another index with -o, or begin anew with --rebuild")
 
 # %% ../../nbs/companion/52_indexing.ipynb #baf0cafb
-def _as_made(folder, model, rebuild):
-    "Folder of the model and its digest, and the manifest of the index or None"
+def _as_made(folder, model, rebuild, vision):
+    "Folder of the model, its digest and its vision encoder, and the manifest of the index or None"
     manifest = None if rebuild or not is_index(folder) else read_manifest(folder)
     if model is None and manifest is None:
         raise InputError("name the model that embeds the pictures with --model: the folder of a finished run, of a "
@@ -403,18 +403,22 @@ def _as_made(folder, model, rebuild):
     if manifest and manifest['model_sha256']!=digest:
         raise InputError(f"the index {folder} was made with another model ({manifest['model']}) than {home}: their "
                          "embeddings cannot be compared; name that model, or embed all pictures anew with --rebuild")
-    return home,digest,manifest
+    return home,digest,index_vision(manifest, home, vision),manifest
 
-def _begin_index(folder, photos, home, digest):
+def _begin_index(folder, photos, home, digest, vision):
     "An empty index; model and tokeniser"
-    model,tokenizer = load_model(home)
+    model,tokenizer = load_model(home, vision)
     size,number = len(_embed(model, [Image.new('RGB', (64, 64))])[0]),_next_number(folder)
     for name in (MANIFEST, 'journal.jsonl'): (folder/name).unlink(missing_ok=True) # what follows is of another model
     write_text_side(folder, model, tokenizer, digest)
     _keep_random(folder, model, tokenizer)
     write_generation(folder, number, [], blocks=[], unreadable=[], size=size, complete=False,
-                     photos=str(photos.resolve()), model=str(home.resolve()), model_sha256=digest)
+                     photos=str(photos.resolve()), model=str(home.resolve()), model_sha256=digest, **_kept(vision))
     return model,tokenizer
+
+def _kept(vision):
+    "What a manifest says of a vision encoder that the model refers to"
+    return dict(vision=str(Path(vision).resolve()) if Path(vision).is_dir() else vision) if vision else {}
 
 def _next_number(folder):
     try: return int(read_manifest(folder)['table'][6:-6])+1
@@ -430,16 +434,18 @@ def update_index(
     rebuild:bool=False, # Embed everything anew
     captions:Path|None=None, # Table of captions, which replaces those of the index; None keeps them
     progress:bool=True, # Show a progress bar
+    vision:str='', # Hub name or folder of the vision encoder of a model that was saved by reference
 )->Changes:
     "Make an index, or bring it up to date; raises `InputError` for another model and for other photographs"
     photos,folder = Path(photos),Path(folder)
     _check_folder(folder, photos)
-    if _as_made(folder, model, rebuild)[2] is None: # a folder that is refused here is not made
+    if _as_made(folder, model, rebuild, vision)[-1] is None: # a folder that is refused here is not made
         _tree_and_captions(photos, folder, captions, entries={})
     with _locked(writable_folder(folder)):
-        home,digest,manifest = _as_made(folder, model, rebuild) # another process may have made it meanwhile
-        loaded = None if manifest else _begin_index(folder, photos, home, digest)
-        how = dict(batch_size=batch_size, progress=progress)
+        *made,manifest = _as_made(folder, model, rebuild, vision) # another process may have made it meanwhile
+        loaded = None if manifest else _begin_index(folder, photos, *made)
+        home,_,vision = made
+        how = dict(batch_size=batch_size, progress=progress, vision=vision)
         return _update(folder, photos, captions, home=home, loaded=loaded, check=check, **how)
 
 @contextmanager
@@ -469,19 +475,20 @@ def _captions_of(file, photos, tree):
     return found,lost
 
 # %% ../../nbs/companion/52_indexing.ipynb #59c9ae2f
-def _update(folder, photos, captions, home, loaded, check, **how):
+def _update(folder, photos, captions, home, loaded, check, vision, **how):
     "Bring an index up to date, under its lock"
     state = begin_state(folder)
     tree,(given,lost) = _tree_and_captions(photos, folder, captions, state.entries)
     if check: state.reasons.clear() # what could not be decoded is tried again
     was = dict(state.entries), state.index.manifest
     files = [f for f in tree.files if check or not _is_known(state.entries.get(f.path), f)]
-    model = cache(lambda: loaded or load_model(home)) # with its tokeniser
+    model = cache(lambda: loaded or load_model(home, vision)) # with its tokeniser
+    if _kept(vision).get('vision')!=state.index.manifest.get('vision'): model() # what is remembered was loaded once
     embed_files(folder, photos, files, state, lambda: model()[0], **how)
     found = {f.path for f in tree.files}
     state.entries = {p:e for p,e in state.entries.items() if p in found or _is_inside(p, tree.closed)}
     give_captions(state, given)
-    place = dict(photos=str(photos.resolve()), model=str(home.resolve()), complete=True)
+    place = dict(photos=str(photos.resolve()), model=str(home.resolve()), complete=True, **_kept(vision))
     if (state.entries, was[1])!=(was[0], was[1]|place) or (folder/'journal.jsonl').exists():
         finish(folder, state, **place)
     _keep_chance(folder, model)

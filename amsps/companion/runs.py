@@ -146,7 +146,7 @@ def _save(model, tokenizer, config, folder):
     "Save a model with all that embeds pictures and texts"
     if rank_and_world()[0]: return
     home,saver = folder/'model',tokenizer
-    frozen = config.backbone and not config.tune_vision_layers
+    frozen = config.backbone and not (config.tune_vision_layers or config.model)
     if frozen:
         model.set_vision(load_vision(config.backbone, config.grid, config.image_size))
     elif config.model and model.vision is None:
