@@ -165,7 +165,6 @@ USED_WHEN = {
     'companion.datasets.backbone_digest': lambda c: bool(c.backbone),
     'layers.add_adapters': lambda c: bool(c.lora),
     'layers.merge_adapters': lambda c: bool(c.lora),
-    'layers.checkpointing': lambda c: c.gradient_checkpointing,
     'layers.checkpointed': lambda c: c.gradient_checkpointing,
     'layers.blocks_that_train': lambda c: c.gradient_checkpointing,
     # text encoder
