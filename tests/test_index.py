@@ -16,6 +16,7 @@ import pytest
 from PIL import Image, TiffImagePlugin
 from conftest import ROOT, amsps
 from test_cli_input import refused
+from amsps.errors import InputNote
 
 EVIL = 'a<script>document.title="hit"</script>"\'\n\u202e\U0001f600<img src=x onerror="document.title=`hit`">.png'
 
@@ -201,7 +202,7 @@ def test_killed(model, tmp_path):
     np.testing.assert_allclose(open_index(index).vectors, open_index(tmp_path/'whole').vectors, atol=2e-3)
 
 
-def interrupted(*args):
+def interrupted(*args, **more):
     raise KeyboardInterrupt
 
 
@@ -217,17 +218,120 @@ def test_killed_at_the_beginning(photos, model, tmp_path, monkeypatch, place):
     assert len(paths_of(tmp_path/'index'))==6
 
 
-def test_killed_rebuild(cli, photos, model, tmp_path, monkeypatch):
-    "An index that is made again with another model has nothing of both"
+def other_model(model, folder):
+    "The same model with one number more in its settings, which is another one by its digest"
+    shutil.copytree(model, folder)
+    settings = json.loads((folder/'config.json').read_text('utf-8'))
+    (folder/'config.json').write_text(json.dumps(settings|dict(note=1)), 'utf-8')
+    return folder
+
+
+@pytest.mark.parametrize('place', ['_keep_random', 'append_journal', 'finish', '_keep_chance', '_take_place'])
+def test_killed_rebuild(cli, photos, model, tmp_path, monkeypatch, place):
+    "The old index is searched until the new one is whole; the same command goes on"
     from amsps.companion import indexing
-    index = tmp_path/'index'
+    from amsps.companion.index import open_index
+    index,other = tmp_path/'index',other_model(model, tmp_path/'other')
     indexing.update_index(photos, index, model, progress=False)
+    before = open_index(index).manifest
     with monkeypatch.context() as m:
-        m.setattr(indexing, '_keep_random', interrupted)
-        with pytest.raises(KeyboardInterrupt): indexing.update_index(photos, index, model, rebuild=True, progress=False)
-    refused(cli('search', index, 'a red ball'), 'is neither an index')
-    refused(cli('index', photos, '-o', index), 'name the model', '--model')
-    assert len(indexing.update_index(photos, index, model, progress=False).added)==6
+        m.setattr(indexing, place, interrupted)
+        with pytest.raises(KeyboardInterrupt): indexing.update_index(photos, index, other, rebuild=True, progress=False)
+    assert open_index(index).manifest==before and len(paths_of(index))==6
+    assert cli('search', index, 'a red ball').stdout.count('.png')==5
+    with pytest.warns(InputNote, match='an interrupted --rebuild'): cli('index', photos, '-o', index)
+    assert len(indexing.update_index(photos, index, other, rebuild=True, progress=False).added)==6
+    assert open_index(index).manifest['model']==str(other) and not (index/'rebuild').exists()
+    assert cli('search', index, 'a red ball').stdout.count('.png')==5
+
+
+def test_killed_rebuild_goes_on(photos, model, tmp_path, monkeypatch):
+    "What a killed rebuild has embedded is not embedded again by the same one, and is by one with another model"
+    from amsps.companion import indexing
+    index,other = tmp_path/'index',other_model(model, tmp_path/'other')
+    indexing.update_index(photos, index, model, progress=False)
+    made,calls = indexing._embed,[]
+    def counted(model, pictures):
+        calls.append(len(pictures))
+        return made(model, pictures)
+    monkeypatch.setattr(indexing, '_embed', counted)
+    again = dict(rebuild=True, progress=False)
+    for chosen,expected in ((other, [1, 6]), (other, []), (model, [1, 6])): # the first one measures the size
+        calls.clear()
+        with monkeypatch.context() as m:
+            m.setattr(indexing, '_take_place', interrupted)
+            with pytest.raises(KeyboardInterrupt): indexing.update_index(photos, index, chosen, **again)
+        assert calls==expected
+
+
+def test_rebuild_keeps_captions(cli, photos, model, tmp_path):
+    "Captions and the model are those of the old index, also where it is damaged or of another version"
+    index,table = tmp_path/'index',tmp_path/'captions.csv'
+    table.write_text('image,caption\n000.png,a ball\n001.png,a dog\n', 'utf-8')
+    assert cli('index', photos, '--model', model, '-o', index, '--captions', table).returncode==0
+    (photos/'001.png').rename(photos/'moved.png')
+    r = cli('index', photos, '-o', index, '--rebuild')
+    assert '6 pictures (6 added)' in r.stdout and '2 pictures have some' in r.stdout, r.stderr
+    manifest = json.loads((index/'manifest.json').read_bytes())
+    (index/'manifest.json').write_text(json.dumps(manifest|dict(version=1)), 'utf-8')
+    assert '2 pictures have some' in cli('index', photos, '-o', index, '--rebuild').stdout
+    (index/'manifest.json').write_bytes(b'torn')
+    refused(cli('index', photos, '-o', index, '--rebuild'), 'name the model', '--model')
+    assert '2 pictures have some' in cli('index', photos, '-o', index, '--rebuild', '--model', model).stdout
+    lines = next(index.glob('table-*')).read_bytes().splitlines(keepends=True)
+    next(index.glob('table-*')).write_bytes(b''.join([lines[0][:9]+b'\n', *lines[1:]]))
+    with pytest.warns(InputNote, match='1 lines of the table'): r = cli('index', photos, '-o', index, '--rebuild')
+    assert '1 pictures have some' in r.stdout, r.stderr
+    (photos/'005.png').unlink()
+    assert '5 pictures (5 added, 1 removed)' in cli('index', photos, '-o', index, '--rebuild').stdout
+
+
+def test_other_photographs(cli, model, tmp_path):
+    "A folder that lacks most of an index, or a folder of it that is empty now, needs --remove-gone"
+    photos,index = tmp_path/'photos',tmp_path/'index'
+    draw(photos/'a', 30)
+    draw(photos/'b', 32, start=30)
+    assert cli('index', photos, '--model', model, '-o', index).returncode==0
+    draw(tmp_path/'few/a', 3)
+    for more in ((), ('--rebuild',)):
+        refused(cli('index', tmp_path/'few', '-o', index, *more), 'lacks 59 of the 62', 'a/003.png', '--remove-gone')
+    (photos/'a').rename(tmp_path/'a')
+    (photos/'a').mkdir() # where a disk would be mounted
+    refused(cli('index', photos, '-o', index), 'lacks 30 of the 62', 'is a disk not mounted?')
+    (photos/'a').rmdir()
+    assert '32 pictures (30 removed)' in cli('index', photos, '-o', index).stdout
+    (tmp_path/'a').rename(photos/'a')
+    assert '62 pictures (30 added)' in cli('index', photos, '-o', index).stdout
+    for name in ('a', 'b'): (photos/name).rename(photos/f'new {name}')
+    assert '62 pictures (62 moved)' in cli('index', photos, '-o', index).stdout
+    assert '3 pictures (' in cli('index', tmp_path/'few', '-o', index, '--remove-gone').stdout
+    empty = tmp_path/'none'
+    empty.mkdir()
+    refused(cli('index', empty, '-o', index, '--remove-gone'), 'there are no pictures in')
+
+
+def test_links(cli, model, tmp_path):
+    "Linked folders are followed; a link to nowhere is named, and what the index has below it stays"
+    photos,outside,index = tmp_path/'photos',tmp_path/'outside',tmp_path/'index'
+    draw(outside/'2023', 3)
+    photos.mkdir()
+    (photos/'2023').symlink_to(outside/'2023')
+    (outside/'2023/circle').symlink_to(photos)
+    assert '3 pictures (3 added)' in cli('index', photos, '--model', model, '-o', index).stdout
+    draw(photos, 1, start=9)
+    (outside/'2023').rename(tmp_path/'elsewhere')
+    r = cli('index', photos, '-o', index)
+    assert '4 pictures (1 added)' in r.stdout and 'links        1 that lead nowhere' in r.stdout, r.stderr
+
+
+def test_phone_pictures(cli, photos, model, tmp_path):
+    "Pictures that cannot be read are named by their ends, with the way out"
+    for name in ('a.HEIC', 'b.heic', 'c.cr2', 'd.txt'): (photos/name).write_bytes(b'x')
+    said = '2 .heic, 1 .cr2, 1 .txt; convert .heic and .cr2 to JPEG'
+    r = cli('index', photos, '--model', model, '-o', tmp_path/'index')
+    assert '4 files that are no pictures' in r.stdout and said in r.stdout
+    for f in photos.glob('*.png'): f.unlink()
+    refused(cli('index', photos, '--model', model, '-o', tmp_path/'new'), 'there are no pictures', said)
 
 
 def test_waits_for_another_process(photos, model, tmp_path, monkeypatch):
@@ -275,6 +379,28 @@ def test_full_disk(cli, photos, model, tmp_path, monkeypatch, place):
     refused(r, 'No space left', 'the same command resumes')
     assert len(paths_of(index))==6
     assert '8 pictures (2 added)' in cli('index', photos, '-o', index).stdout
+
+
+@pytest.fixture
+def little_room():
+    "No file may grow beyond 10 kB; as on a full disk, the error of the system names no file"
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
+
+
+def test_full_disk_is_named(cli, photos, model, tmp_path, request):
+    "The message names the file, for an index and for a page"
+    index,page = tmp_path/'index',tmp_path/'page.html'
+    assert cli('index', photos, '--model', model, '-o', index).returncode==0
+    draw(photos, 150, start=100)
+    rng = np.random.default_rng(0)
+    large = Image.fromarray(rng.integers(0, 255, (400, 400, 3), dtype=np.uint8))
+    large.save(photos/'000.png')
+    request.getfixturevalue('little_room')
+    refused(cli('index', photos, '-o', index), 'cannot write or read', 'File too large', str(index/'journal.jsonl'))
+    refused(cli('search', index, 'a ball', '--html', page), 'cannot write or read', 'File too large', str(page))
 
 
 def test_copies(photos, model, tmp_path):
@@ -354,8 +480,69 @@ def test_odd_queries(cli, photos, model, tmp_path, monkeypatch):
     r = cli('search', index, '--interactive', '--top', 1)
     said = r.stderr.splitlines()
     assert r.returncode==0 and len(r.stdout.splitlines())==1, r.stderr
-    for k,words in enumerate(('is no Unicode', "'a\\x00b'", '/dev/zero: it is no file', '.: it is no file')):
+    for k,words in enumerate(('is no Unicode', "'a\\x00b'", '/dev/zero: it is no file', '@ stands before')):
         assert words in said[k], said[k]
+
+
+def test_typed_queries(cli, photos, model, tmp_path, monkeypatch):
+    "Empty lines of a pipe are skipped; names of pictures may have quotes and ~; a long query is cut and says so"
+    index = tmp_path/'index'
+    assert cli('index', photos, '--model', model, '-o', index).returncode==0
+    (photos/'000.png').rename(photos/'a b.png')
+    monkeypatch.setenv('HOME', str(photos))
+    lines = ['a red ball', '', ' ', '"@~/a b.png"', "@'~/a b.png'", '@~/a b.png', 'dog '*200]
+    monkeypatch.setattr(sys, 'stdin', io.StringIO('\n'.join(lines)))
+    r = cli('search', index, '--interactive', '--top', 1)
+    assert len(r.stdout.splitlines())==5 and 'amsps:' not in r.stderr, r.stderr
+    assert 'the query is cut after 128 tokens' in r.stderr
+
+
+def test_pages_replace_pages(cli, photos, model, tmp_path):
+    "--html replaces no picture and no write-protected page, and writes through a link"
+    index,page,link = tmp_path/'index',tmp_path/'page.html',tmp_path/'link.htm'
+    assert cli('index', photos, '--model', model, '-o', index).returncode==0
+    content = (photos/'000.png').read_bytes()
+    refused(cli('search', index, 'a ball', '--html', photos/'000.png'), 'a name that ends in .html, such as 000.html')
+    assert (photos/'000.png').read_bytes()==content
+    page.write_text('mine', 'utf-8')
+    page.chmod(0o444)
+    refused(cli('search', index, 'a ball', '--html', page), 'is write-protected')
+    page.chmod(0o644)
+    link.symlink_to(page)
+    assert cli('search', index, 'a ball', '--html', link).returncode==0
+    assert link.is_symlink() and '<main>' in page.read_text('utf-8')
+
+
+def test_gone_files(cli, photos, model, tmp_path):
+    "A search says that the files it finds are gone, and how the index finds them again"
+    index = tmp_path/'index'
+    assert cli('index', photos, '--model', model, '-o', index).returncode==0
+    assert 'are gone' not in cli('search', index, 'a ball').stderr
+    photos.rename(tmp_path/'moved')
+    assert f'5 of these files are gone from {photos}' in cli('search', index, 'a ball').stderr
+    assert 'are gone from' in json.loads(cli('search', index, 'a ball', '--json').stdout)['notes'][-1]
+    assert '(nothing new)' in cli('index', tmp_path/'moved', '-o', index).stdout
+    assert 'are gone' not in cli('search', index, 'a ball').stderr
+
+
+def test_messages(cli, photos, model, tmp_path):
+    "Advice that can be followed"
+    index,table = tmp_path/'index',tmp_path/'captions.csv'
+    assert cli('index', photos, '--model', model, '-o', index).returncode==0
+    table.touch()
+    r = cli('index', photos, '-o', index, '--captions', table)
+    refused(r, 'captions.csv has no captions')
+    table.write_text('image,caption\n000.png,\n001.png,x\n', 'utf-8')
+    assert '1 pictures have some' in cli('index', photos, '-o', index, '--captions', table).stdout
+    (tmp_path/'torn.jpg').write_bytes(b'\xff\xd8\xff')
+    r = cli('search', index, '--image', tmp_path/'torn.jpg')
+    refused(r, 'replace the file, or leave the image out')
+    refused(cli('search', index, 'a ball', '--html', '/dev/null'), 'is a pipe or a device; name a file')
+    (index/'query.npz').unlink()
+    (index/'query.npz').mkdir()
+    refused(cli('search', index, 'a ball'), 'cannot read', 'query.npz', 'check its permissions')
+    for command in (('index', '', '-o', tmp_path/'e'), ('index', photos, '-o', ''), ('data', 'check', '')):
+        refused(cli(*command), 'is empty; name a file or a folder')
 
 
 def test_mistakes(cli, photos, model, backbone, tmp_path):

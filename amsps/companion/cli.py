@@ -10,14 +10,15 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'SameAnswers', 'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'OtherLayout',
            'OtherImages', 'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
            'Split', 'Query', 'Searched', 'AnswerAsJson', 'Page', 'Interactive', 'IndexModel', 'Photos', 'OfIndex',
-           'ReferredBackbone', 'IndexFolder', 'CheckAll', 'Rebuild', 'PicturesTogether', 'WithCaptions', 'Reviewed',
-           'AnswersFile', 'Who', 'HowMany', 'Order', 'Second', 'Port', 'NoBrowser', 'DemoModel', 'DemoIndex',
-           'CaptionsRoot', 'Host', 'DemoPort', 'PublishTo', 'Push', 'Public', 'Licence', 'Title', 'runs_app',
-           'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn', 'Cells',
-           'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand',
-           'refuse_special_files', 'main', 'echo', 'Rule', 'has_effect', 'check_options', 'check_effect', 'check_run',
-           'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare', 'verify', 'evaluate',
-           'search', 'index', 'review', 'demo', 'publish', 'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
+           'ReferredBackbone', 'IndexFolder', 'CheckAll', 'Rebuild', 'RemoveGone', 'PicturesTogether', 'WithCaptions',
+           'Reviewed', 'AnswersFile', 'Who', 'HowMany', 'Order', 'Second', 'Port', 'NoBrowser', 'DemoModel',
+           'DemoIndex', 'CaptionsRoot', 'Host', 'DemoPort', 'PublishTo', 'Push', 'Public', 'Licence', 'Title',
+           'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn',
+           'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand',
+           'refuse_empty_paths', 'refuse_special_files', 'main', 'echo', 'Rule', 'has_effect', 'check_options',
+           'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare',
+           'verify', 'evaluate', 'search', 'index', 'review', 'demo', 'publish', 'list_', 'show', 'diff', 'gc', 'check',
+           'prepare', 'extract']
 
 # %% ../../nbs/companion/59_cli.ipynb #b105626d
 import errno
@@ -48,6 +49,7 @@ class GroupedCommand(TyperCommand):
     def parse_args(self, ctx, args):
         self.given = list(args) # the help may depend on them
         rest = super().parse_args(ctx, args)
+        refuse_empty_paths(ctx.params, self.make_parser(ctx).parse_args(list(self.given))[0])
         refuse_special_files(ctx.params)
         return rest
 
@@ -77,6 +79,16 @@ def _group_of(parameter):
     return getattr(parameter, 'rich_help_panel', None) or default
 
 # %% ../../nbs/companion/59_cli.ipynb #52b88e5a
+def refuse_empty_paths(
+    given:dict, # Options and arguments of a command
+    typed:dict, # The same as text
+):
+    "Raise `InputError` for an empty name of a file or folder, which would be the current folder"
+    for name,value in given.items():
+        if isinstance(value, Path) and typed.get(name)=='':
+            raise InputError(f"`{name}` is empty; name a file or a folder (the current one is .)")
+
+# %% ../../nbs/companion/59_cli.ipynb #2a208be0
 def refuse_special_files(
     given:dict, # Options and arguments of a command
 ):
@@ -86,8 +98,8 @@ def refuse_special_files(
         try: found = Path(value)
         except ValueError: continue
         if os.path.lexists(found) and found.exists() and not (found.is_file() or found.is_dir()):
-            raise InputError(f"`{name}`: {found} is a pipe or a device; write what it gives into a file, and name "
-                             "that file")
+            raise InputError(f"`{name}`: {found} is a pipe or a device; name a file or a folder (what a pipe gives can "
+                             "be written into a file)")
 
 # %% ../../nbs/companion/59_cli.ipynb #c3dc8d85
 _ABOUT = """Image-text matching with AMSPS: train, evaluate, and reproduce the tables and figures.
@@ -1172,10 +1184,10 @@ Searched = Annotated[Path, typer.Argument(help="Index of photographs (`amsps ind
 _INDEX_ONLY = 'With an index'
 _LIES = "Where the model of the index lies now, if it was moved."
 AnswerAsJson = Annotated[bool, _opt_plain("Print the answer as JSON.", _INDEX_ONLY, '--json')]
-Page = Annotated[Path|None, _opt_plain("Write the results with small pictures as this HTML file.", _INDEX_ONLY,
-                                       '--html')]
-Interactive = Annotated[bool, _opt_plain("Read queries line by line; @FILE is a picture.", _INDEX_ONLY,
-                                         '--interactive')]
+_PAGE = "Write the results with small pictures as this file, whose name ends in .html."
+Page = Annotated[Path|None, _opt_plain(_PAGE, _INDEX_ONLY, '--html')]
+_TYPED = "Read queries line by line; @FILE is a picture. An empty line ends it on a terminal, and is skipped elsewhere."
+Interactive = Annotated[bool, _opt_plain(_TYPED, _INDEX_ONLY, '--interactive')]
 IndexModel = Annotated[Path|None, _opt_plain(_LIES, _INDEX_ONLY)]
 
 # %% ../../nbs/companion/59_cli.ipynb #f4ddeb24
@@ -1282,30 +1294,47 @@ def _search_index(folder, text, image, top, json, html, interactive, model, visi
     if not interactive: return answer(text, image)
     hold(index)
     for line in _typed_queries():
-        try: answer(line, Path(line[1:]) if line.startswith('@') else None)
+        try: answer(line, _typed_picture(line))
         except InputError as e: echo(f'amsps: {e}', err=True)
 
+# %% ../../nbs/companion/59_cli.ipynb #4641b30a
+def _typed_picture(line):
+    "The file that a typed query names, or None for a text"
+    if line[:2] in ('"@', "'@"): line = line.strip(line[0])
+    if not line.startswith('@'): return None
+    name = line[1:].strip()
+    if name[:1] in ('"', "'") and name.endswith(name[0]): name = name.strip(name[0])
+    if not name:
+        raise InputError("@ stands before the name of a picture, as in @holiday.jpg")
+    return Path(os.path.expanduser(name))
+
 def _typed_queries():
-    "Lines of standard input, until an empty one"
+    "Lines of standard input; on a terminal until an empty one"
     if hasattr(sys.stdin, 'reconfigure'): sys.stdin.reconfigure(errors='surrogateescape') # as arguments are read
     asks = sys.stdin.isatty()
     if asks: echo('a text, or @FILE for a picture; an empty line ends')
     while True:
         if asks: typer.echo('search> ', nl=False)
-        line = sys.stdin.readline().strip()
-        if not line: return
-        yield line
+        line = sys.stdin.readline()
+        if not line or asks and not line.strip(): return
+        if line.strip(): yield line.strip()
 
+# %% ../../nbs/companion/59_cli.ipynb #45569779
 def _check_page(path):
-    "Raise `InputError` for a file that cannot be written, before a search"
+    "Raise `InputError` for a file that cannot be written, or may be no page, before a search"
     if path.is_dir() or not path.parent.is_dir():
         raise InputError(f"--html {path}: expected the name of a file in a folder that exists")
+    if path.suffix.lower() not in ('.html', '.htm'):
+        raise InputError(f"--html {path}: expected a name that ends in .html, such as {path.stem}.html; a file with "
+                         "another ending might be no page, and would be replaced")
+    if path.exists() and not path.stat().st_mode & 0o222:
+        raise InputError(f"--html {path}: the file is write-protected; name another one")
 
 def _write_page(path, answer, index):
     "Results as an HTML file"
     from amsps.companion.gallery import gallery
     from amsps.companion.index import replacing
-    with replacing(path) as f:
+    with replacing(path.resolve()) as f: # a link stays
         f.write(gallery(index, answer.found, answer.query, answer.notes).encode(errors='replace'))
     echo(f'page:  {path}', err=True)
 
@@ -1318,7 +1347,10 @@ _REFERRED = (f"Vision {_MODEL}. Only for a model that was saved without one (--s
 ReferredBackbone = Annotated[str, _opt_plain(_REFERRED)]
 IndexFolder = Annotated[Path, _opt_plain("Folder of the index.", 'Options', '--output', '-o')]
 CheckAll = Annotated[bool, _opt_plain("Read all files, also those of unchanged size and time.", 'Options', '--check')]
-Rebuild = Annotated[bool, _opt_plain("Embed all pictures anew.", 'Options', '--rebuild')]
+_ANEW = "Embed all pictures anew. The old index stays until this is done, and its captions are kept."
+Rebuild = Annotated[bool, _opt_plain(_ANEW, 'Options', '--rebuild')]
+_GONE = "Take pictures that are gone out of the index, also where they are most of it."
+RemoveGone = Annotated[bool, _opt_plain(_GONE, 'Options', '--remove-gone')]
 PicturesTogether = Annotated[int, _opt("Pictures in a forward pass.", min=1)]
 _WITH = ("Table of image and caption (.csv, .tsv or .jsonl): searches show the captions. They replace those of the "
          "index; without this option those stay.")
@@ -1328,11 +1360,11 @@ WithCaptions = Annotated[Path|None, _opt_plain(_WITH)]
 @app.command(cls=GroupedCommand)
 def index(
     photos:Photos, output:IndexFolder, model:OfIndex=None, backbone:ReferredBackbone='', captions:WithCaptions=None,
-    check:CheckAll=False, rebuild:Rebuild=False, batch_size:PicturesTogether=32,
+    check:CheckAll=False, rebuild:Rebuild=False, remove_gone:RemoveGone=False, batch_size:PicturesTogether=32,
 ):
     """Make an index of photographs for `amsps search`, or bring it up to date.
 
-    Added, changed, moved and removed files are noticed. An interrupted index resumes.
+    Added, changed, moved and removed files are noticed. Links are followed. An interrupted index resumes.
 
     \b
     Examples:
@@ -1341,18 +1373,23 @@ def index(
       amsps index PHOTOS -o INDEX --captions captions.csv"""
     _begin(computes=True)
     from amsps.companion.indexing import update_index
-    how = dict(batch_size=batch_size, check=check, rebuild=rebuild, captions=captions, vision=backbone)
+    how = dict(batch_size=batch_size, check=check, rebuild=rebuild, captions=captions, remove_gone=remove_gone,
+               vision=backbone)
     found = update_index(photos, output, model, **how)
     for line in _index_lines(found, output): echo(line)
 
 # %% ../../nbs/companion/59_cli.ipynb #a1e097d1
 def _index_lines(c, folder, most=20):
     "What `amsps index` says of an update"
+    from amsps.companion.indexing import said_endings
     counts = dict(added=c.added, changed=c.changed, moved=c.moved, removed=c.removed)
     said = ', '.join(f'{len(x):,} {kind}' for kind,x in counts.items() if x)
     yield f"index        {folder}: {len(c.added)+len(c.changed)+len(c.moved)+c.unchanged:,} pictures" \
           f" ({said or 'nothing new'})"
-    if c.others: yield f'left out     {c.others:,} files that are no pictures by their names'
+    others = said_endings(c.endings)
+    if others: yield f'left out     {c.others:,} files that are no pictures by their names: {others}'
+    dead = _on_a_line(', '.join(c.dead[:5]))+', ...'*(len(c.dead)>5)
+    if dead: yield f'links        {len(c.dead):,} that lead nowhere, or to a folder around this one: {dead}'
     for d in c.closed: yield f'no access    {_on_a_line(d)}: its pictures in the index are kept'
     if c.skipped: yield f'skipped      {len(c.skipped):,} that cannot be decoded:'
     for path,why in list(c.skipped.items())[:most]: yield f'  {_on_a_line(path)}: {why}'

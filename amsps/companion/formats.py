@@ -442,7 +442,7 @@ def _column(names, known, where, chosen=''):
     if not found:
         raise InputError(f"{where}: expected a column called {' or '.join(known)}; "
                          f"found {', '.join(map(repr, names)) or 'nothing'}; rename a column, "
-                         "or name it with `image_column` or `caption_column`")
+                         "or name it, for a dataset, with `image_column` or `caption_column`")
     return found[0]
 
 def _chosen_column(names, chosen, where):
@@ -528,6 +528,8 @@ def _table_rows(file, columns=Columns()):
     "Rows of a table with separators"
     _refuse_features(file)
     (top,header),*body = read_rows(file) or [(1, [])]
+    if not header:
+        raise InputError(f"{file} has no captions; expected a table with the columns image and caption")
     names = [n.lower() for n in header]
     image = _column(names, IMAGE_COLUMNS, f'{file}, line {top}', chosen=columns.image)
     captions = _caption_columns(names, columns.caption, f'{file}, line {top}')
@@ -559,7 +561,8 @@ def _json_line(text, where, columns=Columns()):
     image = next((x[n] for n in known if n in x), None)
     if not isinstance(image, str) or not any(n in x for n in _json_captions(x, columns)):
         raise InputError(f'{where}: expected {{"image": "...", "caption": "..."}} or "captions": ["...", ...]; '
-                         f'found {text[:70]!r}; other names are named with `image_column` and `caption_column`')
+                         f'found {text[:70]!r}; for a dataset, other names are named with `image_column` and '
+                         '`caption_column`')
     captions = [t for n in _json_captions(x, columns) if n in x for t in _texts(x[n], where)]
     return image,captions,x.get('split')
 
@@ -646,7 +649,10 @@ def read_captions(
                          ".jsonl)")
     found = {}
     for row in _rows_of(file, Columns())[0]:
+        if not row.caption.strip(): continue # a picture without one
         found.setdefault(_relative(row.image, f'{file}, line {row.line}', root), []).append(row.caption)
+    if not found:
+        raise InputError(f"{file} has no captions: each of its cells is empty")
     return found
 
 # %% ../../nbs/companion/22_formats.ipynb #75623864

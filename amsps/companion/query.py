@@ -10,6 +10,7 @@ __all__ = ['REFERENCE', 'model_folder', 'model_digest', 'index_model', 'index_vi
 # %% ../../nbs/companion/51_query.ipynb #fb269eeb
 import hashlib
 import json
+import os
 import warnings
 from dataclasses import dataclass
 from itertools import product
@@ -292,13 +293,16 @@ def read_text_side(
     model_sha256:str='', # Of its manifest
 )->TextSide|None: # None where a search needs the whole model
     "The text side that an index keeps of a model"
+    file = Path(folder)/_SIDE
     try:
-        with np.load(Path(folder)/_SIDE, allow_pickle=False) as f:
+        with np.load(file, allow_pickle=False) as f:
             if 'model_sha256' not in f or str(f['model_sha256'])!=model_sha256: return None
             arrays = {k:f[k] for k in f.files}
         tokens = arrays.pop('tokenizer').tobytes().decode()
         return TextSide(arrays, _read_tokenizer(tokens, bool(arrays['literal'])))
     except FileNotFoundError: return None
+    except OSError as e:
+        raise InputError(f"cannot read {file}: {e.strerror or quoted(e)}; check its permissions") from None
     except Exception as e: # the parser of the package tokenizers raises errors of its own
         raise InputError(f"the text side of the index {folder} is damaged ({quoted(e)}); make the index again with "
                          "--rebuild") from None
@@ -321,10 +325,17 @@ def unseen_words(
     words = list(dict.fromkeys(text[a:b] for a,b in spans))
     return words,len(spans)==len([a for a,b in x.offsets if b>a])
 
+# %% ../../nbs/companion/51_query.ipynb #3b10d1a4
 def _said_unseen(words, alone):
     if not words: return ''
     more = '; it knows no word of this query, and the answer is the same for each such query' if alone else ''
     return f"the model has never seen: {', '.join(words)}{more}"
+
+def _said_cut(text, side):
+    x = side.tokens(text)
+    if not x.overflowing: return ''
+    read = text[:max(b for _,b in x.offsets)]
+    return f"the query is cut after {len(x)} tokens; what follows {read[-40:]!r} is not read"
 
 # %% ../../nbs/companion/51_query.ipynb #4d392889
 def _own_model(index, place=None):
@@ -364,7 +375,9 @@ def embed_text(
 )->tuple[np.ndarray,str]: # (E,) float32, unit length; what to say of its words, or nothing
     "Embedding of a text; raises `InputError` where it cannot be searched with, see `check_query`"
     check_query(text)
-    if encoder.side is not None: return encoder.side(text),_said_unseen(*unseen_words(text, encoder.side))
+    if encoder.side is not None:
+        said = _said_unseen(*unseen_words(text, encoder.side)),_said_cut(text, encoder.side)
+        return encoder.side(text),'; '.join(x for x in said if x)
     from amsps.companion.search import unknown_words
     model,tokenizer = encoder.loaded()
     words = list(dict.fromkeys(unknown_words(text, tokenizer)))
@@ -411,8 +424,16 @@ _UNFINISHED = ('the index is not complete: an update of it runs or was interrupt
 def _notes(index, found, *more):
     unfinished = '' if index.manifest['complete'] else _UNFINISHED
     nothing = '' if found else f"nothing was found: the index has {'no other' if len(index) else 'no'} picture"
-    return [x for x in (unfinished, nothing, *more) if x]
+    return [x for x in (unfinished, nothing, *more, _said_gone(index, found)) if x]
 
+def _said_gone(index, found):
+    "What to say of results whose files are gone"
+    gone = [r.paths[0] for r in found if not any(os.path.exists(picture_path(index, p)) for p in r.paths)]
+    if not gone: return ''
+    return (f"{len(gone)} of these files are gone from {index.manifest['photos']}, such as {gone[0]}; `amsps index "
+            f"PHOTOS -o {index.folder}` brings the index up to date, also where the photographs lie elsewhere now")
+
+# %% ../../nbs/companion/51_query.ipynb #80879475
 def search_text(
     encoder:Encoder,
     text:str,
