@@ -171,3 +171,46 @@ def test_answers_without_effect_are_named(cli, world, monkeypatch, options, said
     n = (read_answers(world.folder/'active.csv', world.data.annotations).grade==0).sum()
     assert r.returncode==0 and n
     assert r.stderr.count('\n')==bool(said) and (f'note: {n} answers of no match {said}' in r.stderr)==bool(said)
+
+
+def test_files_of_several_people(cli, world, tmp_path, monkeypatch):
+    "Named with commas, or put one after the other; never one of them silently left out"
+    from amsps.companion import cli as commands
+    from amsps.companion.runs import key_of
+    taken = []
+    monkeypatch.setattr(commands, '_train_alone', lambda config, given: taken.append(key_of(config, load_data(config))))
+    header,*lines = (world.folder/'active.csv').read_text('utf-8').splitlines()
+    half = len(lines)//2
+    ann,cal,cat = tmp_path/'ann.csv',tmp_path/'cal.csv',tmp_path/'cat.csv'
+    ann.write_text('\n'.join([header, *lines[:half+5]])+'\n', 'utf-8')
+    cal.write_text('\n'.join([header, *lines[half:]]).replace('oracle', 'Cal')+'\n', 'utf-8')
+    cat.write_bytes(ann.read_bytes()+b'\xef\xbb\xbf'+cal.read_bytes())
+    sizes = [x for k,v in SETTINGS.items() for x in (f"--{k.replace('_', '-')}", v)]
+    train = ['train', '--loss', 'ahrl', *sizes, '--cache-dir', world.config.cache_dir]
+    for files in (f'{ann},{cal}', cat, world.folder/'active.csv'):
+        r = cli(*train, '--judgements', files)
+        assert r.returncode==0 and ('answers: 2 people' in r.stdout)==(files!=world.folder/'active.csv'), r.stderr
+        assert (' 5 by several, who agree in 100%' in r.stdout)==(files!=world.folder/'active.csv'), r.stdout
+    assert taken[0]==taken[1]==taken[2]
+    r = cli(*train, '--judgements', ann, '--judgements', cal)
+    assert r.returncode==2 and 'is given 2 times' in r.stderr and 'several files go with commas' in r.stderr
+    r = cli(*train, '--judgements', f'{ann},{tmp_path}/none.csv')
+    assert r.returncode==2 and 'none.csv; check `judgements` (--judgements)' in r.stderr, r.stderr
+    assert len(taken)==3
+
+
+def test_evaluate_by_several_files(cli, world, tmp_path):
+    split,files = world.data.split('test'),[tmp_path/'ann.csv', tmp_path/'bob.csv']
+    for k,file in enumerate(files):
+        for i in range(5): append_answer(file, split.image_ids[i+3*k], split.caption_ids[-1], 'no match', file.stem)
+    place = ['--cache-dir', world.config.cache_dir]
+    run,both = run_dir(world.config, world.data),','.join(map(str, files))
+    r = cli('evaluate', run, '--relevance', both, *place)
+    assert r.returncode==0 and '2 people, 8 pairs' in r.stdout and 'by ann.csv,bob.csv' in r.stdout, r.stderr
+    assert '(8 images)' in r.stdout
+    (tmp_path/'grades.csv').write_text(f'image,caption\n{split.image_ids[0]},{split.caption_ids[0]}\n')
+    r = cli('evaluate', run, '--relevance', f"{both},{tmp_path/'grades.csv'}", *place)
+    assert r.returncode==2 and "grades.csv has no people's answers" in r.stderr, r.stderr
+    (tmp_path/'excel.csv').write_text('image;caption;grade;who;when\n')
+    r = cli('review', run, '--answers', tmp_path/'excel.csv')
+    assert r.returncode==2 and 'with commas between them' in r.stderr, r.stderr

@@ -145,7 +145,11 @@ def test_mistakes(cli, scenes_run, photographs, tmp_path):
     refused(cli('review', scenes_run, '--data-root', root), '--data-root is not for')
     refused(cli('review', scenes_run, '--answers', tmp_path), 'expected the name of a file')
     refused(cli('review', scenes_run, '--who', ' '), 'the name of a person')
-    refused(cli('review', scenes_run, '--order', 'all'), 'choose from active, random')
+    refused(cli('review', scenes_run, '--order', 'all'), "unknown --order 'all'; choose from active, random")
+    refused(cli('review', scenes_run, '--split', 'val'), "unknown --split 'val'; choose from train, dev, test")
+    refused(cli('review', scenes_run, '--split', 'dev', '--order', 'random'), '--order is for the mined pairs')
+    refused(cli('review', scenes_run, '--backbone', 'x'), '--backbone is for --split dev or test')
+    refused(cli('review', scenes_run, '--split', 'test', '--answers', tmp_path), 'expected the name of a file')
     file = tmp_path/'other.csv'
     file.write_text('image,caption,grade,who,when\nx,y,match,Ann,2026-01-31T12:00:00+00:00\n', 'utf-8')
     refused(cli('review', scenes_run, '--answers', file), "other.csv, line 2: unknown image 'x'")
@@ -183,3 +187,35 @@ def test_damaged_settings(cli, scenes_run, tmp_path):
     for text in ('{}', '[]', '{"config": {"dataset": "scenes"}}', '{"config": {"hidden_confidence": "x"}}'):
         (run/'key.json').write_text(text, 'utf-8')
         refused(cli('review', run), 'key.json lacks the settings of a run')
+
+
+@pytest.mark.parametrize('split', ['dev', 'test'])
+def test_answers_that_count(cli, scenes_run, photographs, tmp_path, monkeypatch, split):
+    "Answers about a split are counted by `evaluate` and not taken by training; those about training are neither"
+    from amsps.companion import cli as commands
+    from amsps.companion.review import give_answer
+    def answer_all(server, no_browser):
+        for k in range(len(server.review.pairs)): give_answer(server.review, k, 'no match')
+    monkeypatch.setattr(commands, '_serve', answer_all)
+    root,on_photographs = photographs
+    for run,place in ((scenes_run, ['--cache-dir', scenes_run.parents[1]]), (on_photographs, ['--data-root', root])):
+        file = tmp_path/f'{run.name}.csv'
+        r = cli('review', run, '--split', split, '--pairs', 15, '--answers', file, *place)
+        assert r.returncode==0 and f'amsps evaluate {run} --relevance {file}' in r.stdout, r.stdout+r.stderr
+        assert len(rows(file))==15
+        r = cli('evaluate', run, '--relevance', file, '--json', *place)
+        graded = json.loads(r.stdout)['relevance']
+        assert set(graded)=={split} and graded[split]['i2t_queries']==len({x['image'] for x in rows(file)}), r.stderr
+    r = cli('review', scenes_run, '--pairs', 9, '--answers', tmp_path/'mined.csv')
+    assert r.returncode==0 and 'train with them' in r.stdout, r.stderr
+    refused(cli('evaluate', scenes_run, '--relevance', tmp_path/'mined.csv', '--cache-dir', scenes_run.parents[1]),
+            'answers of training', '`amsps review RUN --split test` asks about pairs that do')
+
+
+def test_a_run_that_mines_nothing(cli, tmp_path, monkeypatch):
+    from amsps.companion import cli as commands
+    monkeypatch.setattr(commands, '_serve', lambda server, no_browser: None)
+    run = trained(SMALL|dict(loss='infonce', cache_dir=str(tmp_path/'cache')))
+    refused(cli('review', run), 'has no mined pairs')
+    r = cli('review', run, '--split', 'test', '--answers', tmp_path/'a.csv', '--cache-dir', tmp_path/'cache')
+    assert r.returncode==0 and 'page ' in r.stdout, r.stderr

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEADER', 'ORDERS', 'NEAR', 'STEP', 'RANGES', 'check_appendable', 'append_answer', 'Questions', 'last_mined',
-           'run_settings', 'common_candidates', 'pairs_to_ask', 'answered_in', 'describe_questions',
+           'run_settings', 'common_candidates', 'pairs_to_ask', 'answered_in', 'describe_questions', 'pairs_to_judge',
            'answer_by_relevance', 'reliability', 'calibration_error', 'corrected_by_others', 'reliability_figure',
            'every_match', 'AnsweredRun', 'train_with_answers', 'answer_metrics', 'ANSWER_COLUMNS', 'GRADES', 'Answers',
            'read_answers']
@@ -17,7 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
+import torch
 from scipy.sparse import csr_array
+from torch import Tensor
 from .cache import read_json, read_record
 from .config import RunConfig
 from .datasets import ANSWER_COLUMNS, GRADES, Answers, RunData, read_answers, with_part
@@ -26,7 +28,7 @@ from .runs import run_dir, train_run
 from ..data import PairDataset
 from ..errors import InputError
 from ..losses import check_choice, check_interval
-from ..metrics import wilson_interval
+from ..metrics import sim_blocks, wilson_interval
 from amsps.mining import (
     MinedSet, Miner, correct_confidence, fit_correction, is_whole_state, known_pairs, mined_set_from, text_groups
 )
@@ -67,7 +69,8 @@ def _begin_of_line(path):
     with open(path, 'rb') as f:
         if f.readline().removeprefix(b'\xef\xbb\xbf').rstrip(b'\r\n')!=HEADER.rstrip():
             raise InputError(f"{path}, line 1: answers are added to a file that begins with {HEADER.decode().strip()}, "
-                             "in UTF-8; write to another file, and read both")
+                             "in UTF-8; write to another file. --judgements and --relevance read several, with commas "
+                             "between them")
         f.seek(-1, os.SEEK_END)
         return b'' if f.read(1)==b'\n' else b'\n'
 
@@ -238,6 +241,35 @@ def describe_questions(
     "Questions as a page shows them"
     return [dict(image=split.image_ids[i], caption=split.caption_ids[j], text=split.captions[j], confidence=float(c))
             for i,j,c in zip(*questions)]
+
+# %% ../../nbs/companion/54_answers.ipynb #42fbf6ec
+def _nearest(queries, items, hidden):
+    "(similarity, position) of the most similar item of each query that is not hidden"
+    found = []
+    for k,sims in sim_blocks(queries, items):
+        sims[hidden[k:k+len(sims)].nonzero()] = -torch.inf
+        found.append(sims.max(1))
+    return (torch.cat(x).numpy() for x in zip(*found))
+
+# %% ../../nbs/companion/54_answers.ipynb #b5637ca7
+def pairs_to_judge(
+    images:Tensor, # (n, D) embeddings of a split, unit length
+    texts:Tensor, # (m, D)
+    split:PairDataset,
+    most:int, # Pairs
+    answered:csr_array|None=None, # (n, m), non-zero for pairs that are not asked about, see `answered_in`
+)->Questions: # Most similar first; fewer where there are no more
+    "Unannotated pairs of a split that a model ranks first; their confidence is the similarity [ours]"
+    hidden = known_pairs(split.caption_image, len(images))
+    if answered is not None: hidden = csr_array(hidden+csr_array(answered))
+    of_image,caption = _nearest(images, texts, hidden)
+    of_caption,image = _nearest(texts, images, csr_array(hidden.T))
+    pairs = np.stack([np.append(np.arange(len(images)), image), np.append(caption, np.arange(len(texts)))])
+    sims = np.append(of_image, of_caption)
+    first = np.unique(pairs, axis=1, return_index=True)[1]
+    order = first[np.argsort(-sims[first], kind='stable')]
+    order = order[np.isfinite(sims[order])][:most]
+    return Questions(*pairs[:,order], sims[order].astype(np.float32))
 
 # %% ../../nbs/companion/54_answers.ipynb #ff7c32ed
 def answer_by_relevance(

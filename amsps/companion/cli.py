@@ -11,14 +11,14 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'OtherImages', 'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
            'Split', 'Query', 'Searched', 'AnswerAsJson', 'Page', 'Interactive', 'IndexModel', 'Photos', 'OfIndex',
            'ReferredBackbone', 'IndexFolder', 'CheckAll', 'Rebuild', 'RemoveGone', 'PicturesTogether', 'WithCaptions',
-           'Reviewed', 'AnswersFile', 'Who', 'HowMany', 'Order', 'Second', 'Port', 'NoBrowser', 'DemoModel',
-           'DemoIndex', 'CaptionsRoot', 'Host', 'DemoPort', 'PublishTo', 'Push', 'Public', 'Licence', 'Title',
-           'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn', 'CaptionColumn',
-           'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize', 'GroupedCommand',
-           'refuse_empty_paths', 'refuse_special_files', 'main', 'echo', 'Rule', 'has_effect', 'check_options',
-           'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand', 'reproduce', 'report', 'compare',
-           'verify', 'evaluate', 'search', 'index', 'review', 'demo', 'publish', 'list_', 'show', 'diff', 'gc', 'check',
-           'prepare', 'extract']
+           'Reviewed', 'AnswersFile', 'Who', 'HowMany', 'Order', 'ReviewedSplit', 'Second', 'Port', 'NoBrowser',
+           'DemoModel', 'DemoIndex', 'CaptionsRoot', 'Host', 'DemoPort', 'PublishTo', 'Push', 'Public', 'Licence',
+           'Title', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn',
+           'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize',
+           'GroupedCommand', 'refuse_empty_paths', 'refuse_repeated', 'refuse_special_files', 'main', 'echo', 'Rule',
+           'has_effect', 'check_options', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
+           'reproduce', 'report', 'compare', 'verify', 'evaluate', 'search', 'index', 'review', 'demo', 'publish',
+           'list_', 'show', 'diff', 'gc', 'check', 'prepare', 'extract']
 
 # %% ../../nbs/companion/59_cli.ipynb #b105626d
 import errno
@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args, get_origin
@@ -49,7 +50,9 @@ class GroupedCommand(TyperCommand):
     def parse_args(self, ctx, args):
         self.given = list(args) # the help may depend on them
         rest = super().parse_args(ctx, args)
-        refuse_empty_paths(ctx.params, self.make_parser(ctx).parse_args(list(self.given))[0])
+        typed,_,order = self.make_parser(ctx).parse_args(args=list(self.given))
+        refuse_repeated(order)
+        refuse_empty_paths(ctx.params, typed)
         refuse_special_files(ctx.params)
         return rest
 
@@ -89,17 +92,31 @@ def refuse_empty_paths(
             raise InputError(f"`{name}` is empty; name a file or a folder (the current one is .)")
 
 # %% ../../nbs/companion/59_cli.ipynb #2a208be0
+_OF_ANSWERS = ('judgements', 'relevance') # Take several files
+_WITH_COMMAS = {**dict.fromkeys(_OF_ANSWERS, 'several files'), 'caption_column':'several columns'}
+
+def refuse_repeated(
+    order:list, # Options and arguments of a command, once for each time that they are given
+):
+    "Raise `InputError` for an option of which only the last one would count"
+    times = Counter(p for p in order if p.param_type_name=='option' and not p.multiple)
+    for p,n in times.items():
+        if n==1: continue
+        several = f'; {_WITH_COMMAS[p.name]} go with commas between them' if p.name in _WITH_COMMAS else ''
+        raise InputError(f"{max(p.opts, key=len)} is given {n} times, and only the last one would count: give it once"
+                         f"{several}")
+
 def refuse_special_files(
     given:dict, # Options and arguments of a command
 ):
     "Raise `InputError` for a value that names a pipe, a socket or a device"
     for name,value in given.items():
         if name in ('caption', 'query') or not isinstance(value, (str, Path)) or not str(value): continue
-        try: found = Path(value)
-        except ValueError: continue
-        if os.path.lexists(found) and found.exists() and not (found.is_file() or found.is_dir()):
-            raise InputError(f"`{name}`: {found} is a pipe or a device; name a file or a folder (what a pipe gives can "
-                             "be written into a file)")
+        parts = str(value).split(',') if name in _OF_ANSWERS else ()
+        for found in map(Path, dict.fromkeys((str(value), *parts))):
+            if os.path.lexists(found) and found.exists() and not (found.is_file() or found.is_dir()):
+                raise InputError(f"`{name}`: {found} is a pipe or a device; name a file or a folder (what a pipe "
+                                 "gives can be written into a file)")
 
 # %% ../../nbs/companion/59_cli.ipynb #c3dc8d85
 _ABOUT = """Image-text matching with AMSPS: train, evaluate, and reproduce the tables and figures.
@@ -321,6 +338,8 @@ has_effect('jobs stop address', 'explain', lambda e: not e, 'does nothing with -
 has_effect('palette', 'outputs', lambda o: not o or any(x.startswith('figure') for x in o),
            'is for figures, and only tables are made')
 has_effect('backbone relevance', 'zero_shot', lambda z: z is not False, 'is for a finished run, not for a --model')
+has_effect('order', 'reviewed', lambda s: s=='train', 'is for the mined pairs of the training split; leave it out')
+has_effect('backbone', 'reviewed', lambda s: s!='train', 'is for --split dev or test; mined pairs need no encoder')
 has_effect('accept', 'relevance', bool,
            'is the grade from which a pair of --relevance is relevant; give --relevance too')
 has_effect('runs', 'one_run', lambda one: not one, 'is for a folder of records; this is one run, evaluated again')
@@ -383,8 +402,8 @@ def check_files(config):
         import_peft()
     if config.concept_vectors and not os.access(config.concept_vectors, os.R_OK):
         raise InputError(f"cannot read {config.concept_vectors}; check `concept_vectors`")
-    if config.judgements and not os.access(config.judgements, os.R_OK):
-        raise InputError(f"cannot read {config.judgements}; check `judgements`")
+    if config.judgements:
+        _check_readable('judgements', config.judgements)
     if config.text_backbone:
         text_digest(config.text_backbone)
         if config.tune_text_layers: check_text_layers(config.text_backbone, config.tune_text_layers)
@@ -401,6 +420,13 @@ def _check_referred(config):
     try: saved_start(config)
     except InputError as e:
         raise InputError(str(e).replace('lies with `vision`', 'lies with --backbone')) from None
+
+def _check_readable(name, files):
+    "Raise `InputError` for a file of answers that cannot be read"
+    from amsps.companion.datasets import answer_files
+    for file in answer_files(files):
+        if not os.access(file, os.R_OK):
+            raise InputError(f"cannot read {file}; check `{name}` ({_option(name)})")
 
 # %% ../../nbs/companion/59_cli.ipynb #5698af48
 def _choices(annotation):
@@ -538,7 +564,7 @@ def _train(**values):
     check_run(config, given)
     if os.environ.get('RANK', '0')=='0':
         for line in _collection_lines(found, config, given) if found else (): echo(line)
-        _note_refused(config)
+        _say_answers(config)
     if int(os.environ.get('WORLD_SIZE', 1))>1:
         _train_together(config)
     else:
@@ -575,13 +601,24 @@ def _note_mining(record):
         from amsps.mining import NO_EVIDENCE
         echo(f"note: {NO_EVIDENCE.format(passes[-1]['separation'])}", err=True)
 
-def _note_refused(config):
+def _say_answers(config):
+    "What people say, how often they agree, and what of it has no effect"
+    if not config.judgements: return
+    from amsps.companion.datasets import read_answers
+    notes = _annotations(config)
+    answers = read_answers(config.judgements, notes)
+    both = zip(answers.image.tolist(), notes.caption_image[answers.caption].tolist())
+    away = sum(notes.splits[i]!='train' or notes.splits[j]!='train' for i,j in both)
+    unused = f"; {away:,} of them are not of the training split, and training does not take them" if away else ''
+    echo(f'answers: {answers.summary()}{unused}')
+    _note_refused(config, answers)
+
+def _note_refused(config, answers):
     "Say that answers of no match have no effect, where the loss draws no candidates"
+    from amsps.companion.datasets import GRADES
     needs,known = configuration.loss_needs(config),configuration.known_losses()[config.loss]
-    if not config.judgements or needs & {'offline', 'quintuplet'}: return
-    from amsps.companion.datasets import GRADES, read_answers
-    n = int((read_answers(config.judgements, _annotations(config)).grade==GRADES['no match']).sum())
-    if not n: return
+    n = int((answers.grade==GRADES['no match']).sum())
+    if not n or needs & {'offline', 'quintuplet'}: return
     effect = 'only keep pairs from being mined' if needs & {'hidden', 'mined'} else 'have no effect'
     option = '--offline-weight above 0' if 'offline_weight' in known.parameters else '--loss ahrl'
     echo(f"note: {n:,} answers of no match {effect}, because this loss draws no candidates; {option} makes hard "
@@ -805,7 +842,7 @@ Tolerance = Annotated[float, _opt(_TOLERANCE, min=0)]
 Again = Annotated[int|None, _opt_plain(_AGAIN, min=1)]
 Encoder = Annotated[str, _opt_plain(f"Text {_MODEL}, as in training.", DATA)]
 Vectors = Annotated[str, _opt_plain("File of word vectors, as in training.", DATA)]
-SameAnswers = Annotated[str, _opt_plain("File of people's answers, as in training.", DATA)]
+SameAnswers = Annotated[str, _opt_plain("Files of people's answers, as in training.", DATA)]
 SameModel = Annotated[str, _opt_plain("CLIP-like model that the runs started from.", DATA)]
 
 # %% ../../nbs/companion/59_cli.ipynb #beb85808
@@ -838,9 +875,10 @@ def _check_verify(folder, runs, given):
     from amsps.companion.runs import records_in
     one = (folder/'record.json').is_file()
     check_options(_given(runs=runs), one_run=one)
-    for name in ('concept_vectors', 'judgements'):
-        if given.get(name) and not os.access(given[name], os.R_OK):
-            raise InputError(f"cannot read {given[name]}; check `{name}`")
+    vectors = given.get('concept_vectors')
+    if vectors and not os.access(vectors, os.R_OK):
+        raise InputError(f"cannot read {vectors}; check `concept_vectors`")
+    if given.get('judgements'): _check_readable('judgements', given['judgements'])
     configs = [r['config'] for r in records_in(folder)]
     if configs:
         check_options(given, photographs=any(c['dataset']!='scenes' for c in configs),
@@ -973,7 +1011,8 @@ def _columns(config):
 
 # %% ../../nbs/companion/59_cli.ipynb #32a0c0eb
 _GRADES = ("CSV or TSV of image, caption (their ids) and grade. Adds mAP@R, R-Precision and nDCG by these grades. "
-           "With people's answers (grade, who, when): of answered and annotated pairs alone.")
+           "With people's answers (grade, who, when; several files with commas): of the answered and annotated pairs "
+           "of dev and test alone. `amsps review RUN --split test` asks about such pairs.")
 _KEEP = ("Copy the record of the run to this folder, with the metrics that it lacks; on other data and with --model: "
          "a record of its own.")
 Relevance = Annotated[Path|None, _opt_plain(_GRADES)]
@@ -1115,8 +1154,9 @@ def _keep_transfer(folder, *run, **more):
 def _print_metrics(metrics, graded, relevance):
     for split,m in metrics.items():
         echo(f'{split+":":9}{_metric_line(m)}')
+    names = ','.join(Path(x).name for x in str(relevance).split(','))
     for split,m in graded.items():
-        echo(f"{split+':':9}by {relevance.name}  {_graded_line(m)}")
+        echo(f"{split+':':9}by {names}  {_graded_line(m)}")
 
 # %% ../../nbs/companion/59_cli.ipynb #7fe74ac1
 def _graded_line(m):
@@ -1400,15 +1440,20 @@ def _index_lines(c, folder, most=20):
     yield f'now          amsps search {shlex.quote(str(folder))} "TEXT"'
 
 # %% ../../nbs/companion/59_cli.ipynb #081941be
-_REVIEWED = "Folder of a run whose loss mines, as `amsps train` prints it; an interrupted run, too."
+_REVIEWED = ("Folder of a run, as `amsps train` prints it. Without --split: of one whose loss mines; an interrupted "
+             "run, too.")
+_SPLIT = ("train: pairs that the run has mined, whose answers training takes. test or dev: unannotated pairs that the "
+          "run ranks first, whose answers evaluation takes.")
 _ANSWERS = "CSV that answers are added to; made with the first one."
 _AS = "Name of the person who answers. [default: your login name]"
-_ORDER = "active: pairs whose answer helps most first. random: a fair sample, for the precision of mining."
+_ORDER = ("Of mined pairs. active: those whose answer helps most first. random: a fair sample, for the precision of "
+          "mining. [default: active]")
 Reviewed = Annotated[Path, typer.Argument(help=_REVIEWED, metavar='RUN', show_default=False)]
 AnswersFile = Annotated[Path, _opt(_ANSWERS)]
 Who = Annotated[str, _opt_plain(_AS)]
 HowMany = Annotated[int, _opt("Pairs to show.", min=1)]
-Order = Annotated[str, _opt(_ORDER)]
+Order = Annotated[str, _opt_plain(_ORDER)]
+ReviewedSplit = Annotated[str, _opt(_SPLIT)]
 _SECOND = "Show pairs that others have answered, to measure agreement."
 Second = Annotated[bool, _opt_plain(_SECOND, 'Options', '--second')]
 Port = Annotated[int, _opt("Port of the page. 0: any that is free.", 'Page', min=0, max=65535)]
@@ -1417,22 +1462,30 @@ NoBrowser = Annotated[bool, _opt_plain("Print the address, and open no browser."
 # %% ../../nbs/companion/59_cli.ipynb #e1065b0a
 @app.command(cls=GroupedCommand)
 def review(
-    run:Reviewed, answers:AnswersFile=Path('answers.csv'), who:Who='', pairs:HowMany=100, order:Order='active',
-    second:Second=False, data_root:Root='', cache_dir:Cache='', port:Port=0, no_browser:NoBrowser=False,
+    run:Reviewed, split:ReviewedSplit='train', answers:AnswersFile=Path('answers.csv'), who:Who='', pairs:HowMany=100,
+    order:Order='', second:Second=False, data_root:Root='', backbone:SameBackbone='', cache_dir:Cache='', port:Port=0,
+    no_browser:NoBrowser=False,
 ):
-    """Look at pairs that a run has mined, and answer whether they match.
+    """Look at pairs that a run has mined, and answer whether they match; or at pairs of its test split.
 
     Opens a page that only this machine can reach. Each answer is written at once. Pairs that somebody has answered are
-    not shown again. The answers are for `amsps train --judgements` and `amsps evaluate --relevance`.
+    not shown again. Answers about mined pairs are for `amsps train --judgements`: they are of the training split, and
+    `amsps evaluate` does not count them. Answers with --split test or dev are for `amsps evaluate --relevance`, and
+    training does not take them. Both can be in one file.
 
     \b
     Examples:
       amsps review RUN
-      amsps review RUN --data-root DIR --who Ann --answers ann.csv"""
-    _begin()
+      amsps review RUN --data-root DIR --who Ann --answers ann.csv
+      amsps review RUN --data-root DIR --split test"""
+    _begin(computes=split!='train')
+    _check_review(order, split, backbone)
     from amsps.companion.review import ReviewServer, open_review
-    places = dict(data_root=data_root, cache_dir=cache_dir)
-    made,gone = open_review(run, answers, who, n=pairs, how=order, second=second, **places)
+    given = dict(n=pairs, second=second)
+    if split=='train':
+        places = dict(data_root=data_root, cache_dir=cache_dir)
+        made,gone = open_review(run, answers, who, how=order or 'active', **given, **places)
+    else: made,gone = _review_split(run, answers, who, split, given, data_root, backbone, cache_dir)
     if gone: echo(f'left out     {gone:,} pairs whose picture is gone')
     if not made.pairs:
         echo(f'answers      {made.summary()}\nnow          nothing is left to ask about here')
@@ -1443,7 +1496,27 @@ def review(
         _serve(server, no_browser)
     if answers.exists():
         echo(f'answers      {made.summary()}')
-        echo(f'now          train with them: amsps train ... --judgements {shlex.quote(str(answers))}')
+        then,option = ('train ...', '--judgements') if split=='train' else (f'evaluate {shlex.quote(str(run))}',
+                                                                            '--relevance')
+        echo(f"now          {then.split()[0]} with them: amsps {then} {option} {shlex.quote(str(answers))}")
+
+# %% ../../nbs/companion/59_cli.ipynb #2fb633a9
+def _check_review(order, split, backbone):
+    "Raise `InputError` for options of `review` that are unknown or would be ignored"
+    from amsps.companion.answers import ORDERS
+    from amsps.losses import check_choice
+    check_choice(('train', 'dev', 'test'), **{'--split':split})
+    if order: check_choice(ORDERS, **{'--order':order})
+    check_options(_given(order=order, backbone=backbone), reviewed=split)
+
+def _review_split(run, answers, who, split, given, data_root, backbone, cache_dir):
+    "What a person is asked about dev or test"
+    from amsps.companion.review import check_answers, open_split
+    from amsps.training import embed
+    check_answers(answers, who)
+    model,tokenizer,record = _load_run(run, backbone, cache_dir)
+    data = _run_data(record, _run_config(record, data_root, backbone, cache_dir), run, model)
+    return open_split(run, answers, who, data, lambda pairs: embed(model, tokenizer, pairs), split=split, **given)
 
 # %% ../../nbs/companion/59_cli.ipynb #0eac3919
 def _serve(server, no_browser):
@@ -1514,8 +1587,9 @@ PublishTo = Annotated[str, _opt_plain(_TO, PLACES, '--to')]
 _PUSH = "Upload it to the Hugging Face hub. Without this option nothing is sent."
 Push = Annotated[bool, _opt_plain(_PUSH, 'Options', '--push')]
 Public = Annotated[bool, _opt_plain("With --push: a new repository is visible to everybody.", 'Options', '--public')]
-Licence = Annotated[str, _opt_plain("Licence of the trained weights, an SPDX name such as apache-2.0.")]
-Title = Annotated[str, _opt_plain("Name in the model card. [default: that of the folder]")]
+Licence = Annotated[str, _opt_plain("Licence of the trained weights: an SPDX name such as apache-2.0, or other.")]
+_TITLE = "Title of the model card, or USER/NAME of its repository. [default: name of the folder]"
+Title = Annotated[str, _opt_plain(_TITLE)]
 
 # %% ../../nbs/companion/59_cli.ipynb #52f9c9c9
 @app.command(cls=GroupedCommand)
@@ -1535,10 +1609,22 @@ def publish(
     if not push:
         _refuse_given(dict(public=public), 'is for --push; leave it out')
         made = publish_folder(run, Path(to), license, name)
+        _note_unnamed(run)
         echo(f"{made}: {', '.join(sorted(p.name for p in made.iterdir()))}")
         return
     _refuse_given(dict(name=name), 'is not for --push: the name is that of the repository; leave it out')
     echo(push_model(run, to, license, public))
+    _note_unnamed(run)
+
+def _note_unnamed(run):
+    "Say which encoders the card does not name"
+    from amsps.companion.cards import unnamed_encoders
+    from amsps.companion.runs import finished_record
+    unnamed = unnamed_encoders(finished_record(run))
+    if unnamed:
+        names = ' and '.join(map(_option, unnamed))
+        echo(f"note: the card does not name {names} of the run, because no name on the hub is known; "
+             "write into README.md what it is, and its licence", err=True)
 
 # %% ../../nbs/companion/59_cli.ipynb #62026782
 runs_app = _app("Look at the runs in the cache.")

@@ -231,6 +231,7 @@ class MiningConfig(_Group):
         description="Confidence, 0 to 1, from which an unannotated pair is a hidden positive.")
     judgements: str = Field('',
         description="File of people's answers about training pairs, CSV of image, caption, grade, who and when. "
+                    "Several files go with commas between them. "
                     "Pairs that match are no negatives of any loss, and hidden positives with confidence 1 for a loss "
                     "that mines. Pairs that do not match are never mined, and are candidates. Empty: no answers.")
     correct_confidence: bool = Field(False,

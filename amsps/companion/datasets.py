@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['ANSWER_COLUMNS', 'GRADES', 'Judgements', 'RunData', 'image_order', 'reduce_training', 'read_experts', 'read_crowd',
-           'hidden_pairs', 'Answers', 'read_answers', 'saved_start', 'starting_model', 'trained_vision', 'check_folder',
-           'image_digests', 'Collection', 'read_collection', 'text_digest', 'model_digest', 'backbone_digest',
-           'check_text_layers', 'with_part', 'load_data', 'note_long_captions', 'read_relevance', 'read_grades']
+           'hidden_pairs', 'Answers', 'answer_files', 'read_answers', 'saved_start', 'starting_model', 'trained_vision',
+           'check_folder', 'image_digests', 'Collection', 'read_collection', 'text_digest', 'model_digest',
+           'backbone_digest', 'check_text_layers', 'with_part', 'load_data', 'note_long_captions', 'read_relevance',
+           'read_grades']
 
 # %% ../../nbs/companion/24_datasets.ipynb #095c621e
 import hashlib
@@ -231,6 +232,17 @@ def _answer_fault(cells, image, caption):
     except ValueError as e:
         return f"expected a date and time by ISO 8601 with its time zone, as 2026-01-31T12:00:00+00:00 ({quoted(e)})"
 
+# %% ../../nbs/companion/24_datasets.ipynb #3156f894
+def answer_files(
+    text:Path|str, # A file, or several with commas
+)->list[Path]: # At least one
+    "The files that a text names"
+    try: one = os.path.exists(text)
+    except ValueError: one = True # NUL in the name
+    names = [name.strip() for name in str(text).split(',')]
+    if one or not all(names): return [Path(text)]
+    return list(dict.fromkeys(map(Path, names)))
+
 # %% ../../nbs/companion/24_datasets.ipynb #1e0d8351
 def _answer_header(path, rows):
     "Column names in lower case, checked"
@@ -241,11 +253,19 @@ def _answer_header(path, rows):
                          f"each once; found {', '.join(header)[:80] or 'nothing'}")
     return header
 
+def _again(row):
+    "Column names, where a row is a header; files that were joined have several"
+    names = [name.removeprefix('\ufeff').lower() for name in row]
+    return names if all(names.count(c)==1 for c in ANSWER_COLUMNS) else None
+
 def _answer_rows(path, image, caption):
     "(position of the image, position of the caption, person, instant, number of the grade) of each row"
     rows = read_rows(path)
     header = _answer_header(path, rows)
     for k,row in rows[1:]:
+        if _again(row):
+            header = _again(row)
+            continue
         if len(row)!=len(header):
             raise InputError(f"{path}, line {k}: expected {len(header)} fields ({', '.join(header)}), found "
                              f"{len(row)}: {' '.join(row)[:80]!r}; complete the line, or remove it")
@@ -263,12 +283,12 @@ def _majority(votes):
     return GRADES['unsure'] if others and others[0][1]==n else first
 
 def read_answers(
-    paths:Path|list[Path], # CSV files of `ANSWER_COLUMNS`, in any order; further columns are ignored
+    paths:Path|str|list[Path], # CSV files of `ANSWER_COLUMNS`, see `answer_files`; further columns are ignored
     annotations:Annotations, # N images, M captions that the files name
 )->Answers:
     "Answers of people from one file or several; raises `InputError` with file and line"
     image,caption = _positions(annotations.image_ids),_positions(annotations.caption_ids)
-    paths = [paths] if isinstance(paths, (str,Path)) else paths
+    paths = answer_files(paths) if isinstance(paths, (str,Path)) else paths
     rows = [r for path in paths for r in _answer_rows(path, image, caption)]
     votes = {}
     for i,j,who,_,grade in sorted(rows, key=lambda r: r[3]): # equal times keep the order of the files
@@ -612,6 +632,11 @@ def _relevance_columns(path, rows):
     return header
 
 # %% ../../nbs/companion/24_datasets.ipynb #302861a0
+def _is_header(row, header, image):
+    "Whether a row is the header again, of files that were put one after the other, and no pair"
+    again = [name.removeprefix('\ufeff').lower() for name in row]==header
+    return again and row[header.index('image')] not in image
+
 def _graded_pair(row, header, image, caption, where):
     "((position of the image, of the caption), grade) of a row"
     if len(row)!=len(header):
@@ -639,6 +664,7 @@ def read_relevance(
     image,caption = _positions(annotations.image_ids),_positions(annotations.caption_ids)
     grades = {}
     for k,row in rows[1:]:
+        if _is_header(row, header, image): continue
         where = f'{path}, line {k}'
         pair,grade = _graded_pair(row, header, image=image, caption=caption, where=where)
         if pair in grades:
@@ -650,10 +676,14 @@ def read_relevance(
 
 # %% ../../nbs/companion/24_datasets.ipynb #43d7c8bd
 def read_grades(
-    path:Path, # For `read_relevance` or `read_answers`
+    path:Path|str, # For `read_relevance` or `read_answers`; of answers several files with commas
     annotations:Annotations, # N images, M captions
 )->csr_array|Answers: # (N, M) grades, or answers
     "What a file says of pairs: graded relevance, or answers of people"
-    header = [name.lower() for _,row in read_rows(path)[:1] for name in row]
-    read = read_answers if {'who','when'} & set(header) else read_relevance
-    return read(path, annotations)
+    files = answer_files(path)
+    headers = [[name.lower() for _,row in read_rows(f)[:1] for name in row] for f in files]
+    grades = [f for f,h in zip(files, headers) if not {'who','when'} & set(h)]
+    if grades and len(files)>1:
+        raise InputError(f"{grades[0]} has no people's answers (columns who, when), and only these are joined; put the "
+                         "grades of all files into one")
+    return read_relevance(files[0], annotations) if grades else read_answers(files, annotations)

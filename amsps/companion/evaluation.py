@@ -327,7 +327,8 @@ def _answers_of(data, answers):
         if mixed: found[name] = judged
     if not found:
         raise InputError("the answers have no image and no caption of dev or test of which some pairs match and some "
-                         "do not (annotated pairs match): answers of training, or across splits, do not count")
+                         "do not (annotated pairs match): answers of training, or across splits, do not count; `amsps "
+                         "review RUN --split test` asks about pairs that do")
     return found
 
 def _graded(e, grades, accept):

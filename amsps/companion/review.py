@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Pair', 'Review', 'shown_pair', 'shown_state', 'give_answer', 'ReviewServer', 'review_data', 'second_opinions',
-           'person_name', 'open_review']
+           'person_name', 'open_review', 'check_answers', 'open_split']
 
 # %% ../../nbs/companion/56_review.ipynb #e35063ff
 import errno
@@ -450,8 +450,8 @@ def _picture_url(place):
 # %% ../../nbs/companion/56_review.ipynb #bed66ec1
 def second_opinions(
     answers, # `Answers`
-    split, # `PairDataset` of the training split
-    mined, # `MinedSet` of the run
+    split, # `PairDataset`; of the training split where there is a `mined`
+    mined, # `MinedSet` of the run; None for a split in which nothing is mined
     who:str, # Name of the person
     n:int, # Pairs
 ): # `Questions`, fewer than n where there are no more
@@ -466,7 +466,7 @@ def second_opinions(
              for i,j,v in zip(answers.image, answers.caption, answers.votes) if who not in v]
     inside = sorted((k, i, j) for k,i,j in asked if i>=0 and j>=0)[:n]
     i,j = (np.array([x[at] for x in inside], np.int64) for at in (1, 2))
-    sure = np.asarray(mined.hidden[i,j]).ravel() if inside else np.zeros(0)
+    sure = np.asarray(mined.hidden[i,j]).ravel() if inside and mined is not None else np.zeros(len(i))
     return Questions(i, j, sure.astype(np.float32))
 
 # %% ../../nbs/companion/56_review.ipynb #82cc95dd
@@ -479,11 +479,12 @@ def _questions(run, split, answers, who, n, how, second):
                          "for more epochs, or with a lower --hidden-confidence")
     return pairs_to_ask(run, n, how, answered_in(answers, split))
 
-def _pairs(questions, split):
-    "Questions with the texts that are shown"
+def _pairs(questions, split, sure=True):
+    "Questions with the texts that are shown; `sure`: with the confidence"
     own = {}
     for j,i in enumerate(split.caption_image.tolist()): own.setdefault(i, []).append(split.captions[j])
-    return [Pair(split.image_ids[i], split.caption_ids[j], split.captions[j], confidence=round(float(c), 4), own=own[i])
+    return [Pair(split.image_ids[i], split.caption_ids[j], split.captions[j], own=own.get(i, []),
+                 confidence=round(float(c), 4) if sure else None)
             for i,j,c in zip(questions.image.tolist(), questions.caption.tolist(), questions.confidence)]
 
 # %% ../../nbs/companion/56_review.ipynb #2187ec41
@@ -503,6 +504,19 @@ def _answers_of(file, notes):
     check_appendable(file)
     return read_answers(file if file.exists() else [], notes)
 
+# %% ../../nbs/companion/56_review.ipynb #ba726300
+def _review_of(title, data, split, pairs, images, file, who):
+    "A review of pairs whose pictures are there, and how many others are left out"
+    from amsps.companion.answers import append_answer
+    shown = _places(data, split, images)
+    there = [k for k,place in enumerate(shown) if place is not None]
+    if shown and not there:
+        raise InputError(f"none of the {len(shown):,} pictures is there, for example "
+                         f"{data.annotations.image_paths[split.rows[images[0]]]}; check --data-root")
+    def picture(k): return _picture_url(shown[there[k]])
+    return Review(title, [pairs[k] for k in there], picture, file=file, who=who, append=append_answer,
+                  summary=lambda: _answers_of(file, data.annotations).summary()),len(shown)-len(there)
+
 # %% ../../nbs/companion/56_review.ipynb #49b5b60b
 def open_review(
     run:Path, # Folder of a run, finished or not
@@ -514,20 +528,44 @@ def open_review(
     **places, # `data_root`, `cache_dir`, see `review_data`
 )->tuple[Review,int]: # How many pairs are left out because their picture is gone
     "What a person is asked about a run; raises `InputError` where there is nothing to ask"
-    from amsps.companion.answers import append_answer, last_mined
+    from amsps.companion.answers import last_mined
     run,file,who = Path(run),Path(file),person_name(who)
     mined = last_mined(run)
     data = review_data(run, **places)
     split = data.split('train')
     _check_data(run, mined, split)
     questions = _questions(run, split, _answers_of(file, data.annotations), who=who, n=n, how=how, second=second)
-    shown = _places(data, split, questions.image)
-    there = [k for k,place in enumerate(shown) if place is not None]
-    if shown and not there:
-        raise InputError(f"none of the {len(shown):,} pictures is there, for example "
-                         f"{data.annotations.image_paths[split.rows[questions.image[0]]]}; check --data-root")
-    pairs = _pairs(questions, split)
-    def picture(k): return _picture_url(shown[there[k]])
-    return Review(run.resolve().name, [pairs[k] for k in there], picture, file=file, who=who,
-                  append=append_answer, summary=lambda: _answers_of(file, data.annotations).summary(),
-                  ),len(shown)-len(there)
+    return _review_of(run.resolve().name, data, split, _pairs(questions, split), images=questions.image, file=file,
+                      who=who)
+
+# %% ../../nbs/companion/56_review.ipynb #4497eeab
+def check_answers(
+    file:Path, # Of answers; it may be missing
+    who:str='', # See `person_name`
+):
+    "Raise `InputError` for a file or a person that answers cannot be of, before anything is computed"
+    from amsps.companion.answers import check_appendable
+    person_name(who)
+    check_appendable(Path(file))
+
+def open_split(
+    run:Path, # Folder of the run, for the title
+    file:Path, # Of answers; created with the first one
+    who:str, # See `person_name`
+    data, # `RunData`
+    embed:Callable, # `PairDataset` -> embeddings of its images and captions
+    split:str='test', # Or dev
+    n:int=100, # Pairs, at most
+    second:bool=False, # Ask about pairs that others have answered
+)->tuple[Review,int]: # How many pairs are left out because their picture is gone
+    "What a person is asked about a split on which a run is evaluated; raises `InputError` where there is none"
+    from amsps.companion.answers import answered_in, pairs_to_judge
+    file,who = Path(file),person_name(who)
+    if split not in data.annotations.splits:
+        raise InputError(f"the data have no split {split!r} to ask about; choose another one with --split")
+    pairs,answers = data.split(split),_answers_of(file, data.annotations)
+    if second: questions = second_opinions(answers, pairs, None, who=who, n=n)
+    else: questions = pairs_to_judge(*embed(pairs), pairs, n, answered_in(answers, pairs))
+    title = f'{Path(run).resolve().name} ({split} split)'
+    return _review_of(title, data, pairs, _pairs(questions, pairs, sure=False), images=questions.image, file=file,
+                      who=who)

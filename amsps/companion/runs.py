@@ -32,8 +32,8 @@ from .build import build_loss, build_miner, build_model, concept_graph, random_v
 from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, settings_of
 from .cache import whole_record
 from .config import RunConfig, check_trains, label_of, parse_config, saved_folder
-from .datasets import RunData, backbone_digest, image_digests, load_data, model_digest, saved_start
-from .datasets import text_digest
+from .datasets import RunData, answer_files, backbone_digest, image_digests, load_data, model_digest
+from .datasets import saved_start, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
@@ -125,7 +125,13 @@ def _recorded_config(config):
     "Parameters as a record keeps them"
     places = ('backbone', 'model', 'text_backbone', 'concept_vectors', *['judgements'][:bool(config.judgements)])
     named = {k:public_name(getattr(config, k)) for k in places}
+    if config.judgements: named['judgements'] = ','.join(public_name(str(f)) for f in answer_files(config.judgements))
     return {k:v for k,v in (settings_of(config) | named).items() if k not in ('data_root','cache_dir')}
+
+def _hub_names(config):
+    "Parameter -> name on the hub, of what a run started from; models of a folder have none"
+    named = {k:getattr(config, k) for k in ('backbone', 'model', 'text_backbone')}
+    return {k:v for k,v in named.items() if v not in ('', 'untrained') and not Path(v).is_dir()}
 
 def _recorded_data(data):
     known = dict(fingerprint=data.fingerprint, summary=data.annotations.summary(), features=list(data.features.shape))
@@ -279,8 +285,9 @@ def _train_into(folder, config, data, name):
     _begin(folder, provenance['key'])
     results = _fit_and_evaluate(folder, config, data)
     _keep_train_images(folder, config, data)
+    hub = _hub_names(config)
     return dict(name=name, config=_recorded_config(config), data=_recorded_train(config, data), **results, **provenance,
-                saved=_saved(folder), resumed=resumed, **_cost(start, cpu),
+                saved=_saved(folder), resumed=resumed, **_cost(start, cpu), **dict(hub=hub) if hub else {},
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
 # %% ../../nbs/companion/27_runs.ipynb #39299ecf
