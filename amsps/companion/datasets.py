@@ -12,6 +12,7 @@ __all__ = ['ANSWER_COLUMNS', 'GRADES', 'Judgements', 'RunData', 'image_order', '
 # %% ../../nbs/companion/24_datasets.ipynb #095c621e
 import hashlib
 import json
+import os
 from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
