@@ -305,7 +305,7 @@ def load_image(
     except Exception as e: # decoders of damaged files raise errors of many kinds
         called = name or getattr(source, 'filename', source)
         raise InputError(f"image {called} cannot be decoded ({quoted(e)}); "
-                         "replace the file, or leave the image out") from None
+                         "replace the file or take the image out of its split") from None
 
 # %% ../nbs/method/03_data.ipynb #8bb89016
 def batches_ahead(

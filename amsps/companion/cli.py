@@ -1176,7 +1176,7 @@ _LIES = "Where the model of the index lies now, if it was moved."
 AnswerAsJson = Annotated[bool, _opt_plain("Print the answer as JSON.", _INDEX_ONLY, '--json')]
 _PAGE = "Write the results with small pictures as this file, whose name ends in .html."
 Page = Annotated[Path|None, _opt_plain(_PAGE, _INDEX_ONLY, '--html')]
-_TYPED = "Read queries line by line; @FILE is a picture. On a terminal an empty line ends, else empty lines are skipped."
+_TYPED = "Read queries line by line; @FILE is a picture. An empty line ends on a terminal, and is skipped elsewhere."
 Interactive = Annotated[bool, _opt_plain(_TYPED, _INDEX_ONLY, '--interactive')]
 IndexModel = Annotated[Path|None, _opt_plain(_LIES, _INDEX_ONLY)]
 
@@ -1241,11 +1241,12 @@ def _search_run(run, caption, image, top, split, data_root, backbone, cache_dir)
 # %% ../../nbs/companion/59_cli.ipynb #87bc8667
 def _check_query(image, split):
     "Raise `InputError` for a query that cannot be answered"
-    from amsps.data import SPLITS, load_image
+    from amsps.companion.query import query_picture
+    from amsps.data import SPLITS
     if split and split not in SPLITS:
         raise InputError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}, or leave it out")
     if image:
-        load_image(image)
+        query_picture(image)
 
 # %% ../../nbs/companion/59_cli.ipynb #31798063
 def _file_line(found, index):
