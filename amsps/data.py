@@ -309,7 +309,7 @@ def load_image(
     except Exception as e: # decoders of damaged files raise errors of many kinds
         called = name or getattr(source, 'filename', source)
         raise InputError(f"image {called} cannot be decoded ({quoted(e)}); "
-                         "replace the file, or leave the image out") from None
+                         "replace the file or take the image out of its split") from None
 
 def undecodable(
     bad:list[tuple[Path,InputError]], # Image files, and what is wrong with each

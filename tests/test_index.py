@@ -536,7 +536,7 @@ def test_messages(cli, photos, model, tmp_path):
     assert '1 pictures have some' in cli('index', photos, '-o', index, '--captions', table).stdout
     (tmp_path/'torn.jpg').write_bytes(b'\xff\xd8\xff')
     r = cli('search', index, '--image', tmp_path/'torn.jpg')
-    refused(r, 'replace the file, or leave the image out')
+    refused(r, 'replace the file or choose another one')
     refused(cli('search', index, 'a ball', '--html', '/dev/null'), 'is a pipe or a device; name a file')
     (index/'query.npz').unlink()
     (index/'query.npz').mkdir()

@@ -1291,11 +1291,12 @@ def _search_run(run, caption, image, top, split, data_root, backbone, cache_dir)
 # %% ../../nbs/companion/59_cli.ipynb #87bc8667
 def _check_query(image, split):
     "Raise `InputError` for a query that cannot be answered"
-    from amsps.data import SPLITS, load_image
+    from amsps.companion.query import query_picture
+    from amsps.data import SPLITS
     if split and split not in SPLITS:
         raise InputError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}, or leave it out")
     if image:
-        load_image(image)
+        query_picture(image)
 
 # %% ../../nbs/companion/59_cli.ipynb #31798063
 def _file_line(found, index):

@@ -442,7 +442,7 @@ def _column(names, known, where, chosen=''):
     if not found:
         raise InputError(f"{where}: expected a column called {' or '.join(known)}; "
                          f"found {', '.join(map(repr, names)) or 'nothing'}; rename a column, "
-                         "or name it, for a dataset, with `image_column` or `caption_column`")
+                         "or name it with `image_column` or `caption_column`")
     return found[0]
 
 def _chosen_column(names, chosen, where):
@@ -528,8 +528,6 @@ def _table_rows(file, columns=Columns()):
     "Rows of a table with separators"
     _refuse_features(file)
     (top,header),*body = read_rows(file) or [(1, [])]
-    if not header:
-        raise InputError(f"{file} has no captions; expected a table with the columns image and caption")
     names = [n.lower() for n in header]
     image = _column(names, IMAGE_COLUMNS, f'{file}, line {top}', chosen=columns.image)
     captions = _caption_columns(names, columns.caption, f'{file}, line {top}')
@@ -561,8 +559,7 @@ def _json_line(text, where, columns=Columns()):
     image = next((x[n] for n in known if n in x), None)
     if not isinstance(image, str) or not any(n in x for n in _json_captions(x, columns)):
         raise InputError(f'{where}: expected {{"image": "...", "caption": "..."}} or "captions": ["...", ...]; '
-                         f'found {text[:70]!r}; for a dataset, other names are named with `image_column` and '
-                         '`caption_column`')
+                         f'found {text[:70]!r}; other names are named with `image_column` and `caption_column`')
     captions = [t for n in _json_captions(x, columns) if n in x for t in _texts(x[n], where)]
     return image,captions,x.get('split')
 
@@ -648,12 +645,23 @@ def read_captions(
         raise InputError(f"{file} is no file; expected a table with the columns image and caption (.csv, .tsv or "
                          ".jsonl)")
     found = {}
-    for row in _rows_of(file, Columns())[0]:
+    for row in _caption_rows(file):
         if not row.caption.strip(): continue # a picture without one
         found.setdefault(_relative(row.image, f'{file}, line {row.line}', root), []).append(row.caption)
     if not found:
-        raise InputError(f"{file} has no captions: each of its cells is empty")
+        raise InputError(f"{file} has no captions; expected a table with the columns image and caption")
     return found
+
+# %% ../../nbs/companion/22_formats.ipynb #51dc9c79
+def _caption_rows(file):
+    "Rows of a table whose columns cannot be named"
+    if not file.stat().st_size: return []
+    try: return _rows_of(file, Columns())[0]
+    except InputError as e:
+        said,*advice = re.split('; (?:rename a column|other names)', str(e), maxsplit=1)
+        if not advice:
+            raise
+        raise InputError(f"{said}; call the columns image and caption") from None
 
 # %% ../../nbs/companion/22_formats.ipynb #75623864
 def _coco_files(root):
@@ -1381,16 +1389,22 @@ def _feature_keys(a):
     return [(k, x[np.array([i])].tobytes()) if often[k]>1 else i for i,k in enumerate(first)]
 
 # %% ../../nbs/companion/22_formats.ipynb #b8bfe8fe
-_MIN_COUNT = 4 # The default of a run
+def _min_count(a):
+    "How often a word must occur in training, by the defaults of a run"
+    from amsps.companion.config import RunConfig, few_pairs
+    pairs = sum(a.splits[i]=='train' for i in a.caption_image)
+    return few_pairs(pairs, {}).get('min_count', RunConfig().min_count)
 
+# %% ../../nbs/companion/22_formats.ipynb #2a5bdec2
 def _word_lines(a):
     "How many words of the captions the Bi-GRU knows, and how many captions become equal"
-    words = [words_of(c) for c in a.captions]
+    words,least = [words_of(c) for c in a.captions],_min_count(a)
     counts = Counter(w for ws,i in zip(words, a.caption_image) if a.splits[i]=='train' for w in ws)
-    known = {w for w,n in counts.items() if n>=_MIN_COUNT}
+    known = {w for w,n in counts.items() if n>=least}
     total = sum(map(len, words))
     unknown = sum(w not in known for ws in words for w in ws)
-    lines = [f'words        {len(known):,} known to the Bi-GRU (in train {_MIN_COUNT} times or more, `min_count`); '
+    often = 'once' if least==1 else f'{least} times'
+    lines = [f'words        {len(known):,} known to the Bi-GRU (in train {often} or more, `min_count`); '
              f'{unknown/total:.1%} of all words are unknown']
     different,seen = len(set(map(tuple, words))),len({tuple(w if w in known else '' for w in ws) for ws in words})
     if seen<different:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REFERENCE', 'model_folder', 'model_digest', 'index_model', 'index_vision', 'load_model', 'text_arrays', 'TextSide',
-           'write_text_side', 'read_text_side', 'unseen_words', 'Encoder', 'embed_text', 'embed_picture', 'Answer',
-           'search_text', 'search_picture', 'plain_answer']
+           'write_text_side', 'read_text_side', 'unseen_words', 'Encoder', 'embed_text', 'embed_picture',
+           'query_picture', 'Answer', 'search_text', 'search_picture', 'plain_answer']
 
 # %% ../../nbs/companion/51_query.ipynb #fb269eeb
 import hashlib
@@ -393,10 +393,20 @@ def embed_picture(
     sha256 = hashlib.sha256(content).hexdigest()
     row = row_of(encoder.index, sha256)
     if row is not None: return _unit(encoder.index.vectors[row].astype(np.float32)),sha256
-    from amsps.data import load_image
-    picture = load_image(Path(path)) # not `content`: the message of a damaged file has its name
+    picture = query_picture(Path(path)) # not `content`: the message of a damaged file has its name
     return encoder.loaded()[0].encode(images=[picture])[0].numpy(),sha256
 
+# %% ../../nbs/companion/51_query.ipynb #b7bca606
+def query_picture(
+    path:Path, # A picture
+): # As of `load_image`
+    "Decode a picture to search with, which is in no split; raises `InputError` where it is damaged"
+    from amsps.data import load_image
+    try: return load_image(path)
+    except InputError as e:
+        raise InputError(str(e).replace(' or take the image out of its split', ' or choose another one')) from None
+
+# %% ../../nbs/companion/51_query.ipynb #c85ae1cb
 def _content(path):
     "The bytes of a file; raises `InputError` where there is none"
     try:
