@@ -401,6 +401,9 @@ def test_full_disk_is_named(cli, photos, model, tmp_path, request):
     request.getfixturevalue('little_room')
     refused(cli('index', photos, '-o', index), 'cannot write or read', 'File too large', str(index/'journal.jsonl'))
     refused(cli('search', index, 'a ball', '--html', page), 'cannot write or read', 'File too large', str(page))
+    from amsps.companion.index import replacing
+    with pytest.raises(OSError) as e, replacing(tmp_path/'x.npy') as f: np.save(f, np.zeros(9999)) # as texts of chance
+    assert e.value.errno and e.value.filename==str(tmp_path/'x.npy')
 
 
 def test_copies(photos, model, tmp_path):

@@ -9,6 +9,7 @@ __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'TYPICAL', 'RARE', 'naming', 'replac
            'chance_of', 'p_value', 'note_chance']
 
 # %% ../../nbs/companion/50_index.ipynb #d0fa3994
+import errno
 import json
 import os
 import re
@@ -30,6 +31,8 @@ def naming(
     "Let an error of the system name the file: that of a full disk does not"
     try: yield
     except OSError as e:
+        if 'requested and' in str(e): # NumPy's error has no number
+            raise OSError(errno.ENOSPC, quoted(e), str(path)) from None
         if e.filename is None: e.filename = str(path)
         raise
 
