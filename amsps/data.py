@@ -309,7 +309,7 @@ def load_image(
     except Exception as e: # decoders of damaged files raise errors of many kinds
         called = name or getattr(source, 'filename', source)
         raise InputError(f"image {called} cannot be decoded ({quoted(e)}); "
-                         "replace the file or take the image out of its split") from None
+                         "replace the file, or leave the picture out") from None
 
 def undecodable(
     bad:list[tuple[Path,InputError]], # Image files, and what is wrong with each
@@ -319,8 +319,8 @@ def undecodable(
     "One error for all image files of a set that cannot be decoded"
     if len(bad)==1: return bad[0][1]
     names = ', '.join(str(path) for path,_ in bad[:5])+', ...'*(len(bad)>5)
-    return InputError(f"{len(bad):,} of {total:,} pictures cannot be {done}: {names}; replace the files or take the "
-                      "images out of their splits")
+    return InputError(f"{len(bad):,} of {total:,} pictures cannot be {done}: {names}; replace the files, or leave "
+                      "the pictures out")
 
 # %% ../nbs/method/03_data.ipynb #8bb89016
 def batches_ahead(

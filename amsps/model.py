@@ -126,8 +126,9 @@ class AmspsConfig(PreTrainedConfig):
     tune_vision_layers = 0 # Number of its last blocks that train
     from_pixels = False # It trains from pixels, see `VisionEncoder`
     dual_config = None # dict, of a CLIP-like model in the place of both encoders, see `divide_dual`
-    pictures = None # dict, how the image processor of a saved model makes pixels
-    learn,scale,bias = (),0.,None # Which train: factor of the similarities (0: none), their bias; their first values
+    pictures = None # dict, how the image processor of a saved model makes pixels, see `pixel_settings`
+    learn = () # Which train: the factor of the similarities, `scale` (0 is none), and their `bias` (None is none)
+    scale,bias = 0.,None # Before training; floats
     def __init__(self,
         feature_size:int=1280, # F, size of a region feature
         vocab_size:int=1000, # Token ids of the tokeniser
@@ -177,8 +178,9 @@ class AmspsConfig(PreTrainedConfig):
         self.image_size = image_size
         super().__init__(**kwargs)
 
-    def get_text_config(self, *args, **kwargs):
-        return self # the Trainer asks for a configuration, and `text_config` is a plain dict
+@patch_to(AmspsConfig)
+def get_text_config(self, *args, **kwargs):
+    return self # the Trainer asks for a configuration, and `text_config` is a plain dict
 
 # %% ../nbs/method/11_model.ipynb #92846b96
 @dataclass
@@ -510,19 +512,16 @@ def _read_reference(file):
         raise InputError(f"the configuration (`config`) in its {file.name} is no mapping; copy the whole folder again")
     return said
 
-def _check_behaviour(encoder, said, named):
-    "Raise `InputError` for an encoder with other settings than that of the training"
-    own = behaviour_of(encoder.backbone.config)
-    other = {k:(v, own[k]) for k,v in said['config'].items() if k in own and own[k]!=v} # a new version has new settings
-    if other:
-        k,(then,now) = next(iter(other.items()))
-        raise InputError(f"the vision encoder {str(named or encoder.name)!r} is not that of its training: {k} of its "
-                         f"configuration is {now!r}, and was {then!r}; take the encoder of the training")
+def _check_same(what, now, then, advice):
+    "Raise `InputError` where a setting is not that of the training; a new version may have more of them"
+    for k in sorted(now.keys()&then.keys()):
+        if now[k]!=then[k]:
+            raise InputError(f"{what} is not that of its training: {k} is {now[k]!r}, and was {then[k]!r}; {advice}")
 
 def _hub_name(said):
     "The name of a vision encoder, where it can be loaded by it; else an `InputError` that says to name one"
     name = said['name']
-    advice = 'say where the encoder lies with `vision`'
+    advice = 'say where the encoder lies with `vision` (--backbone)'
     if not said['on_hub']:
         raise InputError(f"its vision encoder {repr(name)[:80]} was a folder, and is not saved with it: {advice}")
     try: validate_repo_id(name)
@@ -542,7 +541,8 @@ def _referenced_vision(file, named, config):
         raise InputError(f"the vision encoder {str(named or encoder.name)!r} is not that of its training: its weights "
                          f"and its image processor have the SHA-256 {found[:16]}..., and those of "
                          f"{repr(said['name'])[:80]} had {said['sha256'][:16]}...; take the encoder of the training")
-    _check_behaviour(encoder, said, named)
+    _check_same(f'the vision encoder {str(named or encoder.name)!r}', behaviour_of(encoder.backbone.config),
+                said['config'], 'take the encoder of the training')
     return encoder
 
 def _saved_vision(name_or_path, named, config, options):
@@ -573,15 +573,9 @@ def _load_vision(self, name_or_path, named, options):
     elif self.config.grid:
         self.set_vision(_saved_vision(name_or_path, named, self.config, options))
     else: _refuse_named(named, 'it was saved without a vision encoder, see `set_vision`')
-    if self.vision is not None: _check_pictures(self.vision.processor, self.config.pictures)
-
-def _check_pictures(processor, then):
-    "Raise `InputError` for an image processor that is not that of a saved model"
-    now = {} if processor is None else pixel_settings(processor)
-    for k in now.keys()&(then or {}).keys():
-        if now[k]!=then[k]:
-            raise InputError(f"its image processor is not that of its training: {k} is {now[k]}, and was {then[k]}; "
-                             "copy the whole folder again")
+    if self.vision is not None and self.vision.processor is not None:
+        _check_same('its image processor', pixel_settings(self.vision.processor), self.config.pictures or {},
+                    'copy the whole folder again')
 
 # %% ../nbs/method/11_model.ipynb #16115f4f
 @patch_to(AmspsModel)

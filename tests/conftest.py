@@ -1,4 +1,5 @@
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -66,11 +67,25 @@ TINY = ['--scenes-train', 40, '--scenes-dev', 15, '--scenes-test', 20, '--embed-
 @pytest.fixture(scope='session')
 def backbone(tmp_path_factory):
     "A small random MobileNetV2 in transformers' format"
+    import torch
     from transformers import MobileNetV2Config, MobileNetV2ImageProcessorPil, MobileNetV2Model
     d = tmp_path_factory.mktemp('backbone')
-    MobileNetV2Model(MobileNetV2Config(image_size=64, depth_multiplier=.35)).save_pretrained(d)
+    torch.manual_seed(0)
+    model = MobileNetV2Model(MobileNetV2Config(image_size=64, depth_multiplier=.35))
+    for p in model.parameters():
+        if p.ndim>1: torch.nn.init.kaiming_normal_(p) # as small as they are made, features are 0 in half precision
+    model.save_pretrained(d)
     MobileNetV2ImageProcessorPil(size=dict(height=64, width=64), do_center_crop=False).save_pretrained(d)
     return d
+
+
+@pytest.fixture
+def little_room():
+    "No file may grow beyond 10 kB; as on a full disk, the error of the system names no file"
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, old[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, old)
 
 
 @pytest.fixture(scope='session')

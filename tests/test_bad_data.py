@@ -479,15 +479,6 @@ def test_layout_without_its_files(cli, undamaged):
         refused(cli('data', 'check', undamaged('own_csv'), '--layout', layout), said)
 
 
-@pytest.fixture
-def little_room():
-    "No file may grow beyond 10 kB, as on a full disk"
-    old = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, old[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, old)
-
-
 @pytest.mark.parametrize('layout,needs_backbone', [('own_csv', True), ('bottom_up', False)])
 def test_disk_full(cli, undamaged, backbone, layout, needs_backbone, tmp_path, request):
     "While features are cached: a message, and no partial file that looks complete. With room again, the command works."

@@ -247,7 +247,7 @@ def test_what_needs_a_vision_model_by_reference(cli, small_flickr8k, small_vit, 
     shutil.copytree(small_flickr8k/'Flicker8k_Dataset', photos)
     next(photos.iterdir()).rename(new)
     index = ['index', photos, '-o', tmp_path/'index']
-    says = "was a folder, and is not saved with it: say where the encoder lies with --backbone"
+    says = "was a folder, and is not saved with it: say where the encoder lies with `vision` (--backbone)"
     for command in ([*index, '--model', run], [*train, '--model', run]):
         r = cli(*command)
         assert r.returncode==2 and says in r.stderr, r.stdout+r.stderr

@@ -417,9 +417,7 @@ def _check_referred(config):
     "Raise `InputError` where the saved model that a run starts from needs its vision encoder, and cannot find it"
     from amsps.companion.datasets import saved_start
     if not configuration.refers_to_vision(config.model): return
-    try: saved_start(config)
-    except InputError as e:
-        raise InputError(str(e).replace('lies with `vision`', 'lies with --backbone')) from None
+    saved_start(config)
 
 def _check_readable(name, files):
     "Raise `InputError` for a file of answers that cannot be read"
@@ -1291,12 +1289,11 @@ def _search_run(run, caption, image, top, split, data_root, backbone, cache_dir)
 # %% ../../nbs/companion/59_cli.ipynb #87bc8667
 def _check_query(image, split):
     "Raise `InputError` for a query that cannot be answered"
-    from amsps.companion.query import query_picture
-    from amsps.data import SPLITS
+    from amsps.data import SPLITS, load_image
     if split and split not in SPLITS:
         raise InputError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}, or leave it out")
     if image:
-        query_picture(image)
+        load_image(image)
 
 # %% ../../nbs/companion/59_cli.ipynb #31798063
 def _file_line(found, index):

@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Annotated, Literal, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
-from .paths import package_folder
+from .paths import REFERENCE, package_folder
 from ..errors import InputError
 
 # %% ../../nbs/companion/21_config.ipynb #5d1e0e01
@@ -429,7 +429,7 @@ def refers_to_vision(
 )->bool:
     "Whether a saved model has a reference in the place of its vision encoder, and `backbone` says where that lies"
     home = saved_folder(name)
-    return home is not None and (home/'vision.json').is_file()
+    return home is not None and (home/REFERENCE).is_file()
 
 def check_trains(
     config:RunConfig, # Of a run that is to be trained

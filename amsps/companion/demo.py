@@ -19,9 +19,9 @@ from torch import Tensor
 from .gallery import safe_html, small_picture
 from .index import nearest, note_chance, open_index, picture_path, similarities
 from .paths import terminal_text
-from .query import Encoder, embed_picture, index_vision, load_model, model_folder, query_picture
-from .query import search_text
+from .query import Encoder, embed_picture, index_vision, load_model, model_folder, search_text
 from .review import review_data
+from ..data import load_image
 from ..errors import InputError, quoted
 from ..model import AttentionPooling, GeneralizedPooling
 from ..processor import tokenized
@@ -298,7 +298,7 @@ def described(
 def _picture_vector(demo, path):
     "Embedding, and digest of the file"
     if demo.encoder: return embed_picture(demo.encoder, Path(path))
-    return demo.model.encode(images=[query_picture(Path(path))])[0].numpy(),''
+    return demo.model.encode(images=[load_image(Path(path))])[0].numpy(),''
 
 # %% ../../nbs/companion/57_demo.ipynb #79b8dce8
 def why(
@@ -308,7 +308,7 @@ def why(
 )->tuple[Image.Image|None,str,str]: # Picture with parts; words as HTML; notes
     "Why a picture and a text are similar"
     if not path: return None,'','choose a picture'
-    try: found = explain_pair(demo.model, demo.tokenizer, query_picture(Path(path)), text or '')
+    try: found = explain_pair(demo.model, demo.tokenizer, load_image(Path(path)), text or '')
     except InputError as e: return None,'',terminal_text(str(e))
     return found.picture,found.words,'\n'.join(found.notes)
 
