@@ -245,14 +245,14 @@ class Bench:
 
 class PixelBench(Bench):
     "A CLIP-like model that trains from pixels"
-    def __init__(self, device, small, folder):
+    def __init__(self, device, small, folder, images=4096):
         self.device = device
         self.name = 'pixels'
         self.sizes = Sizes(small)
         self.folder = folder
         self.callback = None
         self.side = 32 if small else 224
-        n = 40 if small else 4096
+        n = 40 if small else images
         pixels = np.random.default_rng(0).integers(0, 255, (n, 3, self.side, self.side), dtype=np.uint8)
         self.data = make_pairs(n, pixels)
         self.data.views = RandomViews(np.ones(n, dtype=bool))

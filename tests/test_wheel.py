@@ -56,7 +56,7 @@ def test_the_source_stays_clean(wheel):
     assert not (ROOT/'amsps/companion/assets').exists() and not (ROOT/'build').exists()
 
 def test_a_folder_that_looks_like_a_clone(installed, tmp_path):
-    "Its package is not imported, and its notebook is not executed"
+    "A run and its report in a folder whose packages are not imported, and whose notebook is not executed"
     (tmp_path/'nbs/experiments').mkdir(parents=True)
     (tmp_path/'amsps/companion').mkdir(parents=True)
     (tmp_path/'settings.ini').write_text('[DEFAULT]\nlib_name = amsps\n')
@@ -68,20 +68,21 @@ def test_a_folder_that_looks_like_a_clone(installed, tmp_path):
     notebook = json.loads(own)
     notebook['cells'].insert(0, dict(notebook['cells'][-1], cell_type='code', id='0000', source=hostile))
     (tmp_path/'nbs/experiments/train.ipynb').write_text(json.dumps(notebook))
-    r = run(installed, tmp_path, 'train', *TINY)
-    assert r.returncode==0 and 'test: ' in r.stdout, r.stdout+r.stderr
+    theirs = set(tmp_path.iterdir())
+    train_and_report(installed, tmp_path)
     assert not (tmp_path/'ran').exists()
+    assert sorted(p.name for p in set(tmp_path.iterdir())-theirs)==['amsps_cache', 'reports']
 
-def test_train_and_report_in_an_empty_folder(installed, tmp_path):
-    r = run(installed, tmp_path, 'train', *TINY)
-    assert r.returncode==0, r.stdout+r.stderr
-    folder = Path(re.search(r'^run: +(.+)$', r.stdout, re.M)[1])
-    assert folder.parent==(tmp_path/'amsps_cache/runs').resolve() and (folder/'record.json').is_file()
-    r = run(installed, tmp_path, 'report', 'amsps_cache/runs', '--table', 'main')
+def train_and_report(installed, folder):
+    "All that is made lies in the folder"
+    r = run(installed, folder, 'train', *TINY)
+    assert r.returncode==0 and 'test: ' in r.stdout, r.stdout+r.stderr
+    trained = Path(re.search(r'^run: +(.+)$', r.stdout, re.M)[1])
+    assert trained.parent==(folder/'amsps_cache/runs').resolve() and (trained/'record.json').is_file()
+    r = run(installed, folder, 'report', 'amsps_cache/runs', '--table', 'main')
     assert r.returncode==0 and 'report.html' in r.stdout, r.stdout+r.stderr
-    made = tmp_path/'reports/runs'
+    made = folder/'reports/runs'
     assert 'Hardest triplet' in (made/'table_main.md').read_text() and (made/'report.html').is_file()
-    assert sorted(p.name for p in tmp_path.iterdir())==['amsps_cache', 'reports']
 
 def test_everything_is_found(installed, tmp_path):
     "The grid, the committed records and the published numbers come from the package; nothing is written"
