@@ -115,7 +115,7 @@ def notebooks():
 
 
 def page_name(notebook):
-    "Where a notebook's page is, without a suffix: nbs/method/12_losses.ipynb -> method/losses"
+    "Where a notebook's page is, without a suffix: nbs/method/13_losses.ipynb -> method/losses"
     path = notebook.relative_to(NOTEBOOKS).with_suffix('')
     return path.with_name(re.sub(r'^\d+[a-z]?_', '', path.name))
 

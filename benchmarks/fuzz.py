@@ -19,8 +19,9 @@ import numpy as np
 from PIL import Image
 from amsps.companion.datasets import check_folder
 from amsps.companion.formats import check_pictures
-from amsps.data import PairDataset, build_tokenizer, load_features, load_image
+from amsps.data import PairDataset, build_tokenizer, load_features
 from amsps.errors import InputError
+from amsps.pictures import load_image
 from amsps.vision import _resume_point
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tests'))

@@ -15,7 +15,7 @@ CORE = ('torch', 'numpy', 'scipy', 'safetensors', 'transformers', 'accelerate', 
 BARRED = frozenset(
     'pandas matplotlib seaborn typer pydantic papermill jupyter jupyter_client jupyter_core nbclient nbformat '
     'nbconvert ipykernel sklearn networkx jinja2 fastcore nbdev execnb IPython eccv_caption faiss peft datasets dask '
-    'distributed textblob nltk'.split())
+    'distributed textblob nltk onnx onnxruntime onnxscript'.split())
 
 
 class OnlySome(PathFinder):

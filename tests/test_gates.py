@@ -13,8 +13,8 @@ import shape
 from links import dead_links
 
 PATCHING = 'nbs/method/00_patching.ipynb'
-LOSSES = 'nbs/method/12_losses.ipynb'
-FIGURES = 'nbs/companion/33_figures.ipynb'
+LOSSES = 'nbs/method/13_losses.ipynb'
+FIGURES = 'nbs/companion/34_figures.ipynb'
 
 
 @pytest.fixture

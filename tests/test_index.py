@@ -620,6 +620,54 @@ def test_search_is_light(photos, model, tmp_path):
     assert seconds()-start<2
 
 
+def test_onnx(cli, photos, model, tmp_path, monkeypatch):
+    "A new picture is searched with, without PyTorch and transformers, and finds what the whole model finds"
+    plain,index = tmp_path/'plain',tmp_path/'index'
+    monkeypatch.setitem(sys.modules, 'onnxscript', None) # as if it were not installed
+    refused(cli('index', photos, '--model', model, '-o', index, '--onnx'), "pip install 'amsps[onnx]'")
+    assert not index.exists()
+    monkeypatch.undo()
+    assert cli('index', photos, '--model', model, '-o', plain).returncode==0
+    shutil.copytree(plain, index)
+    assert cli('index', photos, '-o', index, '--onnx').returncode==0
+    (side,) = index.glob('picture-*.onnx')
+    draw(tmp_path/'new', 1, start=50)
+    query = ['--image', tmp_path/'new/050.png', '--json', '--top', 9]
+    found = [json.loads(cli('search', i, *query).stdout)['results'] for i in (plain, index)]
+    assert len(found[0])==6 and [r['path'] for r in found[0]]==[r['path'] for r in found[1]]
+    for a,b in zip(*found): assert abs(a['similarity']-b['similarity'])<2e-4
+    code = ("import sys\nfrom amsps.companion.cli import main\nsys.argv = ['amsps', *sys.argv[1:]]\n"
+            "try: main()\nexcept SystemExit: pass\nprint(sorted({'torch', 'transformers'}&set(sys.modules)))")
+    r = subprocess.run([sys.executable, '-c', code, 'search', str(index), *map(str, query)], capture_output=True,
+                       encoding='utf-8')
+    assert r.stdout.endswith('[]\n') and json.loads(r.stdout[:-3])['results']==found[1], r.stderr
+    made = side.stat().st_mtime_ns
+    assert cli('index', photos, '-o', index, '--onnx').returncode==0 and side.stat().st_mtime_ns==made
+    assert cli('index', photos, '-o', index, '--rebuild').returncode==0 and side.exists() # it is of the same model
+    side.write_bytes(side.read_bytes()[:-99])
+    refused(cli('search', index, *query), f'{side.name} is damaged', 'amsps index --onnx')
+    assert cli('search', index, 'a red ball').returncode==0
+
+
+def test_onnx_of_another_model(cli, photos, model, tmp_path, monkeypatch):
+    "A rebuild with another model leaves no image side of the one before, and may make its own"
+    from amsps.companion.picture_side import side_file
+    def write(folder, model, digest):
+        side_file(folder, digest).write_bytes(b'x')
+        return ''
+    monkeypatch.setattr('amsps.companion.indexing.write_picture_side', write)
+    index,other = tmp_path/'index',tmp_path/'other'
+    shutil.copytree(model, other)
+    config = json.loads((other/'config.json').read_bytes())
+    (other/'config.json').write_text(json.dumps(config), 'utf-8') # in another form
+    assert cli('index', photos, '--model', model, '-o', index, '--onnx').returncode==0
+    (before,) = index.glob('picture-*.onnx')
+    assert cli('index', photos, '--model', other, '-o', index, '--rebuild').returncode==0
+    assert not list(index.glob('picture-*.onnx'))
+    assert cli('index', photos, '--model', model, '-o', index, '--rebuild', '--onnx').returncode==0
+    assert [f.name for f in index.glob('*.onnx')]==[before.name] and not (index/'rebuild').exists()
+
+
 @pytest.mark.slow
 def test_command(photos, model, tmp_path):
     "The installed command, as a user starts it"

@@ -17,7 +17,7 @@ MODULES = { # Requirement -> module, where the names differ
 }
 PARTS = dict(pydantic_core='pydantic', starlette='gradio') # Module -> the requirement that it comes with
 TOOLS = ('jupyter', 'pytest-xdist', 'ruff') # Run, not imported
-EXTRAS = ('', 'companion', 'dask', 'datasets', 'faiss', 'lora', 'demo', 'docs', 'dev')
+EXTRAS = ('', 'companion', 'dask', 'datasets', 'faiss', 'lora', 'onnx', 'demo', 'docs', 'dev')
 NAMED = ('furo', 'myst-nb', 'sphinx-mathjax-offline') # In the configuration of the documentation
 
 def required(extra=''):
@@ -66,7 +66,7 @@ def test_the_library_needs_its_requirements_only():
     assert of_library()<=required()|required('companion')|required('faiss')|required('lora')
 
 def test_the_companion_needs_its_extra():
-    optional = required('dask')|required('datasets')|required('demo')
+    optional = required('dask')|required('datasets')|required('demo')|required('onnx')
     assert imported('amsps/companion', late=False)<=required()|required('companion')
     assert imported('amsps/companion')<=required()|required('companion')|optional
 

@@ -10,10 +10,10 @@ __all__ = ['app', 'RULES', 'WHAT', 'DATA', 'HOW', 'PLACES', 'DATASETS', 'Dataset
            'SameAnswers', 'SameModel', 'RunFolder', 'SameBackbone', 'MaybeRun', 'AsItIs', 'EvaluatedOn', 'OtherLayout',
            'OtherImages', 'OtherCaptions', 'Relevance', 'Accept', 'AsJson', 'KeepRecord', 'Caption', 'Picture', 'Top',
            'Split', 'Query', 'Searched', 'AnswerAsJson', 'Page', 'Interactive', 'IndexModel', 'Photos', 'OfIndex',
-           'ReferredBackbone', 'IndexFolder', 'CheckAll', 'Rebuild', 'RemoveGone', 'PicturesTogether', 'WithCaptions',
-           'Reviewed', 'AnswersFile', 'Who', 'HowMany', 'Order', 'ReviewedSplit', 'Second', 'Port', 'NoBrowser',
-           'DemoModel', 'DemoIndex', 'CaptionsRoot', 'Host', 'DemoPort', 'PublishTo', 'Push', 'Public', 'Licence',
-           'Title', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn',
+           'ReferredBackbone', 'IndexFolder', 'CheckAll', 'Rebuild', 'RemoveGone', 'KeepsOnnx', 'PicturesTogether',
+           'WithCaptions', 'Reviewed', 'AnswersFile', 'Who', 'HowMany', 'Order', 'ReviewedSplit', 'Second', 'Port',
+           'NoBrowser', 'DemoModel', 'DemoIndex', 'CaptionsRoot', 'Host', 'DemoPort', 'PublishTo', 'Push', 'Public',
+           'Licence', 'Title', 'runs_app', 'RunsCache', 'DryRun', 'data_app', 'Layout', 'DatasetFolder', 'ImageColumn',
            'CaptionColumn', 'Cells', 'Pixels', 'VisionModel', 'Photographs', 'ImageFolder', 'Extractor', 'BatchSize',
            'GroupedCommand', 'refuse_empty_paths', 'refuse_repeated', 'refuse_special_files', 'main', 'echo', 'Rule',
            'has_effect', 'check_options', 'check_effect', 'check_run', 'check_device', 'check_files', 'TrainCommand',
@@ -1289,7 +1289,8 @@ def _search_run(run, caption, image, top, split, data_root, backbone, cache_dir)
 # %% ../../nbs/companion/59_cli.ipynb #87bc8667
 def _check_query(image, split):
     "Raise `InputError` for a query that cannot be answered"
-    from amsps.data import SPLITS, load_image
+    from amsps.data import SPLITS
+    from amsps.pictures import load_image
     if split and split not in SPLITS:
         raise InputError(f"there is no split {split!r}; choose from {', '.join(SPLITS)}, or leave it out")
     if image:
@@ -1389,6 +1390,9 @@ _ANEW = "Embed all pictures anew. The old index stays until this is done, and it
 Rebuild = Annotated[bool, _opt_plain(_ANEW, 'Options', '--rebuild')]
 _GONE = "Take pictures that are gone out of the index, also where they are most of it."
 RemoveGone = Annotated[bool, _opt_plain(_GONE, 'Options', '--remove-gone')]
+_ONNX = ("Keep also the image side of the model, as ONNX: the first search with a new picture takes a second instead "
+         "of several. Needs pip install 'amsps[onnx]'.")
+KeepsOnnx = Annotated[bool, _opt_plain(_ONNX, 'Options', '--onnx')]
 PicturesTogether = Annotated[int, _opt("Pictures in a forward pass.", min=1)]
 _WITH = ("Table of image and caption (.csv, .tsv or .jsonl): searches show the captions. They replace those of the "
          "index; without this option those stay.")
@@ -1398,7 +1402,8 @@ WithCaptions = Annotated[Path|None, _opt_plain(_WITH)]
 @app.command(cls=GroupedCommand)
 def index(
     photos:Photos, output:IndexFolder, model:OfIndex=None, backbone:ReferredBackbone='', captions:WithCaptions=None,
-    check:CheckAll=False, rebuild:Rebuild=False, remove_gone:RemoveGone=False, batch_size:PicturesTogether=32,
+    check:CheckAll=False, rebuild:Rebuild=False, remove_gone:RemoveGone=False, onnx:KeepsOnnx=False,
+    batch_size:PicturesTogether=32,
 ):
     """Make an index of photographs for `amsps search`, or bring it up to date.
 
@@ -1412,7 +1417,7 @@ def index(
     _begin(computes=True)
     from amsps.companion.indexing import update_index
     how = dict(batch_size=batch_size, check=check, rebuild=rebuild, captions=captions, remove_gone=remove_gone,
-               vision=backbone)
+               vision=backbone, onnx=onnx)
     found = update_index(photos, output, model, **how)
     for line in _index_lines(found, output): echo(line)
 

@@ -21,9 +21,9 @@ from .index import nearest, note_chance, open_index, picture_path, similarities
 from .paths import terminal_text
 from .query import Encoder, embed_picture, index_vision, load_model, model_folder, search_text
 from .review import review_data
-from ..data import load_image
 from ..errors import InputError, quoted
 from ..model import AttentionPooling, GeneralizedPooling
+from ..pictures import load_image
 from ..processor import tokenized
 from ..vision import masked_mean
 from ..words import check_query, has_word

@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 from .index import Found, Index, picture_path
 from .paths import terminal_text
-from ..data import load_image
 from ..errors import InputError
+from ..pictures import load_image
 
 # %% ../../nbs/companion/53_gallery.ipynb #57e6251a
 def small_picture(

@@ -34,9 +34,11 @@ from .index import (
     MANIFEST, Index, best_similarities, chance_of, is_entry, is_index, naming, neighbour_similarities, open_index,
     read_manifest, remove_others, replacing, write_generation, write_manifest)
 from .paths import writable_folder
+from .picture_side import check_onnx, side_file, write_picture_side
 from .query import index_model, index_vision, load_model, model_digest, write_text_side
-from ..data import batches_ahead, load_image
+from ..data import batches_ahead
 from ..errors import InputError, note
+from ..pictures import load_image
 
 # %% ../../nbs/companion/52_indexing.ipynb #737abaed
 class File(NamedTuple):
@@ -415,7 +417,8 @@ def _keep_chance(folder, loaded):
     write_manifest(folder, index.manifest|dict(chance=dict(table=index.manifest['table'])|found))
 
 # %% ../../nbs/companion/52_indexing.ipynb #00d5d3d0
-_OWN = r'(lock|journal\.jsonl|manifest\.json|query\.npz|random\.npy|rebuild|table-\d+\.jsonl|vectors-\d+\.npy)(\.tmp)?'
+_OWN = (r'(lock|journal\.jsonl|manifest\.json|query\.npz|random\.npy|rebuild|picture-[0-9a-f]{12}\.onnx|'
+        r'table-\d+\.jsonl|vectors-\d+\.npy)(\.tmp)?')
 def _check_folder(folder, photos):
     "Raise `InputError` for places that cannot be used"
     if not photos.is_dir():
@@ -557,7 +560,10 @@ def _take_place(folder, at):
     for name in ('journal.jsonl', 'random.npy'): (folder/name).unlink(missing_ok=True) # of the other model
     for k,name in names.items(): os.replace(at/manifest[k], folder/name)
     write_manifest(folder, manifest|names|dict(chance=manifest['chance']|dict(table=names['table'])))
-    for name in ('query.npz', 'random.npy'):
+    side = side_file(at, manifest['model_sha256']).name
+    for old in folder.glob('picture-*.onnx'):
+        if old.name!=side: old.unlink() # of another model
+    for name in ('query.npz', 'random.npy', side):
         if (at/name).exists(): os.replace(at/name, folder/name)
     remove_others(folder, names.values())
     shutil.rmtree(at, ignore_errors=True)
@@ -574,9 +580,11 @@ def update_index(
     progress:bool=True, # Show a progress bar
     vision:str='', # Hub name or folder of the vision encoder of a model that was saved by reference
     remove_gone:bool=False, # Also where most pictures of the index are gone
+    onnx:bool=False, # Keep the image side of the model, see `write_picture_side`
 )->Changes:
     "Make an index, or bring it up to date; raises `InputError` for another model and for other photographs"
     photos,folder = Path(photos),Path(folder)
+    if onnx: check_onnx()
     _check_folder(folder, photos)
     rebuild = rebuild and is_index(folder)
     guard = dict(remove_gone=remove_gone, rebuild=rebuild)
@@ -586,7 +594,7 @@ def update_index(
         *made,manifest = _as_made(folder, model, rebuild, vision) # another process may have made it meanwhile
         home,digest,vision = made
         places = dict(folder=folder, photos=photos, home=home, vision=vision)
-        how = dict(captions=captions, batch_size=batch_size, progress=progress, check=check, **guard)
+        how = dict(captions=captions, batch_size=batch_size, progress=progress, check=check, onnx=onnx, **guard)
         if rebuild: return _make_again(digest=digest, **places, **how)
         if (folder/_AGAIN).exists(): note(f"an interrupted --rebuild of {folder} waits; it goes on with --rebuild")
         loaded = None if manifest else _begin_index(folder, photos, *made)
@@ -622,7 +630,9 @@ def _captions_of(file, photos, tree):
 
 # %% ../../nbs/companion/52_indexing.ipynb #59c9ae2f
 def _update(
-    at, folder, photos, captions, home, vision, loaded, check, former=None, remove_gone=False, rebuild=False, **how):
+    at, folder, photos, captions, home, vision, loaded, check, onnx, former=None, remove_gone=False, rebuild=False,
+    **how,
+):
     "Bring the index `at` up to date, which is `folder` or will take its place, under the lock of `folder`"
     state = begin_state(at)
     if former is not None: _take_former(state, former)
@@ -641,7 +651,17 @@ def _update(
     if (state.entries, was[1])!=(was[0], was[1]|place) or (at/'journal.jsonl').exists():
         finish(at, state, **place)
     _keep_chance(at, model)
+    if onnx: _keep_picture_side(at, lambda: model()[0])
     return _changes(state, tree, lost, anew=rebuild)
+
+def _keep_picture_side(folder, model):
+    "Keep the image side of a model in an index that has none; `model` gives it"
+    digest = read_manifest(folder)['model_sha256']
+    if side_file(folder, digest).is_file(): return
+    why = write_picture_side(folder, model(), digest)
+    if why:
+        note(f"the image side of the model cannot be kept as ONNX ({why}); a search with a new picture loads the whole "
+             "model")
 
 def _is_known(e, file): # one that could not be opened has no digest
     return e is not None and e['sha256'] and (e['size'], e['mtime_ns'])==(file.size, file.mtime_ns)

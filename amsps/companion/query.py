@@ -13,6 +13,7 @@ import json
 import os
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -360,6 +361,11 @@ class Encoder:
         self.vision = vision
         if vision: index_vision(index.manifest, self.home or index_model(index.manifest, None), vision)
 
+    @cached_property
+    def picture_side(self): # `PictureSide`; None where a new picture needs the whole model
+        from amsps.companion.picture_side import read_picture_side
+        return read_picture_side(self.index.folder, self.index.manifest['model_sha256'])
+
     def loaded(self)->tuple: # Model and tokeniser
         "The whole model; raises `InputError` where it is not the one of the index"
         if self.whole is None:
@@ -392,8 +398,9 @@ def embed_picture(
     sha256 = hashlib.sha256(content).hexdigest()
     row = row_of(encoder.index, sha256)
     if row is not None: return _unit(encoder.index.vectors[row].astype(np.float32)),sha256
-    from amsps.data import load_image
+    from amsps.pictures import load_image
     picture = load_image(Path(path)) # not `content`: the message of a damaged file has its name
+    if encoder.picture_side is not None: return encoder.picture_side(picture),sha256
     return encoder.loaded()[0].encode(images=[picture])[0].numpy(),sha256
 
 # %% ../../nbs/companion/51_query.ipynb #c85ae1cb
