@@ -79,14 +79,15 @@ def check_onnx():
 @contextmanager
 def _quiet():
     "Without what the exporter says of itself"
-    log = logging.getLogger('torch.onnx')
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'onnx_ir')]
+    levels = [log.level for log in logs]
+    for log in logs: log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
-    finally: log.setLevel(level)
+    finally:
+        for log,level in zip(logs, levels): log.setLevel(level)
 
 # %% ../../nbs/companion/50_picture_side.ipynb #930d7f1f
 def _embedding(model, pixels):
@@ -106,7 +107,7 @@ def _embedding(model, pixels):
         v.tune = tune
         hook.remove()
 
-def _exported(model, picture):
+def _exported(model, steps, picture):
     "The image side of a model, as an ONNX program for one picture"
     import torch
     class ImageSide(torch.nn.Module):
@@ -117,9 +118,8 @@ def _exported(model, picture):
         def forward(self, pixel_values):
             return _embedding(model, pixel_values)
 
-    example = model.vision.pixels([picture])
-    names = dict(input_names=['pixel_values'], output_names=['embedding'])
-    with _quiet(): return torch.onnx.export(ImageSide().eval(), (example,), dynamo=True, verbose=False, **names)
+    example = torch.from_numpy(pixels_of(picture, steps)).to(model.device)
+    with _quiet(): return torch.onnx.export(ImageSide().eval(), (example,), dynamo=True, verbose=False)
 
 # %% ../../nbs/companion/50_picture_side.ipynb #67d97ceb
 def side_file(
@@ -137,7 +137,8 @@ class PictureSide:
     def __call__(self,
         picture:Image.Image, # RGB
     )->np.ndarray: # (E,) float32, unit length
-        return self.session.run(None, dict(pixel_values=pixels_of(picture, self.steps)))[0][0]
+        name = self.session.get_inputs()[0].name
+        return self.session.run(None, {name:pixels_of(picture, self.steps)})[0][0]
 
 def read_picture_side(
     folder:Path, # Of an index
@@ -153,14 +154,18 @@ def read_picture_side(
         return None
     return _read_side(file, model_sha256, onnxruntime)
 
-def _read_side(file, model_sha256, onnxruntime):
+def _side_of(content, onnxruntime):
+    "The image side in the content of a file, and the digest of its model"
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4 # errors come as exceptions
-    try: # bytes: a file could name others that hold its weights
-        session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=['CPUExecutionProvider'])
-        kept = json.loads(session.get_modelmeta().custom_metadata_map['amsps'])
-        if kept['model_sha256']!=model_sha256: return None
-        return PictureSide(session, kept['steps'])
+    session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
+    kept = json.loads(session.get_modelmeta().custom_metadata_map['amsps'])
+    return PictureSide(session, kept['steps']),kept['model_sha256']
+
+def _read_side(file, model_sha256, onnxruntime):
+    try: # the content and not the file, which could name others that hold its weights
+        side,made_of = _side_of(file.read_bytes(), onnxruntime)
+        return side if made_of==model_sha256 else None
     except OSError as e:
         raise InputError(f"cannot read {file}: {e.strerror or quoted(e)}; check its permissions") from None
     except Exception as e: # ONNX Runtime has errors of its own
@@ -174,20 +179,23 @@ def write_picture_side(
     model_sha256:str, # From `model_digest`, as in the manifest
 )->str: # Why it cannot be kept; empty where it is
     "Export the image side of a model, and keep it where its embeddings are those of the model"
-    file = side_file(folder, model_sha256)
+    import onnxruntime
     try:
-        home = next(model.parameters()).device
-        try: program = _exported(model.cpu(), probe_pictures()[0])
-        finally: model.to(home)
-        about = dict(model_sha256=model_sha256, steps=picture_steps(model.vision))
+        content = _content(model, model_sha256)
+        error = _error(_side_of(content, onnxruntime)[0], model)
     except Exception as e: # the exporter has many errors, and architectures have many operations
-        return quoted(e).partition('\n')[0] or type(e).__name__
-    program.model.metadata_props['amsps'] = json.dumps(about)
-    with replacing(file) as f: f.write(program.model_proto.SerializeToString())
-    error = _error(read_picture_side(folder, model_sha256), model)
-    if error<1e-4: return ''
-    file.unlink()
-    return f'its embeddings differ by {error:.2g} from those of the model'
+        while e.__cause__ is not None: e = e.__cause__
+        return f'{type(e).__name__}: {quoted(e)}'
+    if not error<1e-4: return f'its embeddings differ by {error:.2g} from those of the model'
+    with replacing(side_file(folder, model_sha256)) as f: f.write(content)
+    return ''
+
+def _content(model, model_sha256):
+    "What the file holds"
+    steps = picture_steps(model.vision)
+    program = _exported(model, steps, probe_pictures()[0])
+    program.model.metadata_props['amsps'] = json.dumps(dict(model_sha256=model_sha256, steps=steps))
+    return program.model_proto.SerializeToString()
 
 def _error(side, model):
     "Largest difference between the embeddings of drawn pictures"
