@@ -649,11 +649,36 @@ def test_onnx(cli, photos, model, tmp_path, monkeypatch):
     assert cli('search', index, 'a red ball').returncode==0
 
 
+def test_onnx_of_clip(cli, photos, tmp_path):
+    "Texts and new pictures are searched with as by the whole model, without PyTorch and transformers"
+    from amsps.data import build_tokenizer
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+    tokenizer = build_tokenizer(['a red ball on the grass', 'two dogs and a man']*4, 1)
+    size = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+    words = size|dict(vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id)
+    config = CLIPConfig(text_config=words, vision_config=size|dict(image_size=32, patch_size=16), projection_dim=8)
+    for part in (CLIPModel(config), CLIPImageProcessorPil(size=dict(shortest_edge=32), crop_size=32), tokenizer):
+        part.save_pretrained(tmp_path/'clip')
+    plain,index = tmp_path/'plain',tmp_path/'index'
+    assert cli('index', photos, '--model', tmp_path/'clip', '-o', plain).returncode==0
+    assert cli('index', photos, '--model', tmp_path/'clip', '-o', index, '--onnx').returncode==0
+    draw(tmp_path/'new', 1, start=50)
+    code = ("import sys\nfor barred in ('torch', 'transformers'): sys.modules[barred] = None\n"
+            "from amsps.companion.cli import main\nsys.argv = ['amsps', *sys.argv[1:]]\nmain()")
+    for query in (['two dogs, and a red ball'], ['--image', str(tmp_path/'new/050.png')]):
+        a = json.loads(cli('search', plain, *query, '--json').stdout)['results']
+        command = [sys.executable, '-c', code, 'search', str(index), *query, '--json']
+        r = subprocess.run(command, capture_output=True, encoding='utf-8')
+        assert r.returncode==0, r.stderr
+        b = json.loads(r.stdout)['results']
+        assert len(b)==5 and all(abs(x['similarity']-y['similarity'])<2e-4 for x,y in zip(a, b))
+
+
 def test_onnx_of_another_model(cli, photos, model, tmp_path, monkeypatch):
     "A rebuild with another model leaves no image side of the one before, and may make its own"
-    from amsps.companion.picture_side import side_file
+    from amsps.companion.onnx_sides import onnx_file
     def write(folder, model, digest):
-        side_file(folder, digest).write_bytes(b'x')
+        onnx_file(folder, 'picture', digest).write_bytes(b'x')
         return ''
     monkeypatch.setattr('amsps.companion.indexing.write_picture_side', write)
     index,other = tmp_path/'index',tmp_path/'other'

@@ -1390,8 +1390,8 @@ _ANEW = "Embed all pictures anew. The old index stays until this is done, and it
 Rebuild = Annotated[bool, _opt_plain(_ANEW, 'Options', '--rebuild')]
 _GONE = "Take pictures that are gone out of the index, also where they are most of it."
 RemoveGone = Annotated[bool, _opt_plain(_GONE, 'Options', '--remove-gone')]
-_ONNX = ("Keep also the image side of the model, as ONNX: the first search with a new picture takes a second instead "
-         "of several. Needs pip install 'amsps[onnx]'.")
+_ONNX = ("Keep what a search needs of the model as ONNX: the first search with a new picture, and with any text "
+         "encoder, takes a second instead of several. Needs pip install 'amsps[onnx]'.")
 KeepsOnnx = Annotated[bool, _opt_plain(_ONNX, 'Options', '--onnx')]
 PicturesTogether = Annotated[int, _opt("Pictures in a forward pass.", min=1)]
 _WITH = ("Table of image and caption (.csv, .tsv or .jsonl): searches show the captions. They replace those of the "

@@ -34,8 +34,9 @@ from .index import (
     MANIFEST, Index, best_similarities, chance_of, is_entry, is_index, naming, neighbour_similarities, open_index,
     read_manifest, remove_others, replacing, write_generation, write_manifest)
 from .paths import writable_folder
-from .picture_side import check_onnx, side_file, write_picture_side
-from .query import index_model, index_vision, load_model, model_digest, write_text_side
+from .onnx_sides import check_onnx, onnx_file, write_picture_side
+from .query import (
+    index_model, index_vision, load_model, model_digest, read_text_side, write_text_onnx, write_text_side)
 from ..data import batches_ahead
 from ..errors import InputError, note
 from ..pictures import load_image
@@ -417,7 +418,7 @@ def _keep_chance(folder, loaded):
     write_manifest(folder, index.manifest|dict(chance=dict(table=index.manifest['table'])|found))
 
 # %% ../../nbs/companion/52_indexing.ipynb #00d5d3d0
-_OWN = (r'(lock|journal\.jsonl|manifest\.json|query\.npz|random\.npy|rebuild|picture-[0-9a-f]{12}\.onnx|'
+_OWN = (r'(lock|journal\.jsonl|manifest\.json|query\.npz|random\.npy|rebuild|(picture|text)-[0-9a-f]{12}\.onnx|'
         r'table-\d+\.jsonl|vectors-\d+\.npy)(\.tmp)?')
 def _check_folder(folder, photos):
     "Raise `InputError` for places that cannot be used"
@@ -560,10 +561,9 @@ def _take_place(folder, at):
     for name in ('journal.jsonl', 'random.npy'): (folder/name).unlink(missing_ok=True) # of the other model
     for k,name in names.items(): os.replace(at/manifest[k], folder/name)
     write_manifest(folder, manifest|names|dict(chance=manifest['chance']|dict(table=names['table'])))
-    side = side_file(at, manifest['model_sha256']).name
-    for old in folder.glob('picture-*.onnx'):
-        if old.name!=side: old.unlink() # of another model
-    for name in ('query.npz', 'random.npy', side):
+    sides = [onnx_file(at, side, manifest['model_sha256']).name for side in ('picture', 'text')]
+    for old in [f for f in folder.glob('*.onnx') if f.name not in sides]: old.unlink() # of another model
+    for name in ('query.npz', 'random.npy', *sides):
         if (at/name).exists(): os.replace(at/name, folder/name)
     remove_others(folder, names.values())
     shutil.rmtree(at, ignore_errors=True)
@@ -580,7 +580,7 @@ def update_index(
     progress:bool=True, # Show a progress bar
     vision:str='', # Hub name or folder of the vision encoder of a model that was saved by reference
     remove_gone:bool=False, # Also where most pictures of the index are gone
-    onnx:bool=False, # Keep the image side of the model, see `write_picture_side`
+    onnx:bool=False, # Keep the sides of the model that a search would need it for, see `amsps.companion.onnx_sides`
 )->Changes:
     "Make an index, or bring it up to date; raises `InputError` for another model and for other photographs"
     photos,folder = Path(photos),Path(folder)
@@ -651,17 +651,21 @@ def _update(
     if (state.entries, was[1])!=(was[0], was[1]|place) or (at/'journal.jsonl').exists():
         finish(at, state, **place)
     _keep_chance(at, model)
-    if onnx: _keep_picture_side(at, lambda: model()[0])
+    if onnx: _keep_onnx(at, model)
     return _changes(state, tree, lost, anew=rebuild)
 
-def _keep_picture_side(folder, model):
-    "Keep the image side of a model in an index that has none; `model` gives it"
+def _keep_onnx(folder, loaded):
+    "Keep the sides of a model that an index lacks; `loaded` gives the model and its tokeniser"
     digest = read_manifest(folder)['model_sha256']
-    if side_file(folder, digest).is_file(): return
-    why = write_picture_side(folder, model(), digest)
-    if why:
-        note(f"the image side of the model cannot be kept as ONNX ({why}); a search with a new picture loads the whole "
-             "model")
+    if not onnx_file(folder, 'picture', digest).is_file():
+        _say_lost('image', 'new picture', write_picture_side(folder, loaded()[0], digest))
+    if read_text_side(folder, digest) is None:
+        _say_lost('text', 'text', write_text_onnx(folder, *loaded(), digest))
+
+def _say_lost(side, query, why):
+    "Say why a side is not kept, if it is not"
+    if not why: return
+    note(f"the {side} side of the model cannot be kept as ONNX ({why}); a search with a {query} loads the whole model")
 
 def _is_known(e, file): # one that could not be opened has no digest
     return e is not None and e['sha256'] and (e['size'], e['mtime_ns'])==(file.size, file.mtime_ns)

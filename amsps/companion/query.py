@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['model_folder', 'model_digest', 'index_model', 'index_vision', 'load_model', 'text_arrays', 'TextSide',
-           'write_text_side', 'read_text_side', 'unseen_words', 'Encoder', 'embed_text', 'embed_picture', 'Answer',
-           'search_text', 'search_picture', 'plain_answer']
+           'write_text_side', 'OnnxTextSide', 'write_text_onnx', 'read_text_onnx', 'read_text_side', 'unseen_words',
+           'Encoder', 'embed_text', 'embed_picture', 'Answer', 'search_text', 'search_picture', 'plain_answer']
 
 # %% ../../nbs/companion/51_query.ipynb #fb269eeb
 import hashlib
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import Callable, NamedTuple
 import numpy as np
 from .index import (
     Found, Index, nearest, note_chance, p_value, picture_path, replacing, row_of, similarities)
@@ -268,11 +268,13 @@ def write_text_side(
     return True
 
 def _sides(arrays, tokenizer):
+    for literal,made in _tokenizers(tokenizer): yield TextSide(arrays|dict(literal=np.array(literal)), made)
+
+def _tokenizers(tokenizer):
+    "Whether \"[PAD]\" in a query is the word pad or the token, and a tokeniser that reads it so"
     backend = getattr(tokenizer, 'backend_tokenizer', None)
     if backend is None: return
-    for literal in (True, False): # whether "[PAD]" in a query is the word pad, or the token
-        made = _prepared(backend.to_str(), tokenizer.model_max_length, literal)
-        yield TextSide(arrays|dict(literal=np.array(literal)), made)
+    for literal in (True, False): yield literal,_prepared(backend.to_str(), tokenizer.model_max_length, literal)
 
 def _agrees(side, model, tokenizer):
     probes = [*_PROBES, ' '.join([*list(tokenizer.get_vocab())[:3000:7], 'dog'])] # the last one is cut
@@ -287,12 +289,55 @@ def _prepared(text, limit, literal):
     if limit<2**20: made.enable_truncation(limit)
     return made
 
+# %% ../../nbs/companion/51_query.ipynb #0a11ce02
+@dataclass
+class OnnxTextSide(TextSide):
+    "The text side of any text encoder"
+    run: Callable|None = None # From `amsps.companion.onnx_sides.opened`
+
+    def __call__(self,
+        text:str, # With a word
+    )->np.ndarray: # (E,) float32, unit length
+        return self.run(np.array([self.tokens(text).ids]))[0]
+
+def write_text_onnx(
+    folder:Path, # Of an index
+    model, # `AmspsModel` in eval mode
+    tokenizer, # Of transformers
+    model_sha256:str, # From `model_digest`, as in the manifest
+)->str: # Why it cannot be kept; empty where it is
+    "Export the text side of a model, and keep it where its embeddings are those of the model"
+    from amsps.companion.onnx_sides import exported, failed, onnx_file, opened, text_network
+    for literal,made in _tokenizers(tokenizer):
+        about = dict(model_sha256=model_sha256, tokenizer=made.to_str(), literal=literal)
+        try:
+            content = exported(text_network(model), np.array([made.encode(_PROBES[1]).ids]), about, free=1)
+            side = OnnxTextSide({}, made, opened(content)[0])
+            if not _agrees(side, model, tokenizer): continue
+        except Exception as e: # architectures have many operations
+            return failed(e)
+        with replacing(onnx_file(folder, 'text', model_sha256)) as f: f.write(content)
+        return ''
+    return 'its embeddings differ from those of the model'
+
+def read_text_onnx(
+    folder:Path, # Of an index
+    model_sha256:str, # Of its manifest
+)->OnnxTextSide|None: # None where there is none
+    if not any(Path(folder).glob('text-*.onnx')): return None
+    from amsps.companion.onnx_sides import read_onnx
+    found = read_onnx(folder, 'text', model_sha256)
+    return found and OnnxTextSide({}, _read_tokenizer(found[1]['tokenizer'], found[1]['literal']), found[0])
+
 # %% ../../nbs/companion/51_query.ipynb #ee2da107
 def read_text_side(
     folder:Path, # Of an index
     model_sha256:str='', # Of its manifest
 )->TextSide|None: # None where a search needs the whole model
     "The text side that an index keeps of a model"
+    return _read_arrays(folder, model_sha256) or read_text_onnx(folder, model_sha256)
+
+def _read_arrays(folder, model_sha256):
     file = Path(folder)/_SIDE
     try:
         with np.load(file, allow_pickle=False) as f:
@@ -355,15 +400,18 @@ class Encoder:
         vision:str='', # Where its vision encoder lies now, of a model that was saved by reference
     ):
         self.index = index
-        self.side = read_text_side(index.folder, index.manifest['model_sha256'])
         self.whole = None # Model and tokeniser
         self.home = None if model is None else _own_model(index, model) # A model that is named is always checked
         self.vision = vision
         if vision: index_vision(index.manifest, self.home or index_model(index.manifest, None), vision)
 
     @cached_property
+    def side(self)->TextSide|None: # None where a text needs the whole model
+        return read_text_side(self.index.folder, self.index.manifest['model_sha256'])
+
+    @cached_property
     def picture_side(self): # `PictureSide`; None where a new picture needs the whole model
-        from amsps.companion.picture_side import read_picture_side
+        from amsps.companion.onnx_sides import read_picture_side
         return read_picture_side(self.index.folder, self.index.manifest['model_sha256'])
 
     def loaded(self)->tuple: # Model and tokeniser
