@@ -676,9 +676,9 @@ def test_onnx_of_clip(cli, photos, tmp_path):
 
 def test_onnx_of_another_model(cli, photos, model, tmp_path, monkeypatch):
     "A rebuild with another model leaves no image side of the one before, and may make its own"
-    from amsps.companion.onnx_sides import onnx_file
+    from amsps.companion.onnx_sides import keep_onnx
     def write(folder, model, digest):
-        onnx_file(folder, 'picture', digest).write_bytes(b'x')
+        keep_onnx(folder, 'picture', digest, b'x')
         return ''
     monkeypatch.setattr('amsps.companion.indexing.write_picture_side', write)
     index,other = tmp_path/'index',tmp_path/'other'

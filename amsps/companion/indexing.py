@@ -34,7 +34,7 @@ from .index import (
     MANIFEST, Index, best_similarities, chance_of, is_entry, is_index, naming, neighbour_similarities, open_index,
     read_manifest, remove_others, replacing, write_generation, write_manifest)
 from .paths import writable_folder
-from .onnx_sides import check_onnx, onnx_file, write_picture_side
+from .onnx_sides import ONNX_NAME, check_onnx, onnx_files, read_picture_side, write_picture_side
 from .query import (
     index_model, index_vision, load_model, model_digest, read_text_side, write_text_onnx, write_text_side)
 from ..data import batches_ahead
@@ -418,7 +418,7 @@ def _keep_chance(folder, loaded):
     write_manifest(folder, index.manifest|dict(chance=dict(table=index.manifest['table'])|found))
 
 # %% ../../nbs/companion/52_indexing.ipynb #00d5d3d0
-_OWN = (r'(lock|journal\.jsonl|manifest\.json|query\.npz|random\.npy|rebuild|(picture|text)-[0-9a-f]{12}\.onnx|'
+_OWN = (fr'(lock|journal\.jsonl|manifest\.json|query\.npz|random\.npy|rebuild|{ONNX_NAME}|'
         r'table-\d+\.jsonl|vectors-\d+\.npy)(\.tmp)?')
 def _check_folder(folder, photos):
     "Raise `InputError` for places that cannot be used"
@@ -561,8 +561,10 @@ def _take_place(folder, at):
     for name in ('journal.jsonl', 'random.npy'): (folder/name).unlink(missing_ok=True) # of the other model
     for k,name in names.items(): os.replace(at/manifest[k], folder/name)
     write_manifest(folder, manifest|names|dict(chance=manifest['chance']|dict(table=names['table'])))
-    sides = [onnx_file(at, side, manifest['model_sha256']).name for side in ('picture', 'text')]
-    for old in [f for f in folder.glob('*.onnx') if f.name not in sides]: old.unlink() # of another model
+    sides = [f.name for f in onnx_files(at)]
+    of_this_model = onnx_files(folder, manifest['model_sha256'])
+    for old in onnx_files(folder):
+        if sides or old not in of_this_model: old.unlink()
     for name in ('query.npz', 'random.npy', *sides):
         if (at/name).exists(): os.replace(at/name, folder/name)
     remove_others(folder, names.values())
@@ -657,9 +659,11 @@ def _update(
 def _keep_onnx(folder, loaded):
     "Keep the sides of a model that an index lacks; `loaded` gives the model and its tokeniser"
     digest = read_manifest(folder)['model_sha256']
-    if not onnx_file(folder, 'picture', digest).is_file():
+    if read_picture_side(folder, digest) is None:
+        note('exporting the image side of the model as ONNX; this takes up to a minute')
         _say_lost('image', 'new picture', write_picture_side(folder, loaded()[0], digest))
     if read_text_side(folder, digest) is None:
+        note('exporting the text side of the model as ONNX; this takes up to a minute')
         _say_lost('text', 'text', write_text_onnx(folder, *loaded(), digest))
 
 def _say_lost(side, query, why):

@@ -232,6 +232,7 @@ class TextSide:
     "The text side of a Bi-GRU or a BERT"
     arrays: dict # From `text_arrays`
     tokenizer: object # Of the package tokenizers
+    unknown: str = '[UNK]' # Its token for unknown words
 
     def tokens(self,
         text:str,
@@ -277,7 +278,8 @@ def _tokenizers(tokenizer):
     for literal in (True, False): yield literal,_prepared(backend.to_str(), tokenizer.model_max_length, literal)
 
 def _agrees(side, model, tokenizer):
-    probes = [*_PROBES, ' '.join([*list(tokenizer.get_vocab())[:3000:7], 'dog'])] # the last one is cut
+    special = ' '.join([*tokenizer.all_special_tokens, 'dog'])
+    probes = [*_PROBES, special, ' '.join([*list(tokenizer.get_vocab())[:3000:7], 'dog'])] # the last one is cut
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', InputNote) # the last one is cut on purpose
         whole = model.encode(texts=probes, tokenizer=tokenizer).numpy()
@@ -298,7 +300,7 @@ class OnnxTextSide(TextSide):
     def __call__(self,
         text:str, # With a word
     )->np.ndarray: # (E,) float32, unit length
-        return self.run(np.array([self.tokens(text).ids]))[0]
+        return self.run(np.array([self.tokens(text).ids], np.int64))[0]
 
 def write_text_onnx(
     folder:Path, # Of an index
@@ -307,18 +309,23 @@ def write_text_onnx(
     model_sha256:str, # From `model_digest`, as in the manifest
 )->str: # Why it cannot be kept; empty where it is
     "Export the text side of a model, and keep it where its embeddings are those of the model"
-    from amsps.companion.onnx_sides import exported, failed, onnx_file, opened, text_network
-    for literal,made in _tokenizers(tokenizer):
-        about = dict(model_sha256=model_sha256, tokenizer=made.to_str(), literal=literal)
-        try:
-            content = exported(text_network(model), np.array([made.encode(_PROBES[1]).ids]), about, free=1)
-            side = OnnxTextSide({}, made, opened(content)[0])
-            if not _agrees(side, model, tokenizer): continue
-        except Exception as e: # architectures have many operations
-            return failed(e)
-        with replacing(onnx_file(folder, 'text', model_sha256)) as f: f.write(content)
-        return ''
-    return 'its embeddings differ from those of the model'
+    from amsps.companion.onnx_sides import exported, failed, keep_onnx, on_cpu, opened, text_network
+    try:
+        with on_cpu(model):
+            for literal,made in _tokenizers(tokenizer):
+                about = dict(model_sha256=model_sha256, tokenizer=made.to_str(), literal=literal,
+                             unknown=tokenizer.unk_token or '')
+                example = np.array([made.encode(_PROBES[1]).ids], np.int64)
+                content = exported(text_network(model), example, about, free=1)
+                if _agrees(_onnx_side(opened(content)[0], about), model, tokenizer): break
+            else: return 'its embeddings differ from those of the model, or its tokeniser is not a fast one'
+    except Exception as e: # architectures have many operations
+        return failed(e)
+    keep_onnx(folder, 'text', model_sha256, content)
+    return ''
+
+def _onnx_side(run, about):
+    return OnnxTextSide({}, _read_tokenizer(about['tokenizer'], about['literal']), about['unknown'], run)
 
 def read_text_onnx(
     folder:Path, # Of an index
@@ -326,8 +333,7 @@ def read_text_onnx(
 )->OnnxTextSide|None: # None where there is none
     if not any(Path(folder).glob('text-*.onnx')): return None
     from amsps.companion.onnx_sides import read_onnx
-    found = read_onnx(folder, 'text', model_sha256)
-    return found and OnnxTextSide({}, _read_tokenizer(found[1]['tokenizer'], found[1]['literal']), found[0])
+    return read_onnx(folder, 'text', model_sha256, _onnx_side)
 
 # %% ../../nbs/companion/51_query.ipynb #ee2da107
 def read_text_side(
@@ -364,9 +370,9 @@ def unseen_words(
     side:TextSide,
 )->tuple[list[str],bool]: # In the order of the text; whether no word is known
     "Words of a query that the tokeniser replaces by its token for unknown words"
-    unknown = side.tokenizer.token_to_id('[UNK]')
+    unknown = side.tokenizer.token_to_id(side.unknown)
     x = side.tokens(text)
-    spans = [at for i,at in zip(x.ids, x.offsets) if i==unknown]
+    spans = [(a,b) for i,(a,b) in zip(x.ids, x.offsets) if i==unknown and b>a]
     words = list(dict.fromkeys(text[a:b] for a,b in spans))
     return words,len(spans)==len([a for a,b in x.offsets if b>a])
 
