@@ -113,20 +113,24 @@ def _embedding(model, pixels):
         v.tune = tune
         hook.remove()
 
-def picture_network(
-    model, # `AmspsModel` with a vision encoder, in eval mode
-): # `torch.nn.Module` of (1, 3, H, W) pixels
-    "The image side of a model"
+def _network(model, embed):
+    "A network that embeds with a model"
     import torch
-    class ImageSide(torch.nn.Module):
+    class Side(torch.nn.Module):
         def __init__(self):
             super().__init__()
             self.model = model
 
-        def forward(self, pixel_values):
-            return _embedding(model, pixel_values)
+        def forward(self, x):
+            return embed(self.model, x)
 
-    return ImageSide().eval()
+    return Side().eval()
+
+def picture_network(
+    model, # `AmspsModel` with a vision encoder, in eval mode
+): # `torch.nn.Module` of (1, 3, H, W) pixels
+    "The image side of a model"
+    return _network(model, _embedding)
 
 # %% ../../nbs/companion/50_onnx_sides.ipynb #c0ffee02
 @contextmanager
@@ -144,17 +148,9 @@ def text_network(
     model, # `AmspsModel` in eval mode
 ): # `torch.nn.Module` of (1, L) token ids
     "The text side of a model, for one caption"
-    import torch
-    class TextSide(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids):
-            with _one_caption(model.text_encoder):
-                return model.get_text_features(input_ids, torch.ones_like(input_ids))
-
-    return TextSide().eval()
+    def embed(model, ids):
+        with _one_caption(model.text_encoder): return model.get_text_features(ids, ids.new_ones(ids.shape))
+    return _network(model, embed)
 
 # %% ../../nbs/companion/50_onnx_sides.ipynb #c0ffee03
 _OUTSIDE = b'\x0a\x08location\x12' # In a model whose weights lie in other files, which it names

@@ -272,7 +272,7 @@ def _sides(arrays, tokenizer):
     for literal,made in _tokenizers(tokenizer): yield TextSide(arrays|dict(literal=np.array(literal)), made)
 
 def _tokenizers(tokenizer):
-    "Whether \"[PAD]\" in a query is the word pad or the token, and a tokeniser that reads it so"
+    "Two tokenisers: (True, one that reads the name of a special token as words), (False, one that reads the token)"
     backend = getattr(tokenizer, 'backend_tokenizer', None)
     if backend is None: return
     for literal in (True, False): yield literal,_prepared(backend.to_str(), tokenizer.model_max_length, literal)
