@@ -12,11 +12,11 @@ __all__ = ['BLOCK_BYTES', 'SEARCHES', 'MIN_SIBLINGS', 'MIN_BAND', 'MAX_PRIOR', '
            'JointMatchModel', 'evidence_alone', 'fit_joint_model', 'BandedMatchModel', 'fit_banded_model',
            'mine_hidden', 'unannotated_scores', 'calibrate', 'calibrate_by_length', 'held_out_images',
            'update_confidence', 'filter_confidence', 'drop_images', 'with_same_words', 'answered_pairs',
-           'candidates_first', 'correct_confidence', 'fit_correction', 'CorrectedMatchModel', 'Draw', 'MinedSet',
-           'mined_set_from', 'CiderD', 'BatchCider', 'PairDraw', 'quintuplet_similarities', 'quintuplet_masks',
-           'draw_queue', 'queue_known', 'mining_log', 'unit_embeddings', 'Miner', 'drawn_positions', 'encode_drawn',
-           'candidate_masks', 'drawn_confidence', 'row_products', 'offline_similarities', 'mined_similarities',
-           'pair_positions', 'is_whole_state']
+           'candidates_first', 'correct_confidence', 'fit_correction', 'CorrectedMatchModel', 'Draw', 'Refused',
+           'draw_places', 'MinedSet', 'mined_set_from', 'CiderD', 'BatchCider', 'PairDraw', 'quintuplet_similarities',
+           'quintuplet_masks', 'draw_queue', 'queue_known', 'mining_log', 'unit_embeddings', 'Miner', 'drawn_positions',
+           'encode_drawn', 'candidate_masks', 'drawn_confidence', 'row_products', 'offline_similarities',
+           'mined_similarities', 'pair_positions', 'is_whole_state']
 
 # %% ../nbs/method/16_mining.ipynb #49a3b8c1
 import os
@@ -945,11 +945,31 @@ class Draw(NamedTuple):
     mined_texts:Tensor  # (B,) hidden positive captions of the images
     mined_images:Tensor # (B,) hidden positive images of the captions
 
+# %% ../nbs/method/16_mining.ipynb #c8a45137
+class Refused(NamedTuple):
+    "Refused pairs at the head of the candidates"
+    texts:np.ndarray # (N,) number of refused captions among the candidates of each image
+    images:np.ndarray # (M,) number of refused images among the candidates of each caption
+    weight:float # > 0, how many times as often one is drawn as another candidate
+
+def draw_places(
+    uniform:np.ndarray, # 0..1, random
+    filled:np.ndarray, # Number of places in each row, broadcast to `uniform`
+    first:np.ndarray|int=0, # Of them, those at the head that count `weight`
+    weight:float=1., # > 0
+)->np.ndarray: # int64, of the shape of `uniform`; 0 for a row without places
+    "A place in each row"
+    first = np.minimum(first, filled)
+    x = uniform*(filled+first*(weight-1))
+    place = np.where(x<first*weight, x/weight, x-first*(weight-1)).astype(np.int64)
+    return np.minimum(place, np.maximum(filled-1, 0))
+
 # %% ../nbs/method/16_mining.ipynb #010d68f7
-def _draw_candidates(table, k, rng):
-    "k of the filled places of each row of a table, with replacement"
-    filled = (table>=0).sum(1).numpy()
-    pick = (rng.random((len(table), k))*np.maximum(filled, 1)[:,None]).astype(np.int64)
+def _draw_candidates(table, k, rng, first=0, weight=1.):
+    "k of the filled places of each row of a table, with replacement; `first` of them are drawn `weight` times as often"
+    filled = np.maximum((table>=0).sum(1).numpy(), 1)
+    first = np.broadcast_to(first, filled.shape)
+    pick = draw_places(rng.random((len(table), k)), filled[:,None], first[:,None], weight)
     return table.gather(1, torch.from_numpy(pick))
 
 # %% ../nbs/method/16_mining.ipynb #ab2cc45f
@@ -974,9 +994,13 @@ class MinedSet:
     candidates:Candidates
     hidden:csr_array # (N, M) float32 confidences
     known:csr_array  # (N, M) bool
+    refused:Refused|None=None # Refused pairs among the candidates; None for none
 
     @cached_property
     def _by_caption(self): return csr_array(self.hidden.T)
+
+    def _refused_of(self, kind, anchors): # numbers of refused candidates, and their weight
+        return (0, 1.) if self.refused is None else (getattr(self.refused, kind)[anchors], self.refused.weight)
 
 # %% ../nbs/method/16_mining.ipynb #6253fac6
 @patch_to(MinedSet)
@@ -987,8 +1011,8 @@ def draw(self,
     rng:np.random.Generator, # Source of randomness
 )->Draw:
     "Candidates and hidden positives for the anchors of a batch"
-    texts = _draw_candidates(self.candidates.texts[image], k, rng)
-    images = _draw_candidates(self.candidates.images[caption], k, rng)
+    texts = _draw_candidates(self.candidates.texts[image], k, rng, *self._refused_of('texts', image))
+    images = _draw_candidates(self.candidates.images[caption], k, rng, *self._refused_of('images', caption))
     mined_texts = _draw_column(self.hidden[image], rng)
     return Draw(texts, images, mined_texts, _draw_column(self._by_caption[caption], rng))
 
@@ -1162,7 +1186,7 @@ def draw_quintuplets(self,
     "Candidates of one rank for both anchors of a pair, and their partners [AOQ]"
     texts,images = self.candidates.texts[image],self.candidates.images[caption]
     filled = (texts>=0).sum(1).numpy()
-    rank = torch.from_numpy((rng.random(len(image))*filled).astype(np.int64))
+    rank = torch.from_numpy(draw_places(rng.random(len(image)), filled, *self._refused_of('texts', image)))
     text = _rank_of(texts, rank)
     of_caption = _rank_of(images, rank//CAPTIONS_PER_IMAGE)
     text_images = torch.from_numpy(owner)[text.clamp(min=0)].where(text>=0, -1)
@@ -1315,6 +1339,7 @@ class Miner:
             positive with confidence `accepted_weight`.
         refused: (N, M), non-zero where they say that it does not match: it is never mined, and is a candidate.
         accepted_weight: weight of an accepted pair in a loss of hidden positives, 0 to 1; default 1.
+        refused_weight: how many times as often a refused pair is drawn as another candidate, > 0; default 1.
         correct_confidence: correct the confidence of mined pairs by the answers, where there are enough; default False.
         candidates: hardest items kept for each anchor, h; default 100.
         hidden_confidence: confidence from which an unannotated pair is a hidden positive, 0..1; default 0.3.
@@ -1327,7 +1352,7 @@ class Miner:
     """
     def __init__(self, captions, owner, n_images, evidence='coverage', candidates=100, hidden_confidence=.3, seed=0,
                  search='exact', memory=False, relevance=None, siblings=None, accepted=None, refused=None,
-                 accepted_weight=1., correct_confidence=False):
+                 accepted_weight=1., refused_weight=1., correct_confidence=False):
         self.n_images = n_images
         self.candidates = candidates
         self.hidden_confidence = hidden_confidence
@@ -1337,7 +1362,7 @@ class Miner:
         self._check_settings()
         self._set_data(_check_captions(captions), owner)
         self.correct_confidence = correct_confidence
-        self._set_answers(accepted, refused, accepted_weight)
+        self._set_answers(accepted, refused, accepted_weight, refused_weight)
         self.evidence = self._evidence_of(evidence, captions, siblings)
         self.relevance = self._check_relevance(relevance)
         self.held_out = held_out_images(n_images, seed)
@@ -1353,12 +1378,14 @@ def _check_settings(self):
 
 # %% ../nbs/method/16_mining.ipynb #f4955593
 @patch_to(Miner)
-def _set_answers(self, accepted, refused, weight):
+def _set_answers(self, accepted, refused, accepted_weight, refused_weight):
     "What people said of pairs; accepted ones are known from now on"
-    check_interval('(0, 1]', accepted_weight=weight)
+    check_interval('(0, 1]', accepted_weight=accepted_weight)
+    check_interval('(0, inf)', refused_weight=refused_weight)
     self.accepted = None # (N, M) bool, accepted pairs that nobody annotated
     self.refused = None # (N, M) bool
-    self.accepted_weight = weight
+    self.accepted_weight = accepted_weight
+    self.refused_weight = refused_weight
     self.settled = self.known # Pairs that mining leaves alone
     if accepted is None and refused is None: return
     given = [self._no_pairs() if x is None else self._check_pairs(x, name)
@@ -1511,6 +1538,13 @@ def _used(self):
     if self.accepted is None: return mined
     return csr_array(mined+self.accepted.astype(np.float32)*np.float32(self.accepted_weight))
 
+@patch_to(Miner)
+def _refused_first(self):
+    "Refused pairs among the candidates of `MinedSet`"
+    if self.refused is None or self.refused_weight==1: return None
+    texts,images = (np.diff(csr_array(x).indptr) for x in (self.refused, self.refused.T))
+    return Refused(*(np.minimum(x, self.candidates) for x in (texts, images)), self.refused_weight)
+
 # %% ../nbs/method/16_mining.ipynb #a2533c03
 @patch_to(Miner)
 def keeps(self,
@@ -1540,7 +1574,7 @@ def update(self,
     self.confidence = confidence
     candidates = _no_candidates(*self.known.shape)
     if needs & {'offline','quintuplet'}: candidates = self._new_candidates(images, texts)
-    self.mined = MinedSet(candidates, self._used(), self.known)
+    self.mined = MinedSet(candidates, self._used(), self.known, self._refused_first())
     self.passes += 1
     self.prepared = frozenset(needs) & MINED_ARGUMENTS
     if self.keeps(needs): self.stored = (images, texts) if stored is None else stored
@@ -1867,7 +1901,7 @@ def load(self,
         found = f"{Path(folder)/name}.npz was saved by a miner of other captions"
         raise InputError(f"{found}, or with other answers; give `Miner` those of that run")
     self.confidence = found.hidden
-    self.mined = MinedSet(found.candidates, self._used(), self.known)
+    self.mined = MinedSet(found.candidates, self._used(), self.known, self._refused_first())
     self.passes,self.steps = int(arrays['passes']),int(arrays['steps'])
     self.correction = tuple(arrays['correction'].tolist()) if 'correction' in arrays else None
     self.prepared = frozenset(arrays['prepared'].tolist())

@@ -98,7 +98,25 @@ def test_what_is_mined(world):
     assert all(not hidden[i,j] and j in texts[i] and i in images[j] for i,j in refused)
 
 
-@pytest.mark.parametrize('settings', [dict(seed=2), dict(seed=3, correct_confidence=True)])
+def test_answers_are_weighted(world, monkeypatch):
+    "Seen in training: the weights of a run reach the draws and the term of hidden positives"
+    from amsps.mining import Miner
+    drawn,weights = [0, 0],set()
+    take = Miner.draw_for
+    def watched(self, image, caption, step):
+        draw = take(self, image, caption, step)
+        drawn[0] += int(self.refused[image,draw.texts[:,0].numpy().copy()].sum())
+        drawn[1] += int((np.diff(self.refused.indptr)[image]>0).sum())
+        pairs = [(i, j) for i,j in zip(image, draw.mined_texts.tolist()) if j>=0 and self.accepted[i,j]]
+        weights.update(float(self.mined.hidden[i,j]) for i,j in pairs)
+        return draw
+    monkeypatch.setattr(Miner, 'draw_for', watched)
+    made,_,record = told(world, refused_weight=1000., accepted_weight=.25, seed=4)
+    assert drawn[1]>20 and drawn[0]>.8*drawn[1] and weights=={.25}
+    assert record['config']['refused_weight']==1000 and record['config']['accepted_weight']==.25
+
+
+@pytest.mark.parametrize('settings', [dict(seed=2), dict(seed=3, correct_confidence=True, refused_weight=2.)])
 def test_the_key_has_the_code_that_a_run_with_answers_enters(world, settings):
     from test_cache import lacking
     made = world.config.model_copy(update=dict(judgements=str(world.folder/'random.csv'), **settings))

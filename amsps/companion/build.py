@@ -205,7 +205,8 @@ def build_miner(
     if not needs: return None
     kind = 'none' if config.loss in (*PUBLISHED,'fne_like') else config.evidence # FNE trusts the model alone
     evidence = build_evidence(kind, train_set, data.sentences, dev_set)
-    names = ('candidates', 'hidden_confidence', 'seed', 'search', 'memory', 'correct_confidence')
+    names = ('candidates', 'hidden_confidence', 'seed', 'search', 'memory', 'accepted_weight', 'refused_weight',
+             'correct_confidence')
     accepted,refused = data.split_answers(train_set)
     settings = {k:getattr(config, k) for k in names}|dict(relevance=data.split_relevance(train_set))
     settings |= dict(accepted=accepted, refused=refused)

@@ -204,6 +204,7 @@ USED_WHEN = {
     'mining.with_same_words': _has_answers,
     'mining.answered_pairs': _has_answers,
     'mining.candidates_first': _has_answers,
+    'mining.Refused': lambda c: c.refused_weight!=1,
     'mining.correct_confidence': lambda c: c.correct_confidence,
     'mining.fit_correction': lambda c: c.correct_confidence,
     'mining.CorrectedMatchModel': lambda c: c.correct_confidence,
@@ -277,8 +278,9 @@ UNNAMED = (*LOCATIONS, 'label', 'threads') # Parameters that are no part of a ru
 def settings_of(
     config:RunConfig,
 )->dict: # Parameters and values
-    "A configuration as keys and records have it: without the parameters of `OMITTED` that are 0"
-    return {k:v for k,v in config.model_dump().items() if v or k not in OMITTED}
+    "A configuration as keys and records have it: without the parameters of `OMITTED` that have their default"
+    defaults = {k:RunConfig.model_fields[k].default for k in OMITTED}
+    return {k:v for k,v in config.model_dump().items() if k not in OMITTED or v!=defaults[k]}
 
 def run_key(
     config:RunConfig,

@@ -331,6 +331,10 @@ for _name in _OF_LOSS:
 has_effect('refresh candidates search memory', 'loss_needs', lambda needs: bool(needs-{'relatedness','cider'}),
            'is for a --loss that mines candidates or hidden positives')
 has_effect('active_from evidence', 'loss_needs', bool, 'is for a --loss with an active mode, such as ahrl')
+has_effect('accepted_weight', 'loss_needs', lambda needs: 'mined' in needs,
+           'is for a --loss that reinforces hidden positives, such as ahrl with a --mining-weight above 0')
+has_effect('refused_weight', 'loss_needs', lambda needs: bool(needs & {'offline', 'quintuplet'}),
+           'is for a --loss that draws candidates, such as ahrl with an --offline-weight above 0')
 
 # %% ../../nbs/companion/59_cli.ipynb #ce5ae736
 has_effect('address', 'executor', lambda e: e=='dask', 'is of a Dask scheduler; add --executor dask, or leave it out')

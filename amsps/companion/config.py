@@ -13,8 +13,8 @@ __all__ = ['LossName', 'OMITTED', 'GROUPS', 'CONFIG_RULES', 'LEARNING', 'LOCATIO
            'some_losses_learn_a_temperature', 'trained_vision_has_a_backbone', 'adapters_are_of_trained_layers',
            'checkpointing_is_of_trained_encoders', 'reference_is_to_a_frozen_encoder', 'views_are_of_trained_vision',
            'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen', 'relatedness_has_evidence',
-           'correction_needs_answers', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
-           'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
+           'correction_needs_answers', 'weights_need_answers', 'active_mode_begins', 'penalty_has_a_range',
+           'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
            'namespace_config', 'preset', 'few_pairs', 'expected', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/22_config.ipynb #1d9c3536
@@ -118,8 +118,9 @@ class DataConfig(_Group):
     captions_per_image: int = Field(0, ge=0,
         description="Number of captions of a training image that are used, the first ones. 0: all.")
 
-# Where they are 0, False or empty, keys and records lack them
-OMITTED = ('train_images', 'captions_per_image', 'judgements', 'correct_confidence', 'gradient_checkpointing')
+# Where they have their default, keys and records lack them
+OMITTED = ('train_images', 'captions_per_image', 'judgements', 'accepted_weight', 'refused_weight',
+           'correct_confidence', 'gradient_checkpointing')
 
 # %% ../../nbs/companion/22_config.ipynb #c0ba6862
 class ModelConfig(_Group):
@@ -232,8 +233,12 @@ class MiningConfig(_Group):
     judgements: str = Field('',
         description="File of people's answers about training pairs, CSV of image, caption, grade, who and when. "
                     "Several files go with commas between them. "
-                    "Pairs that match are no negatives of any loss, and hidden positives with confidence 1 for a loss "
+                    "Pairs that match are no negatives of any loss, and hidden positives for a loss "
                     "that mines. Pairs that do not match are never mined, and are candidates. Empty: no answers.")
+    accepted_weight: float = Field(1.0, gt=0, le=1,
+        description="Weight, 0 to 1, of a pair that people accept, among hidden positives.")
+    refused_weight: float = Field(1.0, gt=0, le=10_000,
+        description="How many times as often a pair that people refuse is drawn as another candidate.")
     correct_confidence: bool = Field(False,
         description="Correct the confidence of mined pairs by the answers. It takes at least 20 answers about pairs "
                     "near the threshold.")
@@ -504,6 +509,12 @@ def relatedness_has_evidence(config):
 def correction_needs_answers(config):
     if config.correct_confidence and not config.judgements:
         return "`correct_confidence` needs `judgements`, a file of people's answers (`amsps review`)"
+
+@config_rule
+def weights_need_answers(config):
+    for name in ('accepted_weight', 'refused_weight'):
+        if getattr(config, name)!=1 and not config.judgements:
+            return f"`{name}` is the weight of people's answers: name their file with `judgements` (`amsps review`)"
 
 # %% ../../nbs/companion/22_config.ipynb #5a4ab1f7
 @config_rule
