@@ -1,5 +1,5 @@
-"""How time and memory grow with images, captions, dimension and processes, and from which size on FAISS is faster than
-exact search.
+"""How time and memory grow with images, captions, dimension and processes, from which size on FAISS is faster than
+exact search, and what an index of many photographs costs.
 
     python benchmarks/scale.py [NAME ...] [--threads 2] [--embeddings FILE.safetensors] [--write FILE.json]
 
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from speed import check_names, machine, peak_memory, seconds_of
 
-NAMES = ('growth', 'processes', 'faiss')
+NAMES = ('growth', 'processes', 'faiss', 'photographs')
 BASE = dict(images=4000, captions=5, dimension=512) # captions per image
 SIZES = dict(images=(2000, 4000, 8000), captions=(2, 5, 10), dimension=(256, 512, 1024))
 GOALS = {
@@ -189,6 +189,77 @@ def faiss(embeddings):
     return lines
 
 
+# ---------------------------------------------------------------- an index of photographs
+
+def save_model(folder):
+    "A small model with random weights that embeds pictures of 32 x 32 pixels"
+    from transformers import MobileNetV2Config, MobileNetV2ImageProcessorPil, MobileNetV2Model
+    from amsps.data import build_tokenizer
+    from amsps.model import AmspsConfig, AmspsModel
+    from amsps.processor import AmspsProcessor
+    from amsps.vision import load_vision
+    torch.manual_seed(0)
+    MobileNetV2Model(MobileNetV2Config(image_size=32, depth_multiplier=.35)).save_pretrained(folder/'vision')
+    MobileNetV2ImageProcessorPil(size=dict(height=32, width=32), do_center_crop=False).save_pretrained(folder/'vision')
+    vision = load_vision(folder/'vision', 1)
+    tokenizer = build_tokenizer(['a red ball on the grass', 'two dogs and a man'], 1)
+    model = AmspsModel(AmspsConfig(vision.feature_size(), len(tokenizer), embed_size=256, word_size=64))
+    model.set_vision(vision)
+    model.save_pretrained(folder/'model')
+    AmspsProcessor(vision.processor, tokenizer).save_pretrained(folder/'model')
+
+
+def draw_pictures(folder, first, end):
+    "Random pictures of 32 x 32 pixels, a thousand in a folder"
+    from PIL import Image
+    for i in range(first, end):
+        place = folder/f'{i//1000:03}'
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (32,32,3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place/f'{i:06}.jpg')
+
+
+_ALONE = """
+import json, resource, subprocess, sys
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([code, used.ru_utime+used.ru_stime, used.ru_maxrss/2**10]))
+""" # In a process of its own: a child's largest memory begins with that of its parent
+
+def run_alone(*args):
+    "Processor seconds and largest memory (MiB) of the command line"
+    env = os.environ|dict(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', TQDM_DISABLE='1')
+    command = [sys.executable, '-c', _ALONE, Path(sys.executable).parent/'amsps', *map(str, args)]
+    code,*used = json.loads(subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE).stdout)
+    if code:
+        raise SystemExit(f'amsps {args[0]} ended with {code}')
+    return used
+
+
+def photographs(embeddings):
+    "Index a tree of tiny pictures, look again where nothing has changed, and search"
+    sizes,found,drawn_before = (10_000, 30_000, 100_000),{},0
+    with tempfile.TemporaryDirectory() as d:
+        d = Path(d)
+        save_model(d)
+        for n in sizes:
+            draw_pictures(d/'photos', drawn_before, n)
+            drawn_before = n
+            index = d/f'index{n}'
+            steps = {
+                'index of photographs, processor seconds': ('index', d/'photos', '--model', d/'model', '-o', index),
+                'the same again, nothing changed': ('index', d/'photos', '-o', index),
+                'first search for a text': ('search', index, 'a red ball')}
+            for what,args in steps.items():
+                seconds,memory = run_alone(*args)
+                line = dict(what=what, variable='photographs', sizes=sizes, seconds=[], memory=[])
+                line = found.setdefault(what, line)
+                line['seconds'].append(seconds)
+                line['memory'].append(memory)
+    for line in found.values(): line['exponent'] = slope(sizes, line['seconds'])
+    return list(found.values())
+
+
 # ---------------------------------------------------------------- command line
 
 def parse():
@@ -215,7 +286,10 @@ def main():
             print(json.dumps(line), flush=True)
     if args.write:
         old = json.loads(args.write.read_text('utf-8')) if args.write.exists() else {}
-        new = old|found|dict(machine=machine(args.threads))
+        here = machine(args.threads)
+        if args.names: # the other lines stay of the machine that they are from
+            for line in sum(found.values(), []): line['machine'] = here
+        new = old|found|({} if args.names and old else dict(machine=here))
         args.write.write_text(json.dumps(new, indent=1)+'\n', 'utf-8')
 
 

@@ -251,6 +251,18 @@ def test_features(tmp_path, monkeypatch):
     assert np.allclose(on_gpu, on_cpu, atol=5e-3)
 
 
+def test_onnx_side(scenes, tmp_path):
+    "A model on the GPU is exported on the processor, and is on the GPU again afterwards"
+    pytest.importorskip('onnxscript')
+    from amsps.companion.onnx_sides import read_picture_side, write_picture_side
+    net = seeing(scenes, VIT, **WAYS['states'])[0].eval().cuda()
+    assert write_picture_side(tmp_path, net, 'a'*64)==''
+    assert all(p.is_cuda for p in net.parameters())
+    picture = scenes.picture(0)
+    whole = net.encode(images=[picture])[0].cpu().numpy()
+    np.testing.assert_allclose(read_picture_side(tmp_path, 'a'*64)(picture), whole, atol=2e-3)
+
+
 def test_text_states(scenes, tmp_path, monkeypatch):
     "States of a frozen text encoder, which is back on the processor afterwards"
     torch.manual_seed(0)

@@ -649,6 +649,35 @@ def test_onnx(cli, photos, model, tmp_path, monkeypatch):
     assert cli('search', index, 'a red ball').returncode==0
 
 
+def test_torn_onnx(cli, photos, model, tmp_path, monkeypatch):
+    "A full disk, or a kill while a side is written: the index is searched as before, and the same command goes on"
+    from amsps.companion import onnx_sides
+    index,image = tmp_path/'index',['--image', photos/'000.png']
+    assert cli('index', photos, '--model', model, '-o', index, '--onnx').returncode==0
+    (side,) = index.glob('picture-*.onnx')
+    content = side.read_bytes()
+    side.unlink()
+    monkeypatch.setattr(onnx_sides, 'exported', lambda *args, **more: content+b'\x0a\x00') # another file, an equal side
+    before = cli('search', index, *image).stdout
+    torn = (index/side.name).with_suffix('.onnx.tmp')
+    torn.write_bytes(content[:1000]) # of a process that was killed
+    move = os.replace
+    with monkeypatch.context() as m:
+        m.setattr(os, 'replace', lambda a, b: interrupted() if str(b).endswith('.onnx') else move(a, b))
+        assert cli('index', photos, '-o', index, '--onnx').returncode!=0
+    assert not list(index.glob('*.onnx*')) and cli('search', index, *image).stdout==before
+    torn.write_bytes(content[:1000])
+    with monkeypatch.context() as m:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(content)-1, limits[1]))
+        try: r = cli('index', photos, '-o', index, '--onnx')
+        finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    refused(r, 'cannot write or read', 'File too large', '.onnx', 'the same command resumes')
+    assert not list(index.glob('*.onnx*')) and cli('search', index, *image).stdout==before
+    assert cli('index', photos, '-o', index, '--onnx').returncode==0
+    assert len(list(index.glob('*.onnx*')))==1
+
+
 def test_onnx_of_clip(cli, photos, tmp_path):
     "Texts and new pictures are searched with as by the whole model, without PyTorch and transformers"
     from amsps.data import build_tokenizer

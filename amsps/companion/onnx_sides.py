@@ -220,6 +220,7 @@ def keep_onnx(
 ):
     "Write a side in the place of an older one of the model"
     name = f'{side}-{model_sha256[:12]}-{hashlib.sha256(content).hexdigest()[:12]}.onnx'
+    for torn in Path(folder).glob(f'{side}-{model_sha256[:12]}-*.onnx.tmp'): torn.unlink() # of a killed process
     with replacing(Path(folder)/name) as f: f.write(content)
     for old in onnx_files(folder, model_sha256, side):
         if old.name!=name: old.unlink()
