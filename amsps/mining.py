@@ -1186,7 +1186,7 @@ def draw_quintuplets(self,
     "Candidates of one rank for both anchors of a pair, and their partners [AOQ]"
     texts,images = self.candidates.texts[image],self.candidates.images[caption]
     filled = (texts>=0).sum(1).numpy()
-    rank = torch.from_numpy(draw_places(rng.random(len(image)), filled, *self._refused_of('texts', image)))
+    rank = torch.from_numpy((rng.random(len(image))*filled).astype(np.int64))
     text = _rank_of(texts, rank)
     of_caption = _rank_of(images, rank//CAPTIONS_PER_IMAGE)
     text_images = torch.from_numpy(owner)[text.clamp(min=0)].where(text>=0, -1)
@@ -1339,8 +1339,8 @@ class Miner:
             positive with confidence `accepted_weight`.
         refused: (N, M), non-zero where they say that it does not match: it is never mined, and is a candidate.
         accepted_weight: weight of an accepted pair in a loss of hidden positives, 0 to 1; default 1.
-        refused_weight: how many times as often a refused pair is drawn as another candidate, > 0; default 1.
         correct_confidence: correct the confidence of mined pairs by the answers, where there are enough; default False.
+        refused_weight: how many times as often a refused pair is drawn as another candidate, > 0; default 1.
         candidates: hardest items kept for each anchor, h; default 100.
         hidden_confidence: confidence from which an unannotated pair is a hidden positive, 0..1; default 0.3.
         seed: of the draws and of the held-out images; default 0.
@@ -1352,7 +1352,7 @@ class Miner:
     """
     def __init__(self, captions, owner, n_images, evidence='coverage', candidates=100, hidden_confidence=.3, seed=0,
                  search='exact', memory=False, relevance=None, siblings=None, accepted=None, refused=None,
-                 accepted_weight=1., refused_weight=1., correct_confidence=False):
+                 accepted_weight=1., correct_confidence=False, refused_weight=1.):
         self.n_images = n_images
         self.candidates = candidates
         self.hidden_confidence = hidden_confidence

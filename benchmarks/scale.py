@@ -288,7 +288,9 @@ def main():
         old = json.loads(args.write.read_text('utf-8')) if args.write.exists() else {}
         here = machine(args.threads)
         if args.names: # the other lines stay of the machine that they are from
-            for line in sum(found.values(), []): line['machine'] = here
+            for name,lines in found.items():
+                alone = dict(threads=1) if name in ('photographs', 'processes') else {}
+                for line in lines: line['machine'] = here|alone
         new = old|found|({} if args.names and old else dict(machine=here))
         args.write.write_text(json.dumps(new, indent=1)+'\n', 'utf-8')
 

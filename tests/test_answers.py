@@ -119,8 +119,11 @@ def test_answers_are_weighted(world, monkeypatch):
 @pytest.mark.parametrize('settings', [dict(seed=2), dict(seed=3, correct_confidence=True, refused_weight=2.)])
 def test_the_key_has_the_code_that_a_run_with_answers_enters(world, settings):
     from test_cache import lacking
+    from amsps.companion.runs import key_of
     made = world.config.model_copy(update=dict(judgements=str(world.folder/'random.csv'), **settings))
     assert not lacking(made)
+    code = key_of(made, load_data(made))['code']
+    assert ('mining.Refused' in code)==('refused_weight' in settings)
 
 
 def test_evaluate_by_answers(cli, world):
@@ -147,7 +150,8 @@ def test_evaluate_by_answers(cli, world):
 
 
 def test_a_run_with_answers_is_evaluated_and_verified(cli, world, tmp_path):
-    made,data,record = told(world)
+    weights = dict(refused_weight=2., accepted_weight=.5, correct_confidence=True)
+    made,data,record = told(world, **weights)
     run = run_dir(made, data)
     r = cli('evaluate', run, '--cache-dir', made.cache_dir)
     assert r.returncode==0 and 'equal to the record' in r.stdout, r.stderr
@@ -176,7 +180,7 @@ def test_mistakes(cli, world, tmp_path):
     (['--loss', 'infonce'], 'have no effect, because this loss draws no candidates; --loss ahrl makes hard negatives'),
     (['--loss', 'ahrl', '--offline-weight', 0, '--cross-weight', 0, '--no-penalty'],
      'only keep pairs from being mined, because this loss draws no candidates; --offline-weight above 0 makes'),
-    (['--loss', 'ahrl'], ''), (['--loss', 'aoq'], '')])
+    (['--loss', 'ahrl'], ''), (['--loss', 'ahrl', '--refused-weight', 3], ''), (['--loss', 'aoq'], '')])
 def test_answers_without_effect_are_named(cli, world, monkeypatch, options, said):
     "Pairs that people refuse become candidates, and not every loss draws some"
     from amsps.companion import cli as commands
@@ -189,6 +193,27 @@ def test_answers_without_effect_are_named(cli, world, monkeypatch, options, said
     n = (read_answers(world.folder/'active.csv', world.data.annotations).grade==0).sum()
     assert r.returncode==0 and n
     assert r.stderr.count('\n')==bool(said) and (f'note: {n} answers of no match {said}' in r.stderr)==bool(said)
+
+
+def test_weights_without_effect(cli, world, tmp_path, monkeypatch):
+    from amsps.companion import cli as commands
+    monkeypatch.setattr(commands, '_train_alone', lambda config, given: None)
+    config,file = world.config,tmp_path/'yes.csv'
+    split = world.data.split('train')
+    append_answer(file, split.image_ids[0], split.caption_ids[-1], 'match', 'Ann')
+    def train(*options):
+        return cli('train', '--scenes-train', config.scenes_train, '--scenes-dev', config.scenes_dev, '--scenes-test',
+                   config.scenes_test, '--epochs', 3, '--warmup-epochs', 1, *options)
+    given = '--judgements', file, '--active-from', 1
+    r = train('--loss', 'ahrl', '--refused-weight', 3, *given)
+    assert r.returncode==0 and "note: --refused-weight has no effect, because no answer is 'no match'" in r.stderr
+    assert not train('--loss', 'ahrl', '--accepted-weight', .5, *given).stderr
+    for loss,option,why in (('aoq', '--refused-weight', 'draws candidates one by one'),
+                            ('infonce', '--accepted-weight', 'reinforces hidden positives')):
+        r = train('--loss', loss, option, .5, '--judgements', file)
+        assert r.returncode==2 and option in r.stderr and why in ' '.join(r.stderr.split()), r.stderr
+    r = train('--loss', 'ahrl', '--refused-weight', 3, '--active-from', 1)
+    assert r.returncode==2 and "weight of people's answers" in ' '.join(r.stderr.split()), r.stderr
 
 
 def test_files_of_several_people(cli, world, tmp_path, monkeypatch):

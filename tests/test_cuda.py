@@ -253,7 +253,7 @@ def test_features(tmp_path, monkeypatch):
 
 def test_onnx_side(scenes, tmp_path):
     "A model on the GPU is exported on the processor, and is on the GPU again afterwards"
-    pytest.importorskip('onnxscript')
+    for name in ('onnxscript', 'onnxruntime'): pytest.importorskip(name)
     from amsps.companion.onnx_sides import read_picture_side, write_picture_side
     net = seeing(scenes, VIT, **WAYS['states'])[0].eval().cuda()
     assert write_picture_side(tmp_path, net, 'a'*64)==''

@@ -661,6 +661,7 @@ def test_torn_onnx(cli, photos, model, tmp_path, monkeypatch):
     before = cli('search', index, *image).stdout
     torn = (index/side.name).with_suffix('.onnx.tmp')
     torn.write_bytes(content[:1000]) # of a process that was killed
+    assert cli('search', index, *image).stdout==before
     move = os.replace
     with monkeypatch.context() as m:
         m.setattr(os, 'replace', lambda a, b: interrupted() if str(b).endswith('.onnx') else move(a, b))
@@ -675,7 +676,10 @@ def test_torn_onnx(cli, photos, model, tmp_path, monkeypatch):
     refused(r, 'cannot write or read', 'File too large', '.onnx', 'the same command resumes')
     assert not list(index.glob('*.onnx*')) and cli('search', index, *image).stdout==before
     assert cli('index', photos, '-o', index, '--onnx').returncode==0
-    assert len(list(index.glob('*.onnx*')))==1
+    assert len(list(index.glob('*.onnx*')))==1 and cli('search', index, *image).stdout==before
+    (index/f'picture-{"0"*12}-{"1"*12}.onnx.tmp').touch() # of another model
+    draw(photos, 1, start=70)
+    assert cli('index', photos, '-o', index).returncode==0 and len(list(index.glob('*.onnx*')))==1
 
 
 def test_onnx_of_clip(cli, photos, tmp_path):

@@ -200,12 +200,16 @@ def _no_memory(e):
 # %% ../../nbs/companion/59_cli.ipynb #18e0bfef
 def _begin(computes=False):
     "What a command does first: check packages, silence transformers; keep memory where it computes in this process"
-    from amsps.companion.paths import check_packages
-    check_packages()
+    _begin_lightly()
     if computes: _keep_memory()
     from transformers.utils import logging
     logging.set_verbosity_error()
     logging.disable_progress_bar()
+
+def _begin_lightly():
+    "The same where PyTorch and transformers may not be needed"
+    from amsps.companion.paths import check_packages
+    check_packages()
     warnings.formatwarning = _format_note
 
 def _keep_memory():
@@ -333,8 +337,8 @@ has_effect('refresh candidates search memory', 'loss_needs', lambda needs: bool(
 has_effect('active_from evidence', 'loss_needs', bool, 'is for a --loss with an active mode, such as ahrl')
 has_effect('accepted_weight', 'loss_needs', lambda needs: 'mined' in needs,
            'is for a --loss that reinforces hidden positives, such as ahrl with a --mining-weight above 0')
-has_effect('refused_weight', 'loss_needs', lambda needs: bool(needs & {'offline', 'quintuplet'}),
-           'is for a --loss that draws candidates, such as ahrl with an --offline-weight above 0')
+has_effect('refused_weight', 'loss_needs', lambda needs: 'offline' in needs,
+           'is for a --loss that draws candidates one by one, such as ahrl with an --offline-weight above 0')
 
 # %% ../../nbs/companion/59_cli.ipynb #ce5ae736
 has_effect('address', 'executor', lambda e: e=='dask', 'is of a Dask scheduler; add --executor dask, or leave it out')
@@ -616,9 +620,12 @@ def _say_answers(config):
     _note_refused(config, answers)
 
 def _note_refused(config, answers):
-    "Say that answers of no match have no effect, where the loss draws no candidates"
+    "Say that answers of no match have no effect, where the loss draws no candidates, and weights without answers"
     from amsps.companion.datasets import GRADES
     needs,known = configuration.loss_needs(config),configuration.known_losses()[config.loss]
+    for name,grade in (('accepted_weight', 'match'), ('refused_weight', 'no match')):
+        if getattr(config, name)!=1 and not (answers.grade==GRADES[grade]).any():
+            echo(f'note: {_option(name)} has no effect, because no answer is {grade!r}', err=True)
     n = int((answers.grade==GRADES['no match']).sum())
     if not n or needs & {'offline', 'quintuplet'}: return
     effect = 'only keep pairs from being mined' if needs & {'hidden', 'mined'} else 'have no effect'
@@ -919,8 +926,8 @@ def _run_config(record, data_root, backbone, cache_dir, named=None):
     if backbone and trained:
         raise InputError(f"--backbone: {record['name']} has trained its own vision model, which is saved with it; "
                          "leave the option out")
-    here = dict(data_root=data_root, backbone=backbone or trained, cache_dir=cache_dir, concept_vectors='',
-                judgements='')
+    here = dict(data_root=data_root, backbone=backbone or trained, cache_dir=cache_dir, concept_vectors='')
+    here |= configuration.WITHOUT_ANSWERS # a finished run learns nothing from them
     if named: here |= dict(layout='auto', image_column='', caption_column='')|named
     config = configuration.parse_config(record['config']|here)
     check_effect(config, _given(data_root=data_root, backbone=backbone))
@@ -1419,7 +1426,7 @@ def index(
       amsps index PHOTOS -o INDEX
       amsps index PHOTOS -o INDEX --onnx
       amsps index PHOTOS -o INDEX --captions captions.csv"""
-    _begin(computes=True)
+    _begin_lightly()
     from amsps.companion.indexing import update_index
     how = dict(batch_size=batch_size, check=check, rebuild=rebuild, captions=captions, remove_gone=remove_gone,
                vision=backbone, onnx=onnx)

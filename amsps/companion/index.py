@@ -136,7 +136,8 @@ def remove_others(
 ):
     "Remove what older generations and killed processes have left"
     for f in folder.iterdir():
-        if re.fullmatch(r'(table-\d+\.jsonl|vectors-\d+\.npy)(\.tmp)?', f.name) and f.name not in names: f.unlink()
+        old = re.fullmatch(r'(table-\d+\.jsonl|vectors-\d+\.npy)(\.tmp)?', f.name) and f.name not in names
+        if old or f.name.endswith('.onnx.tmp'): f.unlink()
 
 # %% ../../nbs/companion/49_index.ipynb #ed0ac075
 _ENTRY = dict(path=str, sha256=str, size=int, mtime_ns=int)

@@ -25,11 +25,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np
-import torch
 from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm.auto import tqdm
-from .formats import read_captions
 from .index import (
     MANIFEST, Index, best_similarities, chance_of, is_entry, is_index, naming, neighbour_similarities, open_index,
     read_manifest, remove_others, replacing, write_generation, write_manifest)
@@ -37,7 +35,6 @@ from .paths import writable_folder
 from .onnx_sides import ONNX_NAME, check_onnx, onnx_files, read_picture_side, write_picture_side
 from .query import (
     index_model, index_vision, load_model, model_digest, read_text_side, write_text_onnx, write_text_side)
-from ..data import batches_ahead
 from ..errors import InputError, note
 from ..pictures import load_image
 
@@ -151,6 +148,7 @@ def read_ahead(
     batch_size:int, # Files together
 ): # Lists of `Read`
     "Files in batches, each read while the one before it is used"
+    from amsps.data import batches_ahead
     return batches_ahead(lambda some: [_read(photos, f, known) for f in some], files, batch_size)
 
 # %% ../../nbs/companion/52_indexing.ipynb #85a3485b
@@ -292,10 +290,10 @@ def give_captions(
         state.entries[path] = plain|dict(captions=texts) if texts and 'reason' not in e else plain
 
 # %% ../../nbs/companion/52_indexing.ipynb #5c84d22c
-@torch.inference_mode()
 def _embed(model, pictures):
     "(k, E) of pictures; NaN where the encoder fails on one"
-    x = model.get_image_features(model.vision.pixels(pictures))
+    import torch
+    with torch.inference_mode(): x = model.get_image_features(model.vision.pixels(pictures))
     return x.float().cpu().numpy()
 
 def _new_vectors(loaded, batch, state):
@@ -317,8 +315,9 @@ def embed_files(
     progress:bool=True,
 ):
     "Read files, embed new contents, and put both into the journal"
+    if not files: return
     journal,waiting = folder/'journal.jsonl',0
-    with tqdm(total=len(files), desc='reading pictures', unit='file', disable=not progress or not files) as bar:
+    with tqdm(total=len(files), desc='reading pictures', unit='file', disable=not progress) as bar:
         for batch in read_ahead(photos, files, state, batch_size):
             vectors = _new_vectors(loaded, batch, state)
             state.fresh |= vectors
@@ -482,7 +481,7 @@ def _as_made(folder, model, rebuild, vision):
 
 def _begin_index(folder, photos, home, digest, vision):
     "An empty index; model and tokeniser"
-    model,tokenizer = load_model(home, vision)
+    model,tokenizer = _load(home, vision)
     size,number = len(_embed(model, [Image.new('RGB', (64, 64))])[0]),_next_number(folder)
     (folder/'journal.jsonl').unlink(missing_ok=True) # it may be of another model
     write_text_side(folder, model, tokenizer, digest)
@@ -490,6 +489,12 @@ def _begin_index(folder, photos, home, digest, vision):
     write_generation(folder, number, [], blocks=[], unreadable=[], size=size, complete=False,
                      photos=str(photos.resolve()), model=str(home.resolve()), model_sha256=digest, **_kept(vision))
     return model,tokenizer
+
+def _load(home, vision):
+    "Model and tokeniser; from now on this process keeps the memory that it frees"
+    from amsps.vision import keep_freed_memory, quiet_transformers
+    keep_freed_memory()
+    with quiet_transformers(): return load_model(home, vision)
 
 def _kept(vision):
     "What a manifest says of a vision encoder that the model refers to"
@@ -623,6 +628,7 @@ def _tree_and_captions(photos, folder, captions, **guard):
 
 def _captions_of(file, photos, tree):
     "Captions of pictures of a tree, and names that fit none; raises `InputError` where no name fits"
+    from amsps.companion.formats import read_captions
     known = read_captions(file, photos)
     found,lost = match_captions(known, [f.path for f in tree.files])
     if tree.files and not found:
@@ -643,7 +649,7 @@ def _update(
     if check: state.reasons.clear() # what could not be decoded is tried again
     was = dict(state.entries), state.index.manifest
     files = [f for f in tree.files if check or not _is_known(state.entries.get(f.path), f)]
-    model = cache(lambda: loaded or load_model(home, vision)) # with its tokeniser
+    model = cache(lambda: loaded or _load(home, vision)) # with its tokeniser
     if _kept(vision).get('vision')!=state.index.manifest.get('vision'): model() # what is remembered was loaded once
     embed_files(at, photos, files, state, lambda: model()[0], **how)
     found = {f.path for f in tree.files}

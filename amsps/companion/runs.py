@@ -31,7 +31,7 @@ from transformers import AutoTokenizer
 from .build import build_loss, build_miner, build_model, concept_graph, random_views
 from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, settings_of
 from .cache import whole_record
-from .config import RunConfig, check_trains, label_of, parse_config, saved_folder
+from .config import WITHOUT_ANSWERS, RunConfig, check_trains, label_of, parse_config, saved_folder
 from .datasets import RunData, answer_files, backbone_digest, image_digests, load_data, model_digest
 from .datasets import saved_start, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
@@ -553,6 +553,9 @@ def _config_again(record, given, cache):
     if own.get('model') and 'model' not in given:
         raise InputError(f"{record['name']} started from the model {own['model']}: say where it lies with `model` "
                          "(--model)")
+    if own.get('judgements') and not given.get('judgements'):
+        raise InputError(f"{record['name']} was made with the answers {own['judgements']}: say where they lie with "
+                         "`judgements` (--judgements)")
     for name in ('concept_vectors', 'judgements'):
         if not own.get(name): places[name] = ''
     return parse_config(own | places)
@@ -563,7 +566,7 @@ def _config_of_saved(record, given, cache):
     own = {k:v for k,v in record['config'].items() if k in RunConfig.model_fields}
     trained = own['backbone'] if own.get('tune_vision_layers') else ''
     places = dict(backbone=trained, data_root='', concept_vectors='') | given
-    places |= dict(cache_dir=str(cache), judgements='') # a model that is evaluated learns nothing from answers
+    places |= dict(cache_dir=str(cache)) | WITHOUT_ANSWERS # a model that is evaluated learns nothing from answers
     return parse_config(own | places).model_copy(update=dict(freeze_text=False))
 
 def _share_features(cache):
@@ -580,10 +583,6 @@ def _check_vectors(record, config):
     if vectors and not config.concept_vectors:
         raise InputError(f"{record['name']} was made with the word vectors {vectors}: say where they lie with "
                          "`concept_vectors` (--concept-vectors)")
-    answers = record['config'].get('judgements')
-    if answers and not config.judgements:
-        raise InputError(f"{record['name']} was made with the answers {answers}: say where they lie with `judgements` "
-                         "(--judgements)")
 
 # %% ../../nbs/companion/28_runs.ipynb #8164aceb
 def zero_shot(
