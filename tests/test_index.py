@@ -651,35 +651,40 @@ def test_onnx(cli, photos, model, tmp_path, monkeypatch):
 
 def test_torn_onnx(cli, photos, model, tmp_path, monkeypatch):
     "A full disk, or a kill while a side is written: the index is searched as before, and the same command goes on"
-    from amsps.companion import onnx_sides
-    index,image = tmp_path/'index',['--image', photos/'000.png']
-    assert cli('index', photos, '--model', model, '-o', index, '--onnx').returncode==0
-    (side,) = index.glob('picture-*.onnx')
-    content = side.read_bytes()
-    side.unlink()
-    monkeypatch.setattr(onnx_sides, 'exported', lambda *args, **more: content+b'\x0a\x00') # another file, an equal side
+    from amsps.companion.onnx_sides import keep_onnx
+    index,image,content = tmp_path/'index',['--image', photos/'000.png'],b'x'*300_000
+    def write(folder, model, digest):
+        keep_onnx(folder, 'picture', digest, content)
+        return ''
+    monkeypatch.setattr('amsps.companion.indexing.write_picture_side', write)
+    assert cli('index', photos, '--model', model, '-o', index).returncode==0
     before = cli('search', index, *image).stdout
-    torn = (index/side.name).with_suffix('.onnx.tmp')
-    torn.write_bytes(content[:1000]) # of a process that was killed
-    assert cli('search', index, *image).stdout==before
-    move = os.replace
-    with monkeypatch.context() as m:
-        m.setattr(os, 'replace', lambda a, b: interrupted() if str(b).endswith('.onnx') else move(a, b))
-        assert cli('index', photos, '-o', index, '--onnx').returncode!=0
-    assert not list(index.glob('*.onnx*')) and cli('search', index, *image).stdout==before
-    torn.write_bytes(content[:1000])
-    with monkeypatch.context() as m:
+    digest = json.loads((index/'manifest.json').read_text('utf-8'))['model_sha256']
+    torn = index/f'picture-{digest[:12]}-{"0"*12}.onnx.tmp'
+    def refused_while_torn(make):
+        torn.write_bytes(content[:1000]) # of a process that was killed
+        assert cli('search', index, *image).stdout==before
+        r = make()
+        assert not list(index.glob('*.onnx*')) and cli('search', index, *image).stdout==before
+        return r
+    def killed():
+        move = os.replace
+        with monkeypatch.context() as m:
+            m.setattr(os, 'replace', lambda a, b: interrupted() if str(b).endswith('.onnx') else move(a, b))
+            return cli('index', photos, '-o', index, '--onnx')
+    def full():
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(content)-1, limits[1]))
-        try: r = cli('index', photos, '-o', index, '--onnx')
+        try: return cli('index', photos, '-o', index, '--onnx')
         finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    refused(r, 'cannot write or read', 'File too large', '.onnx', 'the same command resumes')
-    assert not list(index.glob('*.onnx*')) and cli('search', index, *image).stdout==before
+    assert refused_while_torn(killed).returncode!=0
+    refused(refused_while_torn(full), 'cannot write or read', 'File too large', '.onnx', 'the same command resumes')
     assert cli('index', photos, '-o', index, '--onnx').returncode==0
-    assert len(list(index.glob('*.onnx*')))==1 and cli('search', index, *image).stdout==before
-    (index/f'picture-{"0"*12}-{"1"*12}.onnx.tmp').touch() # of another model
+    (side,) = index.glob('*.onnx*')
+    assert side.read_bytes()==content
+    (index/f'picture-{"1"*12}-{"0"*12}.onnx.tmp').touch() # of another model
     draw(photos, 1, start=70)
-    assert cli('index', photos, '-o', index).returncode==0 and len(list(index.glob('*.onnx*')))==1
+    assert cli('index', photos, '-o', index).returncode==0 and list(index.glob('*.onnx*'))==[side]
 
 
 def test_onnx_of_clip(cli, photos, tmp_path):
