@@ -18,7 +18,7 @@ import pandas as pd
 from .grid import read_grid, records_for
 from .kernels import NotebookFailure, run_notebook
 from .paths import asset, writable_folder
-from .tables import COLUMNS, by_label, check_comparable, latex_text, read_records, readable_table
+from .tables import COLUMNS, by_label, check_comparable, latex_text, readable_table
 from .tables import results_frame, row_of, summary_table, write_table
 from ..data import read_rows
 from ..errors import InputError
