@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, TINY
 
-MOST_MIB = 15
+MOST_MIB = 18
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
