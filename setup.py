@@ -11,7 +11,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 ASSETS = (
     'nbs/experiments/grid.toml', 'nbs/experiments/*.ipynb', 'nbs/method/*.ipynb',
-    'data/datasets.json', 'data/published/*', 'data/results/*/*.json', 'figures/*/*.csv',
+    'data/datasets.json', 'data/published/*', 'figures/*/*.csv',
+    *(f'data/results/{name}/*.json' for name in ('scenes', 'flickr8k', 'flickr30k', 'mscoco')), # `verify`, `compare`
 )
 
 
