@@ -449,7 +449,8 @@ def _config_option(name, group):
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 # %% ../../nbs/companion/59_cli.ipynb #59a6935d
-_ROW_HELP = 'Start from the settings of a row of the tables, such as AHRL or AMSPS; other options override them.'
+_ROW_HELP = ('Start from the settings of a row of the tables, such as AHRL or AMSPS; other options override them. '
+             'Without a row and without --loss: from the best that the results show for such a run.')
 
 def _config_signature():
     "The signature of `train`"
@@ -459,12 +460,18 @@ def _config_signature():
     return inspect.Signature([first, *(_config_option(n, group) for group,names in groups.items() for n in names)])
 
 def _settings(given, pairs=0):
-    "Parameters of a run: the dataset's preset, those of a row, and the given ones, each on top of the one before"
+    "Parameters of a run: the dataset's preset, those of a row or of the best loss, the given ones; later ones override"
     from amsps.companion.grid import row_parameters
     given = dict(given)
     row = given.pop('row', None)
-    added = row_parameters(row, given.get('dataset', 'scenes')) if row else {}
+    added = row_parameters(row, given.get('dataset', 'scenes')) if row else _start(given, pairs)[1]
     return configuration.preset(given, 0 if row else pairs) | added | given
+
+def _start(given, pairs=0):
+    "Name and parameters of the best loss for a run; empty where a row, a loss or a model is chosen, or pairs are few"
+    from amsps.companion.grid import start_parameters
+    chosen = given.get('row') or given.get('loss') or given.get('model')
+    return ('', {}) if chosen or configuration.few_pairs(pairs, given) else start_parameters(given)
 
 def _check_row(row, values):
     from amsps.companion.grid import check_needs
@@ -513,7 +520,8 @@ class TrainCommand(GroupedCommand):
 def _whose_defaults(chosen):
     frozen = ' with a frozen text encoder' if 'freeze_text' in chosen else ''
     row = f", row {chosen['row']}" if 'row' in chosen else ''
-    row += f", loss {chosen['loss']}" if 'loss' in chosen else ''
+    loss = chosen.get('loss') or _start(chosen)[0]
+    row += f", loss {loss}" if loss else ''
     return f"Defaults below are those of --dataset {chosen.get('dataset', 'scenes')}{frozen}{row}."
 
 # %% ../../nbs/companion/59_cli.ipynb #3e1a0b91
@@ -569,6 +577,8 @@ def _train(**values):
     config = configuration.parse_config(values)
     check_run(config, given)
     if os.environ.get('RANK', '0')=='0':
+        name,_ = _start(given, found.pairs if found else 0)
+        if name: echo(f'loss:   {name}, the best in the results for such a run; --loss or --row chooses another')
         for line in _collection_lines(found, config, given) if found else (): echo(line)
         _say_answers(config)
     if int(os.environ.get('WORLD_SIZE', 1))>1:

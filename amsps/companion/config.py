@@ -588,7 +588,7 @@ PRESETS = dict(scenes={}) | {d:_PHOTOGRAPHS for d in ('flickr8k','flickr30k','ms
 FROZEN_TEXT = dict(image_size=320, grid=1, embed_size=512, pooling='mean', dropout=.5, word_dropout=.1, batch_size=256,
                    temperature=.05, evidence='sentence') # Photographs with a frozen transformers text encoder
 
-FROM_MODEL = dict(pooling='mean', tune_vision_layers=2, tune_text_layers=2, vision_learning_rate=1e-5,
+FROM_MODEL = dict(loss='infonce', pooling='mean', tune_vision_layers=2, tune_text_layers=2, vision_learning_rate=1e-5,
                   text_learning_rate=1e-5, learning_rate=1e-4, temperature=.02, margin=.05, dropout=0., word_dropout=0.,
                   warmup_epochs=1) # A CLIP-like model, whose similarities lie close together [ours, not tuned]
 
