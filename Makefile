@@ -7,7 +7,7 @@ FIRST := $(addprefix tests/test_, $(addsuffix .py, unplugged commands grid repro
 REST := $(filter-out $(FIRST), $(wildcard tests/test_*.py))
 ONE := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE# more threads than cores only wait for each other
 ONE += MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864# as `keep_freed_memory`
-PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder# three on two cores: some tests wait
 OTHERS := $(filter-out scenes flickr8k, $(notdir $(patsubst %/,%,$(dir $(wildcard data/results/*/*.json)))))
 FLICKR8K ?=
 

@@ -1,6 +1,11 @@
-"""What test_ranks.py runs in one process and in two: loss and gradients of a batch, mining, a short training."""
+"""What test_ranks.py runs in one process and in two: loss and gradients of a batch, mining, a short training.
+
+The imports are made once; each process is a fork, with the environment that torchrun would give it."""
 import json
+import os
+import socket
 import sys
+import traceback
 from pathlib import Path
 import numpy as np
 import torch
@@ -107,4 +112,35 @@ def main(folder):
     (folder/'run.json').write_text(json.dumps(record), 'utf-8')
 
 
-if __name__=='__main__': main(Path(sys.argv[1]))
+def fork(folder, **env):
+    "Process id of a process that runs `main`"
+    child = os.fork()
+    if child: return child
+    os.environ.update({k:str(v) for k,v in env.items()})
+    code = 1
+    try:
+        main(folder)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+def run(one, two):
+    "One process writes to a folder, then two to another"
+    children = [fork(one)]
+    assert os.waitpid(children[0], 0)[1]==0
+    world = dict(WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
+    children = [fork(two, RANK=k, LOCAL_RANK=k, **world) for k in range(2)]
+    assert [os.waitpid(c, 0)[1] for c in children]==[0, 0]
+
+
+if __name__=='__main__': run(*map(Path, sys.argv[1:]))

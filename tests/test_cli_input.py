@@ -16,8 +16,8 @@ def refused(r, *said):
         assert s in r.stderr, r.stderr
 
 SMALL = ['--scenes-train', 40, '--scenes-dev', 15, '--scenes-test', 20]
-GRAPH = ['--n-concepts', 20]
-LIKELIHOOD = [*GRAPH, '--consensus', 'likelihood']
+GRAPH = ['--n-concepts', 20, '--consensus', 'graph']
+LIKELIHOOD = ['--n-concepts', 20, '--consensus', 'likelihood']
 FLICKR8K = ['--dataset', 'flickr8k']
 PARAMETERS = [
     (['--epochs', 0], ['parameter `epochs`', 'greater than or equal to 1', 'got 0']),
@@ -217,7 +217,7 @@ def test_a_finished_run(cli, tmp_path):
     cache = ['--cache-dir', tmp_path/'cache']
     assert cli('train', *TINY, *cache).returncode==0
     again = cli('train', *TINY, *cache, '--label', 'another')
-    refused(again, "keeps its label 'Hardest triplet'")
+    refused(again, "keeps its label 'AMSPS'")
     run = next((tmp_path/'cache/runs').glob('*/record.json')).parent
     refused(cli('verify', run, '--runs', 2), '--runs is for a folder of records')
     table = tmp_path/'photos/captions.csv'

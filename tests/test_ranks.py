@@ -13,20 +13,14 @@ WORKER = Path(__file__).with_name('ranks_worker.py')
 QUIET = dict(CUDA_VISIBLE_DEVICES='', TOKENIZERS_PARALLELISM='false')
 
 
-def run(n, folder):
-    folder.mkdir()
-    launcher = ['-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', str(n)] if n>1 else []
-    command = [sys.executable, *launcher, str(WORKER), str(folder)]
-    env = os.environ|QUIET|dict(OMP_NUM_THREADS='1')
-    r = subprocess.run(command, capture_output=True, text=True, timeout=400, env=env)
-    assert r.returncode==0, r.stderr[-4000:]
-    return folder
-
-
 @pytest.fixture(scope='module')
 def both(tmp_path_factory):
-    d = tmp_path_factory.mktemp('ranks')
-    return run(1, d/'one'),run(2, d/'two')
+    "What one process writes, and what two write"
+    folders = [tmp_path_factory.mktemp(name) for name in ('one', 'two')]
+    env = os.environ|QUIET|dict(OMP_NUM_THREADS='1')
+    r = subprocess.run([sys.executable, WORKER, *folders], capture_output=True, text=True, timeout=400, env=env)
+    assert r.returncode==0, r.stderr[-4000:]
+    return folders
 
 
 def test_loss_and_gradients(both):

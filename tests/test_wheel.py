@@ -82,7 +82,7 @@ def train_and_report(installed, folder):
     r = run(installed, folder, 'report', 'amsps_cache/runs', '--table', 'main')
     assert r.returncode==0 and 'report.html' in r.stdout, r.stdout+r.stderr
     made = folder/'reports/runs'
-    assert 'Hardest triplet' in (made/'table_main.md').read_text() and (made/'report.html').is_file()
+    assert 'AMSPS' in (made/'table_main.md').read_text() and (made/'report.html').is_file()
 
 def test_everything_is_found(installed, tmp_path):
     "The grid, the committed records and the published numbers come from the package; nothing is written"

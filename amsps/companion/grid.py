@@ -375,7 +375,12 @@ def start_parameters(
     settings = _settings_for(grid, dataset.kind)
     added = {}
     for name in start.uses: added |= settings[name]
+    if values.get('epochs'): added |= _begun_by(values['epochs']-1, added)
     return start.loss,added
+
+def _begun_by(last, added):
+    "The active mode begins in the last epoch at the latest"
+    return {k:min(added[k], last) for k in ('warmup_epochs', 'active_from') if k in added}
 
 # %% ../../nbs/companion/29_grid.ipynb #d4a80161
 def row_order()->list[str]: # Names, as in the grid
