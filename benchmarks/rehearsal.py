@@ -62,7 +62,7 @@ def train(shape, folder, options):
     "The folder of a run of 20 steps"
     command = [Path(sys.executable).parent/'amsps', 'train', '--dataset', shape, '--data-root', folder/shape]
     command += ['--cache-dir', folder/'cache', '--max-steps', '20', '--warmup-epochs', '0', '--active-from', '0']
-    command += ['--evidence', 'coverage', *options]
+    command += ['--row', 'AHRL', '--evidence', 'coverage', *options]
     r = subprocess.run(list(map(str, command)), stdout=subprocess.PIPE, encoding='utf-8')
     if r.returncode: sys.exit(r.returncode)
     return Path(re.search(r'^run: +(.+)$', r.stdout, re.M)[1])

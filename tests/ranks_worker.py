@@ -3,6 +3,7 @@
 The imports are made once; each process is a fork, with the environment that torchrun would give it."""
 import json
 import os
+import signal
 import socket
 import sys
 import traceback
@@ -134,13 +135,21 @@ def free_port():
         return s.getsockname()[1]
 
 
+def wait(children):
+    "Until all processes end; one that fails ends the others, as torchrun does"
+    while children:
+        child,status = os.wait()
+        children.remove(child)
+        if status:
+            for other in children: os.kill(other, signal.SIGKILL)
+            sys.exit(1)
+
+
 def run(one, two):
     "One process writes to a folder, then two to another"
-    children = [fork(one)]
-    assert os.waitpid(children[0], 0)[1]==0
+    wait([fork(one)])
     world = dict(WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
-    children = [fork(two, RANK=k, LOCAL_RANK=k, **world) for k in range(2)]
-    assert [os.waitpid(c, 0)[1] for c in children]==[0, 0]
+    wait([fork(two, RANK=k, LOCAL_RANK=k, **world) for k in range(2)])
 
 
 if __name__=='__main__': run(*map(Path, sys.argv[1:]))

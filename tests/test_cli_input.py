@@ -28,7 +28,7 @@ PARAMETERS = [
     (['--loss', 'sam_like', '--evidence', 'none'], ['need `evidence`', 'coverage', 'sentence']),
     (['--evidence', 'sentence'], ['frozen text encoder', '`freeze_text`']),
     (['--n-concepts', 5], ['at least 10 concepts', 'got `n_concepts` 5']),
-    (['--concept-vectors', 'glove.txt'], ['set `n_concepts` too']),
+    (['--loss', 'infonce', '--concept-vectors', 'glove.txt'], ['set `n_concepts` too']),
     ([*LIKELIHOOD, '--concept-vectors', 'glove.txt'], ['`concept_vectors` is for the graph']),
     (['--consensus', 'bag'], ['graph', 'likelihood']),
     ([*GRAPH, '--concept-vectors', '/nowhere.txt', *SMALL], ['cannot read /nowhere.txt', '`concept_vectors`']),

@@ -124,7 +124,7 @@ _ABOUT = """Image-text matching with AMSPS: train, evaluate, and reproduce the t
 \b
 Start here:
   amsps reproduce                       all tables and figures on generated scenes
-  amsps train --loss ahrl               one model on generated scenes
+  amsps train                           one model on generated scenes
   amsps data check DIR                  what a folder of photographs holds
   amsps index DIR --model RUN -o INDEX  make photographs searchable: amsps search INDEX TEXT
   amsps review RUN                      look at the pairs that a run has mined, and correct them
@@ -304,7 +304,7 @@ def check_options(
         named = [n for n in rule.options if n in given]
         known = all(f in facts for f in rule.facts)
         if named and known and not rule.when(*(facts[f] for f in rule.facts)):
-            raise InputError(f"{_option(named[0])} {rule.why}")
+            raise InputError(f"{_option(named[0])} {rule.why.format(**facts)}")
 
 # %% ../../nbs/companion/59_cli.ipynb #97dbdfd9
 _NAME = 'name the dataset too, for example --dataset flickr8k or own'
@@ -331,7 +331,8 @@ has_effect('fusion consensus', 'n_concepts', bool, 'is for a consensus level; gi
 # %% ../../nbs/companion/59_cli.ipynb #8ce8041a
 _OF_LOSS = tuple(n for n in (*configuration.LossConfig.model_fields, 'hidden_confidence') if n!='loss')
 for _name in _OF_LOSS:
-    has_effect(_name, 'loss_parameters', lambda known, name=_name: name in known, 'is no parameter of this --loss')
+    has_effect(_name, 'loss_parameters', lambda known, name=_name: name in known,
+               'is no parameter of this --loss ({loss})')
 has_effect('refresh candidates search memory', 'loss_needs', lambda needs: bool(needs-{'relatedness','cider'}),
            'is for a --loss that mines candidates or hidden positives')
 has_effect('active_from evidence', 'loss_needs', bool, 'is for a --loss with an active mode, such as ahrl')
@@ -450,7 +451,7 @@ def _config_option(name, group):
 
 # %% ../../nbs/companion/59_cli.ipynb #59a6935d
 _ROW_HELP = ('Start from the settings of a row of the tables, such as AHRL or AMSPS; other options override them. '
-             'Without a row and without --loss: from the best that the results show for such a run.')
+             'Without a row and without --loss: the loss of the row that is best on such data.')
 
 def _config_signature():
     "The signature of `train`"
@@ -459,19 +460,34 @@ def _config_signature():
     groups = configuration.config_groups()
     return inspect.Signature([first, *(_config_option(n, group) for group,names in groups.items() for n in names)])
 
-def _settings(given, pairs=0):
-    "Parameters of a run: the dataset's preset, those of a row or of the best loss, the given ones; later ones override"
+def _settings(given, found=None):
+    "Parameters of a run: the dataset's preset, those of a row or of the start, the given ones; later ones override"
     from amsps.companion.grid import row_parameters
     given = dict(given)
     row = given.pop('row', None)
-    added = row_parameters(row, given.get('dataset', 'scenes')) if row else _start(given, pairs)[1]
-    return configuration.preset(given, 0 if row else pairs) | added | given
+    added = row_parameters(row, given.get('dataset', 'scenes')) if row else _started(given, found)[1]
+    return configuration.preset(given, found.pairs if found and not row else 0) | added | given
 
-def _start(given, pairs=0):
-    "Name and parameters of the best loss for a run; empty where a row, a loss or a model is chosen, or pairs are few"
+def _started(given, found=None):
+    "Name and parameters of the grid's start; empty where a row, a loss or a model is chosen, or pairs are few"
+    from amsps.companion.grid import start_of, start_parameters
+    chosen = any(given.get(k) for k in ('row', 'loss', 'model'))
+    if chosen or found and configuration.few_pairs(found.pairs, given): return '',{}
+    level = start_of(given)!='other' and given.get('n_concepts')!=0
+    return start_parameters(given, english=not found or not level or _is_english(found))
+
+def _is_english(found):
+    from amsps.consensus import are_english
+    return are_english(found.captions)
+
+def _start_line(given, found):
+    "What `amsps train` says of settings that were chosen for the user"
     from amsps.companion.grid import start_parameters
-    chosen = given.get('row') or given.get('loss') or given.get('model')
-    return ('', {}) if chosen or configuration.few_pairs(pairs, given) else start_parameters(given)
+    name,_ = _started(given, found)
+    if not name: return ''
+    usual,_ = start_parameters(given)
+    why = '' if name==usual else f', not {usual}, whose concepts need English captions'
+    return f'loss:   that of {name}{why}; --loss or --row chooses another'
 
 def _check_row(row, values):
     from amsps.companion.grid import check_needs
@@ -483,8 +499,11 @@ def _preset_of(args):
     chosen = dict(freeze_text=True) if '--freeze-text' in args else {}
     for a,following in zip(args, [*args[1:], '']):
         option,equals,value = a.partition('=')
-        if option in ('--dataset', '--row', '--loss'):
-            chosen[option[2:]] = value if equals else following
+        value = value if equals else following
+        if option in ('--dataset', '--row', '--loss', '--model'):
+            chosen[option[2:]] = value
+        if option in ('--tune-text-layers', '--tune-vision-layers') and value.isdigit():
+            chosen[option[2:].replace('-', '_')] = int(value)
     return chosen
 
 # %% ../../nbs/companion/59_cli.ipynb #f9f412d4
@@ -520,9 +539,11 @@ class TrainCommand(GroupedCommand):
 def _whose_defaults(chosen):
     frozen = ' with a frozen text encoder' if 'freeze_text' in chosen else ''
     row = f", row {chosen['row']}" if 'row' in chosen else ''
-    loss = chosen.get('loss') or _start(chosen)[0]
-    row += f", loss {loss}" if loss else ''
-    return f"Defaults below are those of --dataset {chosen.get('dataset', 'scenes')}{frozen}{row}."
+    loss = '' if 'row' in chosen else chosen.get('loss') or _settings(chosen).get('loss')
+    named = _started(chosen)[0] or loss
+    row += f', loss of {named}' if named else ''
+    few = ' Up to 1,000 pairs of own photographs have others.' if chosen.get('dataset')=='own' else ''
+    return f"Defaults below are those of --dataset {chosen.get('dataset', 'scenes')}{frozen}{row}.{few}"
 
 # %% ../../nbs/companion/59_cli.ipynb #3e1a0b91
 _WHERE = ('dataset', 'data_root', 'layout', 'image_column', 'caption_column', 'cache_dir', 'train_images',
@@ -566,19 +587,18 @@ def _train(**values):
       amsps train --dataset own --data-root DIR --backbone PATH --text-backbone PATH --freeze-text
       amsps train --dataset own --data-root DIR --model RUN
       amsps train --dataset flickr8k --help
-      torchrun --no-python --nproc_per_node 2 amsps train --loss ahrl
+      torchrun --no-python --nproc_per_node 2 amsps train
 
     With torchrun there is no notebook, and --batch-size is that of all processes together."""
     _begin()
     given = {k:v for k,v in values.items() if v is not None}
     found = _own_collection(given)
-    values = _settings(given, found.pairs if found else 0)
+    values = _settings(given, found)
     if given.get('row'): _check_row(given['row'], values)
     config = configuration.parse_config(values)
     check_run(config, given)
     if os.environ.get('RANK', '0')=='0':
-        name,_ = _start(given, found.pairs if found else 0)
-        if name: echo(f'loss:   {name}, the best in the results for such a run; --loss or --row chooses another')
+        if started := _start_line(given, found): echo(started)
         for line in _collection_lines(found, config, given) if found else (): echo(line)
         _say_answers(config)
     if int(os.environ.get('WORLD_SIZE', 1))>1:

@@ -177,7 +177,8 @@ class ConsensusConfig(_Group):
 class LossConfig(_Group):
     "Loss and its coefficients"
     loss: LossName = Field('hardest_triplet',
-        description=f"Training loss. One of {', '.join(loss_labels())}. --row adds the settings that tables have.")
+        description=f"Training loss. One of {', '.join(loss_labels())}. --row adds the settings that tables have; "
+                    "without both, `amsps train` chooses.")
     margin: float = Field(0.2, ge=0, le=2, description="Margin of the triplet losses and of AHRL, in cosine units.")
     temperature: float = Field(0.07, gt=0,
         description="Temperature of InfoNCE, of the sigmoid loss and of AHRL's smooth selection, in cosine units.")

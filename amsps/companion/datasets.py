@@ -498,6 +498,7 @@ class Collection(NamedTuple):
     images:int # That are trained on
     pairs:int # That are trained on
     calibrated:bool # Training or dev images have captions enough to calibrate mined pairs
+    captions:list[str] = [] # Some of those that are trained on
 
 def read_collection(
     config:RunConfig, # Names the folder
@@ -513,7 +514,8 @@ def read_collection(
     used = min(images, config.train_images or images)
     pairs = int(counts.sum())*used//max(images, 1)
     several = any(len(x) and enough_siblings(x) for x in owners.values())
-    return Collection(notes.summary(), used, pairs=pairs, calibrated=several)
+    some = [notes.captions[j] for j in np.flatnonzero(splits=='train')[:1000]]
+    return Collection(notes.summary(), used, pairs=pairs, calibrated=several, captions=some)
 
 # %% ../../nbs/companion/25_datasets.ipynb #6927f482
 @cache

@@ -37,7 +37,7 @@ class _Row(_Strict):
     uses:list[str] = [] # Settings, applied in this order
     parameters:dict = {} # The row's own, applied last
     kinds:list[str] = [] # Kinds of datasets that have this row; empty is all
-    needs:str = '' # Parameter without which the row is left out
+    needs:list[str] = [] # Parameters without which the row is left out
     model:str = '' # Rows of one model differ by their loss only
     against:list[str] = [] # Rows that it is compared with in tables of differences
     part_of:str = '' # Row of which it adds or removes one part
@@ -61,8 +61,9 @@ class _Decision(_Strict):
     smallest:float # Smallest difference worth having, in points of the metric
 
 class _Start(_Strict):
-    loss:str # What the settings are called
-    uses:list[str] # Settings, applied in this order
+    name:str # What the settings are called
+    uses:list[str] = [] # Settings, applied in this order
+    parameters:dict = {} # Applied last
 
 class _Question(_Strict):
     text:str # One sentence
@@ -78,7 +79,7 @@ class _Grid(_Strict):
     settings:dict[str,dict[str,dict]] # Name -> kind of dataset or `all` -> parameters
     rows:list[_Row]
     sweeps:list[_Sweep]
-    start:dict[str,_Start] = {} # One of `STARTS` -> the settings of a run that names neither a row nor a loss
+    start:dict[str,_Start] = {} # Each of `STARTS` -> the settings of a run that names neither a row nor a loss
     decided_by:dict[str,_Decision] = {} # Kind of dataset -> how its questions are decided
     questions:list[_Question] = []
     questions_fixed:str = '' # Date and time (UTC) of the last change of the questions
@@ -96,12 +97,13 @@ def _row_faults(grid):
                 yield f"row {row.name!r} uses the settings {setting!r}; there are {', '.join(grid.settings)}"
 
 # %% ../../nbs/companion/29_grid.ipynb #5e17a0c1
-STARTS = ('scenes', 'frozen', 'tuned', 'untrained')
+STARTS = ('scenes', 'frozen', 'tuned', 'other')
 
 def _start_faults(grid):
     "Faults of `start`"
+    if grid.start and set(grid.start)!=set(STARTS):
+        yield f"start has {', '.join(grid.start)}; expected {', '.join(STARTS)}"
     for name,start in grid.start.items():
-        if name not in STARTS: yield f"start has {name!r}; choose from {', '.join(STARTS)}"
         for setting in start.uses:
             if setting not in grid.settings:
                 yield f"the start {name!r} uses the settings {setting!r}; there are {', '.join(grid.settings)}"
@@ -282,7 +284,7 @@ def _check_choice(grid, dataset, outputs):
 
 def _is_on(row, kind, base):
     "Whether a dataset has a row"
-    return (not row.kinds or kind in row.kinds) and (not row.needs or bool(base.get(row.needs)))
+    return (not row.kinds or kind in row.kinds) and all(base.get(n) for n in row.needs)
 
 # %% ../../nbs/companion/29_grid.ipynb #a14669d9
 def grid_rows(
@@ -347,12 +349,23 @@ def check_needs(
     values:dict, # Parameters of a run with it
     path:Path|None=None, # Of the grid
 ):
-    "Raise `InputError` where a run lacks the parameter without which the grid leaves the row out"
-    needs = next((r.needs for r in read_grid(path).rows if r.name==name), '')
-    if needs and not values.get(needs):
-        option = f"--{needs.replace('_', '-')}"
-        more = ' N, the number of blocks' if needs=='tune_vision_layers' else ''
+    "Raise `InputError` where a run lacks a parameter without which the grid leaves the row out"
+    needs = next((r.needs for r in read_grid(path).rows if r.name==name), [])
+    for lacking in (n for n in needs if not values.get(n)):
+        option = f"--{lacking.replace('_', '-')}"
+        more = ' N, the number of blocks' if lacking=='tune_vision_layers' else ''
         raise InputError(f"the row {name!r} needs {option}; add {option}{more}")
+
+# %% ../../nbs/companion/29_grid.ipynb #b6d2f913
+def _fitted(added, values):
+    "The settings that chosen parameters leave room for"
+    without = set()
+    if values.get('n_concepts')==0: without = {'n_concepts', 'consensus', 'fusion'}
+    elif values.get('concept_vectors'): without = {'consensus', 'fusion'}
+    kept = {k:v for k,v in added.items() if k not in without}
+    if 'epochs' not in values: return kept
+    last = max(values['epochs']-1, 0)
+    return kept | {k:min(kept[k], last) for k in ('warmup_epochs', 'active_from') if k in kept}
 
 # %% ../../nbs/companion/29_grid.ipynb #c84e2f70
 def start_of(
@@ -360,27 +373,21 @@ def start_of(
 )->str: # One of `STARTS`
     "What kind of run the parameters describe"
     if values.get('dataset', 'scenes')=='scenes': return 'scenes'
-    if values.get('tune_vision_layers') or values.get('tune_text_layers'): return 'tuned'
-    if values.get('freeze_text'): return 'frozen'
-    return 'untrained' if values.get('text_backbone', '') in ('', 'untrained') else 'tuned' # whole, without freeze_text
+    if not values.get('freeze_text'): return 'other'
+    return 'tuned' if values.get('tune_vision_layers') or values.get('tune_text_layers') else 'frozen'
 
 def start_parameters(
     values:dict, # Chosen parameters, without a row and a loss
+    english:bool=True, # Whether the captions are English; a consensus level needs it
     path:Path|None=None, # Of the grid
 )->tuple[str,dict]: # What the settings are called; the parameters, which are added to the dataset's preset
     "What the grid sets for a run of which no loss is chosen; empty where it says nothing"
     grid = read_grid(path)
-    start,dataset = grid.start.get(start_of(values)),grid.datasets.get(values.get('dataset', 'scenes'))
+    kind = start_of(values) if english else 'other'
+    start,dataset = grid.start.get(kind),grid.datasets.get(values.get('dataset', 'scenes'))
     if not start or not dataset: return '',{}
-    settings = _settings_for(grid, dataset.kind)
-    added = {}
-    for name in start.uses: added |= settings[name]
-    if values.get('epochs'): added |= _begun_by(values['epochs']-1, added)
-    return start.loss,added
-
-def _begun_by(last, added):
-    "The active mode begins in the last epoch at the latest"
-    return {k:min(added[k], last) for k in ('warmup_epochs', 'active_from') if k in added}
+    added = _own_parameters(start, _settings_for(grid, dataset.kind))
+    return start.name,_fitted(added, values)
 
 # %% ../../nbs/companion/29_grid.ipynb #d4a80161
 def row_order()->list[str]: # Names, as in the grid
