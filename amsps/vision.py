@@ -8,7 +8,7 @@ __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_
            'square_grid', 'pool_grid', 'encoding_device', 'full_float32', 'keep_freed_memory', 'picture_pixels',
            'VisionEncoder', 'channels_last', 'pixel_settings', 'channel_scale', 'picture_bytes', 'load_vision',
            'vision_from_config', 'describe_vision', 'picture_features', 'digest_weights', 'behaviour_of',
-           'digest_config', 'digest_vision', 'extract_features', 'region_means']
+           'digest_config', 'digest_vision', 'extract_features', 'features_folder', 'region_means']
 
 # %% ../nbs/method/08_vision.ipynb #7d0bf358
 import ctypes
@@ -784,8 +784,7 @@ def extract_features(
     encoder = _as_vision(backbone, grid, image_size)
     digests,plain = _digest_pictures(paths)
     key = _cache_key(encoder, digests, plain)
-    folder = Path(cache_dir)/hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    folder = _own_folder(folder, encoder)
+    folder = _folder_for(key, encoder, cache_dir)
     folder.mkdir(parents=True, exist_ok=True)
     out,marker = folder/'features.npy',folder/'whole.json'
     with FileLock(folder/'lock'):
@@ -827,6 +826,10 @@ def _stored_key(encoder):
 
 def _is_plain(encoder): return encoder.stored=='regions' and encoder.stored_type=='<f2'
 
+def _folder_for(key, encoder, cache_dir):
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return _own_folder(Path(cache_dir)/name, encoder)
+
 def _own_folder(folder, encoder):
     "The folder of plain regions, or another one where a backbone with these weights and another configuration has it"
     if not _is_plain(encoder): return folder
@@ -841,6 +844,18 @@ def _settings_digest(key, encoder):
     "Digest of everything that decides the features of one picture"
     one = {k:v for k,v in key.items() if k not in ('images', 'pictures')}
     return hashlib.sha256(json.dumps([one, digest_config(encoder.backbone.config)], sort_keys=True).encode()).digest()
+
+# %% ../nbs/method/08_vision.ipynb #83fba815
+def features_folder(
+    paths:list[Path], # N image files
+    backbone:str|VisionEncoder, # As for `extract_features`
+    cache_dir:Path,
+    grid:int=3,
+    image_size:int=0,
+)->Path: # May not exist
+    "Where `extract_features` stores what it makes of these files"
+    encoder = _as_vision(backbone, grid, image_size)
+    return _folder_for(_cache_key(encoder, *_digest_pictures(paths)), encoder, cache_dir)
 
 # %% ../nbs/method/08_vision.ipynb #7cfb8fcb
 def _note_begun(folder, key, encoder, digests):

@@ -308,6 +308,22 @@ def concepts(cli, precomputed, tmp_path):
     return run,said,tmp_path/'out/figure_concepts.png'
 
 
+def test_explain_makes_nothing(cli, small_flickr8k, backbone, tmp_path):
+    "No features for an explanation; a run is known again without them"
+    cache = tmp_path/'cache'
+    data = ['--dataset', 'flickr8k', '--data-root', small_flickr8k, '--backbone', backbone, '--cache-dir', cache]
+    data += ['--text-backbone', tiny_text_encoder(tmp_path/'bert')]
+    explain = ['reproduce', *data, '--table', 'main', '--seeds', 1, '--explain']
+    r = cli(*explain)
+    assert r.returncode==0 and 'missing      InfoNCE, seed 0' in r.stdout, r.stderr
+    assert not list(cache.rglob('*.npy'))
+    r = cli('train', '--row', 'InfoNCE', '--freeze-text', *data)
+    assert r.returncode==0, r.stderr
+    for features in (cache/'features').iterdir(): shutil.rmtree(features)
+    assert 'cached       InfoNCE, seed 0' in cli(*explain).stdout
+    assert not list(cache.rglob('features.npy'))
+
+
 def test_explain_and_force(concepts):
     "reproduce --figure makes just that; --explain says why; --force makes it again, to the same bytes"
     run,said,picture = concepts

@@ -39,8 +39,8 @@ from ..patching import patch_to
 from ..scenes import SceneData, make_scenes
 from ..text import MeanStates, TextStates, check_last_layers, extract_states, load_text_backbone
 from ..training import file_digests
-from ..vision import LOAD_ERRORS, VisionEncoder, digest_config, digest_weights, extract_features, load_backbone
-from ..vision import load_vision, region_means
+from ..vision import LOAD_ERRORS, VisionEncoder, digest_config, digest_weights, extract_features, features_folder
+from ..vision import load_backbone, load_vision, region_means
 
 # %% ../../nbs/companion/25_datasets.ipynb #251e13f5
 @dataclass(frozen=True)
@@ -419,7 +419,7 @@ def _encoder_of(notes, config, vision):
     if of_model: return vision or trained_vision(config)
     return config.backbone or config.model or (vision if notes.image_paths else None)
 
-def _features_of(notes, config, cache, vision):
+def _features_of(notes, config, cache, vision, make):
     "Region features of all images, and a digest of them"
     encoder = _encoder_of(notes, config, vision)
     if encoder:
@@ -427,7 +427,9 @@ def _features_of(notes, config, cache, vision):
             name = 'model' if config.model else 'backbone'
             raise InputError(f"{config.data_root} has no image files for the `{name}`; leave it out to take the region "
                              "features of the folder")
-        x = extract_features(notes.image_paths, encoder, cache/'features', config.grid, config.image_size)
+        place = notes.image_paths,encoder,cache/'features',config.grid,config.image_size
+        if not make: return np.broadcast_to(np.float16(0), (len(notes.image_ids),1,1)),features_folder(*place).name
+        x = extract_features(*place)
         return x,Path(x.filename).parent.name
     if notes.regions is None:
         advice = ('the saved model has no vision encoder, and needs them' if config.model else
@@ -461,17 +463,17 @@ def check_folder(
     return lines+[f'judgements   {len(j.grade):,} pairs by {name}' for name,j in judged.items()]
 
 # %% ../../nbs/companion/25_datasets.ipynb #e49d5ef2
-def _load_photographs(config, cache, vision=None):
+def _load_photographs(config, cache, vision=None, make=True):
     root = Path(config.data_root)
     layout = find_layout(root, config.layout)
     notes = read_dataset(root, layout, cache, Columns(config.image_column, config.caption_column))
-    features,key = _features_of(notes, config, cache, vision)
+    features,key = _features_of(notes, config, cache, vision, make)
     judged = _flickr8k_judgements(root, notes) if layout==config.dataset=='flickr8k' else {}
     hidden = hidden_pairs(judged['experts'], notes) if 'experts' in judged else None
     known = [] if hidden is None else [h.tolist() for h in hidden]
     fingerprint = digest(notes.fingerprint, key, known)
     return RunData(notes, features, fingerprint, hidden=hidden, coco=config.dataset=='mscoco',
-                   pictures=None if features is notes.regions else _picture_digests(features), **judged)
+                   pictures=None if features is notes.regions or not make else _picture_digests(features), **judged)
 
 def _picture_digests(features):
     "Digests that lie beside extracted features"
@@ -596,13 +598,15 @@ def _training_answers(config, data):
 def load_data(
     config:RunConfig, # Names the dataset and its folder
     vision:VisionEncoder|None=None, # Encoder of pictures, where `config` names no `backbone`
+    make:bool=True, # Without it nothing is extracted: pictures have features of zeros, and no states
 )->RunData:
     "Read the data of a run; features that are not in the cache are extracted"
     cache = cache_root(config.cache_dir)
     if config.freeze_text and config.tune_text_layers: # before minutes of extraction
         check_text_layers(config.text_backbone, config.tune_text_layers)
-    data = _load_scenes(config, cache) if config.dataset=='scenes' else _load_photographs(config, cache, vision)
+    data = _load_scenes(config, cache) if config.dataset=='scenes' else _load_photographs(config, cache, vision, make)
     data = with_part(data, config)
+    if not make: return data
     pooled = config.pooling=='mean' and not config.region_hidden and not config.tune_vision_layers
     if pooled and data.features.shape[1]>1:
         data.features = region_means(data.features, cache/f'means/{data.fingerprint[:16]}.npy')

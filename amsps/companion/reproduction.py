@@ -129,9 +129,9 @@ def runs_of(
 
 # %% ../../nbs/companion/39_reproduction.ipynb #652d8d16
 @patch_to(Reproduction)
-def plan(self, rows)->list[Planned]:
-    "The runs of the rows, those of the main table first"
-    planned = plan_runs(rows, self.records)
+def plan(self, rows, make=True)->list[Planned]:
+    "The runs of the rows, those of the main table first; features that they need are extracted unless `make` is false"
+    planned = plan_runs(rows, self.records, make)
     first = {p.name for p in runs_of('table_main', planned, rows)}
     return sorted(planned, key=lambda p: p.name not in first)
 
@@ -243,7 +243,7 @@ def render(self, plan, say)->list[NotebookFailure]:
 @patch_to(Reproduction)
 def explain(self)->list[str]: # Lines
     "Why runs, tables and figures are cached, stale or missing"
-    plan = self.plan(self.check())
+    plan = self.plan(self.check(), make=False)
     lines = explain_plan(self.forced(plan, keep=True))
     complete = [p for p in plan if p.state in ('cached', 'committed')]
     if not complete:

@@ -73,11 +73,11 @@ def _checked(config, data):
     _note_siblings(config, data)
     return data
 
-def _load_once(config, loaded):
+def _load_once(config, loaded, make=True):
     "Data of a run; runs that use different parts of the same data share it"
     key = tuple(getattr(config, name) for name in _DATA)
     if key not in loaded:
-        loaded[key] = load_data(config)
+        loaded[key] = load_data(config, make=make)
         note_long_captions(config, loaded[key].annotations.captions)
     part = (*key, *(getattr(config, name) for name in _PART), config.loss)
     if part not in loaded: loaded[part] = _checked(config, loaded[key])
@@ -106,12 +106,13 @@ def _state_of(key, row, runs, records, known):
 def plan_runs(
     rows:list[Row], # From `grid_rows`
     records:Path|None=None, # Folder of run records that count as complete
+    make:bool=True, # Features that are not in the cache
 )->list[Planned]: # Each run once, sorted by seed
     "The runs that rows need"
     loaded,known,planned = {},{},{}
     pairs = [(row, config) for row in rows for config in row.configs()]
     for row,config in sorted(pairs, key=lambda pair: pair[1].seed):
-        key = key_of(config, _load_once(config, loaded))
+        key = key_of(config, _load_once(config, loaded, make))
         if key_name(key) in planned: continue
         runs = cache_root(config.cache_dir)/'runs'
         if runs not in known: known[runs] = known_records(runs)
