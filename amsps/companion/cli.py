@@ -451,7 +451,7 @@ def _config_option(name, group):
 
 # %% ../../nbs/companion/59_cli.ipynb #59a6935d
 _ROW_HELP = ('Start from the settings of a row of the tables, such as AHRL or AMSPS; other options override them. '
-             'Without a row and without --loss: the loss of the row that is best on such data.')
+             'Without a row and without --loss: the loss of a row that is ahead on dev splits.')
 
 def _config_signature():
     "The signature of `train`"

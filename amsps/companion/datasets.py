@@ -500,7 +500,7 @@ class Collection(NamedTuple):
     images:int # That are trained on
     pairs:int # That are trained on
     calibrated:bool # Training or dev images have captions enough to calibrate mined pairs
-    captions:list[str] = [] # Some of those that are trained on
+    captions:list[str] = [] # Some of the training split
 
 def read_collection(
     config:RunConfig, # Names the folder
