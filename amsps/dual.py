@@ -250,6 +250,8 @@ class DualVision(VisionEncoder):
         tune: number of last blocks that train, with everything after them; all of them is the whole half.
         from_pixels: see `VisionEncoder`.
     """
+    square = False # Its one region is the pooled output
+
     def __init__(self, processor, backbone, image_size=0, tune=0, from_pixels=False):
         _take_squares(backbone)
         super().__init__(processor, backbone, grid=1, image_size=image_size, tune=tune, from_pixels=from_pixels)

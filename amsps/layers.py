@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RUN_AGAIN', 'BlockList', 'block_list', 'check_blocks', 'input_of_last_blocks', 'last_blocks_only',
-           'parameters_behind', 'trained_parameters', 'train_mode', 'import_peft', 'adapted_layers', 'add_adapters',
-           'has_adapters', 'merge_adapters', 'blocks_that_train', 'checkpointed', 'checkpointing']
+           'parameters_behind', 'trained_parameters', 'give_the_same', 'train_mode', 'import_peft', 'adapted_layers',
+           'add_adapters', 'has_adapters', 'merge_adapters', 'blocks_that_train', 'checkpointed', 'checkpointing']
 
 # %% ../nbs/method/07_layers.ipynb #0c7fdfae
 import re
+import threading
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Callable, Iterable, NamedTuple
@@ -58,6 +59,8 @@ def check_blocks(
         raise InputError(f"`{option}` is {n}, and the encoder has {len(place)} blocks; choose 0..{len(place)}")
 
 # %% ../nbs/method/07_layers.ipynb #89ef7ea7
+_ALONE = threading.RLock() # Both functions below change an encoder while it runs: one thread at a time
+
 class _Reached(Exception):
     "Ends a forward pass at a block"
 
@@ -73,10 +76,11 @@ def input_of_last_blocks(
     def take(module, args, kwargs):
         found.append(_first_input(args, kwargs))
         raise _Reached
-    hook = place.blocks[-n].register_forward_pre_hook(take, with_kwargs=True)
-    try: run()
-    except _Reached: return found[0]
-    finally: hook.remove()
+    with _ALONE:
+        hook = place.blocks[-n].register_forward_pre_hook(take, with_kwargs=True)
+        try: run()
+        except _Reached: return found[0]
+        finally: hook.remove()
     raise InputError(f"{type(place.holder).__name__} does not run its blocks one after the other, so that its last "
                      "ones cannot be trained alone; train none of it")
 
@@ -91,14 +95,15 @@ def last_blocks_only(
     def replace_input(module, args, kwargs):
         if args: return (states,*args[1:]),kwargs
         return args,kwargs|dict(hidden_states=states)
-    blocks = place.blocks
-    hook = blocks[-n].register_forward_pre_hook(replace_input, with_kwargs=True)
-    setattr(place.holder, place.name, blocks[-n:])
-    try:
-        yield
-    finally:
-        setattr(place.holder, place.name, blocks)
-        hook.remove()
+    with _ALONE:
+        blocks = place.blocks
+        hook = blocks[-n].register_forward_pre_hook(replace_input, with_kwargs=True)
+        setattr(place.holder, place.name, blocks[-n:])
+        try:
+            yield
+        finally:
+            setattr(place.holder, place.name, blocks)
+            hook.remove()
 
 # %% ../nbs/method/07_layers.ipynb #da3d2301
 def parameters_behind(
@@ -129,13 +134,17 @@ def trained_parameters(
     with torch.no_grad(): states = input_of_last_blocks(place, n, output)
     def last():
         with last_blocks_only(place, n, states): return output()
-    if not _give_the_same(last, output):
+    if not give_the_same(last, output):
         raise InputError(f"{type(model).__name__} passes more than the states from block to block, so that its last "
                          f"{n} cannot be trained alone; set `{option}` to 0, or train all {len(place)}")
     return parameters_behind(model, last)
 
 @torch.no_grad()
-def _give_the_same(last, output):
+def give_the_same(
+    last:Callable, # Runs the last blocks over the states of the others
+    output:Callable, # Runs the encoder
+)->bool:
+    "Whether the last blocks of an encoder can run alone"
     try: alone,whole = last(),output()
     except (IndexError, KeyError, RuntimeError, TypeError, AttributeError) as e:
         if out_of_memory(e):
@@ -215,6 +224,7 @@ def merge_adapters(
     model:nn.Module, # Perhaps with adapters; changed in place
 ):
     "Add adapters to the weights that they stand beside, and remove them; the weights stay frozen"
+    if not has_adapters(model): return
     kind = import_peft().tuners.tuners_utils.BaseTunerLayer
     for parent in list(model.modules()):
         for name,child in list(parent.named_children()):

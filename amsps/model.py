@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['POOLINGS', 'CONSENSUS', 'VISION', 'REFERENCE', 'masked_max', 'AttentionPooling', 'GeneralizedPooling', 'AmspsConfig',
-           'AmspsOutput', 'AmspsModel', 'weighted_levels', 'level_objective']
+           'vocabulary_digest', 'check_tokenizer', 'AmspsOutput', 'AmspsModel', 'weighted_levels', 'level_objective']
 
 # %% ../nbs/method/12_model.ipynb #ea1091a6
+import hashlib
 import json
 import math
 import re
@@ -23,6 +24,7 @@ from huggingface_hub.utils import validate_repo_id
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 from .consensus import ConceptLevel, GraphLevel, LikelihoodLevel
 from .dual import DualParts, dual_from_config
@@ -127,6 +129,7 @@ class AmspsConfig(PreTrainedConfig):
     from_pixels = False # It trains from pixels, see `VisionEncoder`
     dual_config = None # dict, of a CLIP-like model in the place of both encoders, see `divide_dual`
     pictures = None # dict, how the image processor of a saved model makes pixels, see `pixel_settings`
+    vocabulary = None # str, of the tokeniser of a saved model, see `vocabulary_digest`
     learn = () # Which train: the factor of the similarities, `scale` (0 is none), and their `bias` (None is none)
     scale,bias = 0.,None # Before training; floats
     def __init__(self,
@@ -181,6 +184,26 @@ class AmspsConfig(PreTrainedConfig):
 @patch_to(AmspsConfig)
 def get_text_config(self, *args, **kwargs):
     return self # the Trainer asks for a configuration, and `text_config` is a plain dict
+
+# %% ../nbs/method/12_model.ipynb #3562fd0c
+def vocabulary_digest(
+    tokenizer:PreTrainedTokenizerBase,
+)->str: # 16 hex digits
+    "Digest of the tokens and their ids"
+    said = json.dumps([sorted(tokenizer.get_vocab().items()), tokenizer.pad_token_id])
+    return hashlib.sha256(said.encode()).hexdigest()[:16]
+
+def check_tokenizer(
+    config:AmspsConfig, # Of a saved model
+    tokenizer:PreTrainedTokenizerBase, # Beside it, or given
+):
+    "Raise `InputError` for the tokeniser of another model"
+    rows = (config.text_config or {}).get('vocab_size', config.vocab_size)
+    beyond = not config.dual_config and max(tokenizer.get_vocab().values())>=rows
+    other = config.vocabulary and vocabulary_digest(tokenizer)!=config.vocabulary
+    if beyond or other:
+        raise InputError(f"the tokeniser ({len(tokenizer):,} tokens) is not that of the model's training; copy the "
+                         "whole folder again, or take the tokeniser of the training")
 
 # %% ../nbs/method/12_model.ipynb #92846b96
 @dataclass
@@ -462,9 +485,9 @@ def _save_weights(self, folder, *args, **kwargs):
 
 @patch_to(AmspsModel)
 def _save_tools(self, folder):
-    "Save the processor and the tokeniser that lie beside the weights of a loaded model"
+    "Save the processor of the vision encoder, and the tokeniser that lies beside the weights of a loaded model"
     home = Path(self.name_or_path or 'none')
-    if home.is_dir() and home.resolve()!=folder.resolve():
+    if not home.is_dir() or home.resolve()!=folder.resolve():
         import_module('amsps.processor').save_tools(self, folder)
 
 @patch_to(AmspsModel)
@@ -587,9 +610,14 @@ def _set_trained(self):
         if x is not None: x.requires_grad_(name in self.config.learn)
 
 def _saved_processor(name_or_path, options):
-    "The image processor beside the weights of a saved model, or None"
+    "The image processor beside the weights of a saved model; None where it has none, such as a checkpoint of a run"
+    home = Path(name_or_path)
+    if home.is_dir() and not any((home/f).is_file() for f in ('preprocessor_config.json', 'processor_config.json')):
+        return None
     try: return AutoImageProcessor.from_pretrained(name_or_path, trust_remote_code=False, **options)
-    except LOAD_ERRORS: return None # a checkpoint of a run has none
+    except LOAD_ERRORS as e:
+        raise InputError(f"its image processor cannot be loaded ({quoted(e)}); copy the whole folder again, or "
+                         "download the model again") from None
 
 # %% ../nbs/method/12_model.ipynb #27063b2a
 AutoConfig.register('amsps', AmspsConfig)
@@ -606,6 +634,11 @@ def _check_kind(name_or_path, options):
     if kind!=AmspsConfig.model_type:
         raise InputError(f"its config.json describes a model of type {kind!r}, and not of {AmspsConfig.model_type!r}; "
                          "`load_dual` loads a CLIP-like model, `load_vision` an encoder of pictures")
+
+def _cast(model, kind):
+    "Give encoders that train the type of the loaded model, too: transformers builds them in that of their own files"
+    kind = getattr(torch, kind, None) if isinstance(kind, str) else kind # None for 'auto'
+    if isinstance(kind, torch.dtype) and model._trains_vision(): model.to(kind)
 
 @patch_to(AmspsModel, cls_method=True)
 def from_pretrained(cls,
@@ -631,6 +664,7 @@ def from_pretrained(cls,
         model._set_trained()
         model.hub_options = hub | (dict(local_files_only=True) if Path(name_or_path).is_dir() else {})
         model._load_vision(name_or_path, vision, hub)
+        _cast(model, kwargs.get('dtype', kwargs.get('torch_dtype')))
     except LOAD_ERRORS as e:
         if out_of_memory(e):
             raise

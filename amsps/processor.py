@@ -15,8 +15,8 @@ from tqdm.auto import tqdm
 from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
 from .data import token_ids
 from .dual import SquarePixels
-from .errors import InputError
-from .model import AmspsConfig, AmspsModel
+from .errors import InputError, quoted
+from .model import AmspsConfig, AmspsModel, check_tokenizer
 from .pictures import load_image
 from .patching import patch_to
 from .vision import LOAD_ERRORS, picture_pixels, quiet_transformers
@@ -84,28 +84,42 @@ class AmspsProcessor(ProcessorMixin):
             out['pixel_values'] = picture_pixels(tool, shown, self.image_size)
         return BatchFeature(out)
 
+    @classmethod
+    def from_pretrained(cls, name_or_path, *args, **kwargs):
+        "The processor of a saved model; raises `InputError` where it cannot be loaded"
+        try: return super().from_pretrained(name_or_path, *args, **kwargs)
+        except LOAD_ERRORS as e:
+            raise InputError(f"cannot load the processor of {name_or_path}: {quoted(e)}; name a model of the hub, or a "
+                             "folder that `amsps train` or `AmspsProcessor.save_pretrained` wrote") from None
+
 AutoProcessor.register(AmspsConfig, AmspsProcessor)
 
 # %% ../nbs/method/20_processor.ipynb #5d1e120a
-def _own_tokenizer(model):
+def _own_tokenizer(model, **more):
     "The tokeniser beside a model's weights"
-    options = dict(getattr(model, 'hub_options', {}), trust_remote_code=False)
+    options = getattr(model, 'hub_options', {})|dict(trust_remote_code=False)|more
     try:
-        with quiet_transformers(): return AutoTokenizer.from_pretrained(model.name_or_path, **options)
+        if not model.name_or_path:
+            raise OSError('a new model')
+        with quiet_transformers(): tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, **options)
     except LOAD_ERRORS:
         raise InputError("the model has no tokeniser beside its weights: load both from a folder that `amsps train` or "
                          "`AmspsProcessor.save_pretrained` wrote, or give `tokenizer`") from None
+    check_tokenizer(model.config, tokenizer)
+    return tokenizer
 
 def save_tools(
-    model:AmspsModel, # That was loaded
+    model:AmspsModel,
     folder:Path, # Exists
 ):
-    "Save the processor and the tokeniser that a model has beside its weights, if it has them"
-    try: tokenizer = _own_tokenizer(model)
-    except InputError: return
+    "Save the processor and the tokeniser that a model has, if it has them; nothing is downloaded"
     pictures = None if model.vision is None else model.vision.processor
-    saver = tokenizer if pictures is None else AmspsProcessor(pictures, tokenizer, model.config.image_size)
-    saver.save_pretrained(folder)
+    try: tokenizer = _own_tokenizer(model, local_files_only=True)
+    except InputError: tokenizer = None
+    if pictures is None: saver = tokenizer
+    elif tokenizer is None: saver = pictures
+    else: saver = AmspsProcessor(pictures, tokenizer, model.config.image_size)
+    if saver is not None: saver.save_pretrained(folder)
 
 def _in_batches(encode, items, batch_size, progress, what):
     "(n, E) on the CPU"
@@ -147,7 +161,8 @@ def _encode_images(self, images, batch_size, progress):
 
 @patch_to(AmspsModel)
 def _encode_texts(self, texts, tokenizer, batch_size, progress):
-    tokenizer = tokenizer or _own_tokenizer(self)
+    if tokenizer is None: tokenizer = _own_tokenizer(self)
+    else: check_tokenizer(self.config, tokenizer)
     def encode(some):
         return self.get_text_features(**{k:x.to(self.device) for k,x in tokenized(tokenizer, some).items()})
     return _in_batches(encode, texts, batch_size=batch_size, progress=progress, what='texts')

@@ -26,7 +26,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 from transformers import TrainerState, TrainingArguments
-from .errors import InputError
+from .errors import InputError, naming
 from .patching import patch_to
 from .chunks import GradientCache, check_chunks, chunked
 from .data import PairCollator, PairDataset, on_device
@@ -780,13 +780,15 @@ class EpochLog(TrainerCallback):
         path:Path, # Created if missing
     ):
         self.path = Path(path)
-        self.start = time.monotonic()
+        self.started = round(time.time(), 3)
+        self.start,self.cpu = time.monotonic(),time.process_time()
 
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         if not state.is_world_process_zero: return
         loss = next((l['loss'] for l in reversed(state.log_history) if 'loss' in l), None)
         line = dict(epoch=round(state.epoch), epochs=round(args.num_train_epochs), loss=loss)
-        line |= dict(dev_rsum=metrics['eval_rsum'], seconds=round(time.monotonic()-self.start, 1))
+        line |= dict(dev_rsum=metrics['eval_rsum'], seconds=round(time.monotonic()-self.start, 1),
+                     cpu_seconds=round(time.process_time()-self.cpu, 1), started=self.started)
         append_line(self.path, json.dumps(line))
 
 # %% ../nbs/method/18_training.ipynb #66261350
@@ -795,7 +797,7 @@ def append_line(
     text:str, # Without a line break
 ):
     "Add a line to a log, also after a line that a kill has torn"
-    with open(path, 'a+b') as f:
+    with naming(path), open(path, 'a+b') as f:
         end = f.seek(0, os.SEEK_END)
         if end: f.seek(end-1)
         torn = end and f.read(1)!=b'\n'
@@ -808,11 +810,15 @@ def write_atomically(
 ):
     "Write a text file (UTF-8) beside its place, and rename it when the disk has it"
     tmp = Path(path).with_name(Path(path).name+'.tmp')
-    with open(tmp, 'wb') as f:
-        f.write(text.encode())
-        f.flush()
-        os.fsync(f.fileno()) # else a power cut may leave an empty file
-    os.replace(tmp, path)
+    try:
+        with naming(path), open(tmp, 'wb') as f:
+            f.write(text.encode())
+            f.flush()
+            os.fsync(f.fileno()) # else a power cut may leave an empty file
+        os.replace(tmp, path)
+    except BaseException:
+        tmp.unlink(missing_ok=True) # a part of a file would keep a full disk full
+        raise
 
 # %% ../nbs/method/18_training.ipynb #999d2290
 def _is_plain(x): return isinstance(x, (bool,int,float,str,tuple,type(None)))

@@ -40,7 +40,8 @@ from .data import Regions, are_whole, as_float, batches_ahead, disk_room, load_f
 from .data import put_in_place, write_digests
 from .errors import InputError, note, out_of_memory, quoted
 from .layers import (
-    block_list, checkpointing, input_of_last_blocks, last_blocks_only, train_mode, trained_parameters)
+    block_list, checkpointing, give_the_same, input_of_last_blocks, last_blocks_only, train_mode,
+    trained_parameters)
 from .patching import patch_to
 from .pictures import is_plain_picture, load_image, undecodable
 from .views import take_views
@@ -292,7 +293,15 @@ def backbone_grid(
     pixels:Tensor, # (B, 3, H, W), from the image processor
 )->Tensor: # (B, C, S, S)
     "The last feature map as a square grid; raises `InputError` where it is not square"
+    _check_square(model, pixels)
     return square_grid(model, run_backbone(model, pixels).last_hidden_state)
+
+def _check_square(model, pixels):
+    "Raise `InputError` for oblong pictures: the number of tokens alone may look like a square"
+    h,w = pixels.shape[-2:]
+    if h!=w:
+        raise InputError(f"{type(model).__name__} gets pictures of {h} x {w} pixels, which give no square grid; set "
+                         "`image_size` (--image-size), or use a backbone with square inputs")
 
 def square_grid(
     model:nn.Module, # For the message
@@ -381,6 +390,7 @@ class VisionEncoder(nn.Module):
     Raises `InputError` for more blocks than the backbone has.
     """
     gradient_checkpointing = False # Or how the blocks that train run, see `checkpointing`
+    square = True # Its regions are cells of a square grid
     def __init__(self, processor, backbone, grid=3, image_size=0, tune=0, from_pixels=False):
         super().__init__()
         self.backbone = backbone.eval()
@@ -391,6 +401,7 @@ class VisionEncoder(nn.Module):
         self.tune = tune
         self.from_pixels = from_pixels
         self.stored = 'regions'
+        self.sides = None # (height, width) of the pictures, where their states are stored
         self.set_trained()
         self.set_processor(processor)
 
@@ -422,11 +433,14 @@ def set_trained(self):
 def trained_blocks(self)->nn.ModuleList: # The last `tune` blocks
     return self.place.blocks[-self.tune:]
 
-def _blank_pixels(model):
-    "(1, 3, H, W) a picture for what runs before the blocks"
-    sides = [s or 64 for s in _own_sides(model)]
-    channels = getattr(model.config, 'num_channels', 3)
-    return torch.zeros(1, channels, *sides, device=next(model.parameters()).device)
+def _blank_pixels(
+    model, # A backbone
+    sides=None, # (height, width); None is what the model is made for
+): # (1, C, H, W)
+    "A picture for what runs before the blocks"
+    sides = sides or [s or 64 for s in _own_sides(model)]
+    like = next(model.parameters())
+    return torch.zeros(1, getattr(model.config, 'num_channels', 3), *sides, device=like.device, dtype=like.dtype)
 
 # %% ../nbs/method/08_vision.ipynb #78c323a8
 @patch_to(VisionEncoder, as_property=True)
@@ -454,6 +468,7 @@ def states(self,
     pixel_values:Tensor, # (B, 3, H, W), from `pixels`
 )->Tensor: # (B, ...) float32 with values of float16; pixels are returned as they are
     "What is stored of pictures"
+    if self.square: _check_square(self.backbone, pixel_values)
     if self.stored=='pixels': return pixel_values
     x = pixel_values.to(self.backbone.device)
     with full_float32():
@@ -501,11 +516,12 @@ def regions(self,
         with checkpointing(self):
             return self._features(run_backbone(self.backbone, channels_last(self.normalised(states, views))))
     with checkpointing(self), last_blocks_only(self.place, self.tune, channels_last(states)):
-        return self._features(self.backbone(pixel_values=_blank_pixels(self.backbone)))
+        return self._features(run_backbone(self.backbone, _blank_pixels(self.backbone, self.sides)))
 
 # %% ../nbs/method/08_vision.ipynb #f945a3b3
-_PIXEL_SETTINGS = ('do_resize', 'size', 'resample', 'do_center_crop', 'crop_size', 'do_rescale', 'rescale_factor',
-                   'do_normalize', 'image_mean', 'image_std')
+_PIXEL_SETTINGS = ('do_resize', 'size', 'resample', 'do_center_crop', 'crop_size', 'crop_pct', 'do_pad', 'pad_size',
+                   'do_rescale', 'rescale_factor', 'rescale_offset', 'do_normalize', 'image_mean', 'image_std',
+                   'include_top', 'do_flip_channel_order', 'patch_size', 'max_num_patches')
 
 def pixel_settings(
     processor, # An image processor of transformers
@@ -535,9 +551,24 @@ def set_processor(self,
     "Set the image processor"
     self.processor = processor
     if processor is None or not self.tune: return
+    if self.stored=='states': self._set_sides()
     home = next(self.backbone.parameters()).device
     for name,x in zip(('order', 'scale', 'shift'), channel_scale(processor)):
         self.register_buffer(name, x.to(home), persistent=False)
+
+@patch_to(VisionEncoder)
+def _set_sides(self):
+    "Keep the size of pictures; raises `InputError` where the last blocks give something else alone at this size"
+    try: x = self.pixels([Image.linear_gradient('L').resize((64, 64)).convert('RGB')])
+    except InputError: return # it is said when pictures come
+    self.sides = tuple(x.shape[2:])
+    def whole(): return self._features(run_backbone(self.backbone, x.to(self.backbone.device)))
+    with torch.no_grad(): states = input_of_last_blocks(self.place, self.tune, whole)
+    if not give_the_same(lambda: self.regions(states), whole):
+        size = ' x '.join(map(str, self.sides))
+        raise InputError(f"the last {self.tune} blocks of {type(self.backbone).__name__} do not give alone what the "
+                         f"whole gives for pictures of {size} pixels; set `image_size` (--image-size) to its own size, "
+                         "or train all blocks")
 
 @patch_to(VisionEncoder)
 def normalised(self,
@@ -656,7 +687,7 @@ def digest_weights(
     for k,v in sorted(model.state_dict().items()):
         if k in without: continue
         h.update(k.encode())
-        h.update(v.cpu().contiguous().numpy().tobytes())
+        h.update(v.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return h.hexdigest()
 
 # %% ../nbs/method/08_vision.ipynb #9aea7385

@@ -130,7 +130,7 @@ def check_license(
 
 # %% ../../nbs/companion/55_cards.ipynb #f4d0be9c
 _USE = '''```python
-from amsps.processor import AmspsModel      # pip install amsps
+from amsps.processor import AmspsModel      # in a clone of amsps: pip install .
 model = AmspsModel.from_pretrained({name}{more})
 images = model.encode(images=['a.jpg', 'b.jpg'])
 texts = model.encode(texts=['a dog in the snow'])
@@ -142,7 +142,7 @@ print(texts @ images.T)                     # cosine similarities
 upgrade that it advises does not help. The folder holds no code.'''
 
 _USE_REGIONS = '''```python
-from amsps.processor import AmspsModel      # pip install amsps
+from amsps.processor import AmspsModel      # in a clone of amsps: pip install .
 from transformers import AutoTokenizer
 model = AmspsModel.from_pretrained({name})
 tokenizer = AutoTokenizer.from_pretrained({name})

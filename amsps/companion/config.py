@@ -158,7 +158,7 @@ class ModelConfig(_Group):
                     "1: no random views.")
     mirror: bool = Field(False,
         description="Trained vision model: mirror pictures at random. "
-                    "Not those with a caption that names a side, such as left.")
+                    "Not those with a caption that names a side, such as left, in English.")
 
 # %% ../../nbs/companion/22_config.ipynb #c9f7d7dc
 class ConsensusConfig(_Group):

@@ -34,7 +34,7 @@ from ..data import read_rows
 from ..dual import DualParts, load_dual
 from ..errors import InputError, quoted
 from ..mining import enough_siblings
-from ..model import AmspsModel
+from ..model import AmspsModel, check_tokenizer
 from ..patching import patch_to
 from ..scenes import SceneData, make_scenes
 from ..text import MeanStates, TextStates, check_last_layers, extract_states, load_text_backbone
@@ -387,11 +387,15 @@ def saved_start(
         if model.vision is not None and model.vision.processor is None:
             raise InputError(f"the model of {home} has no image processor (processor_config.json or "
                              "preprocessor_config.json); copy the whole folder again")
-        return model,AutoTokenizer.from_pretrained(home, **options)
+        tokenizer = AutoTokenizer.from_pretrained(home, **options)
     except LOAD_ERRORS as e:
         if isinstance(e, InputError):
             raise
         raise InputError(f"cannot load the model of {home}: {quoted(e)}; copy the whole folder again") from None
+    try: check_tokenizer(model.config, tokenizer)
+    except InputError as e:
+        raise InputError(f"cannot load the model of {home}: {e}") from None
+    return model,tokenizer
 
 # %% ../../nbs/companion/25_datasets.ipynb #76c50478
 def starting_model(

@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from PIL import Image
 from tqdm.auto import tqdm
 from .index import (
-    MANIFEST, Index, best_similarities, chance_of, is_entry, is_index, naming, neighbour_similarities, open_index,
+    MANIFEST, Index, best_similarities, chance_of, is_entry, is_index, neighbour_similarities, open_index,
     read_manifest, remove_others, replacing, write_generation, write_manifest)
 from .paths import writable_folder
 from .onnx_sides import ONNX_NAME, check_onnx, onnx_files, read_picture_side, write_picture_side

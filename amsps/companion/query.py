@@ -79,6 +79,7 @@ def load_model(
 )->tuple: # Model in eval mode, tokeniser
     "A model that embeds pictures and texts; raises `InputError` where it cannot be loaded, or lacks one side"
     from transformers import AutoTokenizer
+    from amsps.model import check_tokenizer
     from amsps.processor import AmspsModel
     from amsps.vision import LOAD_ERRORS, encoding_device
     if Path(vision).is_absolute() and not Path(vision).is_dir(): # no name of the hub
@@ -91,11 +92,15 @@ def load_model(
         if model.vision is None:
             raise InputError(f"the model {home} has no vision encoder, because it was trained on region features or on "
                              "generated scenes; name a model that was trained on pictures (--backbone or --model)")
-        return model.eval().to(encoding_device()),AutoTokenizer.from_pretrained(home, **options)
+        tokenizer = AutoTokenizer.from_pretrained(home, **options)
     except LOAD_ERRORS as e:
         if isinstance(e, InputError):
             raise
         raise InputError(f"cannot load the model {home}: {quoted(e)}; copy the whole folder again") from None
+    try: check_tokenizer(model.config, tokenizer)
+    except InputError as e:
+        raise InputError(f"cannot load the model {home}: {e}") from None
+    return model.eval().to(encoding_device()),tokenizer
 
 def _kind(home):
     "The type of a model, by its configuration"

@@ -29,8 +29,8 @@ import torch
 from filelock import FileLock
 from transformers import AutoTokenizer
 from .build import build_loss, build_miner, build_model, concept_graph, random_views
-from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, settings_of
-from .cache import whole_record
+from .cache import UNNAMED, check_record, digest, json_object, key_name, read_json, read_record, run_key
+from .cache import settings_of, whole_record
 from .config import WITHOUT_ANSWERS, RunConfig, check_trains, label_of, parse_config, saved_folder
 from .datasets import RunData, answer_files, backbone_digest, image_digests, load_data, model_digest
 from .datasets import saved_start, text_digest
@@ -39,7 +39,7 @@ from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
 from ..errors import InputError, out_of_memory, quoted
 from ..metrics import recall_metrics, unpack_ranks
-from ..model import REFERENCE, AmspsModel
+from ..model import REFERENCE, AmspsModel, check_tokenizer, vocabulary_digest
 from ..processor import AmspsProcessor
 from ..training import checkpoints_of, file_digests, fit, note, write_atomically
 from ..vision import LOAD_ERRORS, encoding_device, load_vision
@@ -169,6 +169,7 @@ def _save(model, tokenizer, config, folder):
         frozen = _put_back(model, config)
     if model.vision is not None:
         saver = AmspsProcessor(model.vision.processor, tokenizer, image_size=config.image_size)
+    model.config.vocabulary = vocabulary_digest(tokenizer)
     model.save_pretrained(home, vision=config.save_vision)
     saver.save_pretrained(home)
     if frozen and config.save_vision=='weights': _share(home/'vision', cache_root(config.cache_dir)/'vision')
@@ -238,6 +239,25 @@ def _cost(start, cpu):
     return dict(wall_seconds=round(time.monotonic()-start, 1), cpu_seconds=round(time.process_time()-cpu, 1),
                 peak_memory_mib=round(peak))
 
+def _logged_epochs(folder):
+    "Lines of the log of a run, less those that a kill has torn"
+    try:
+        text = (folder/'log.jsonl').read_text('utf-8', errors='replace')
+    except FileNotFoundError:
+        return []
+    return [l for l in map(json_object, text.splitlines()) if l and {'epoch','seconds'}<=l.keys()]
+
+def _earlier_cost(
+    lines:list[dict], # `_logged_epochs`, at the end of a run
+    began:float, # When this process started to train, seconds since 1970
+)->dict: # `wall_seconds`, `cpu_seconds`; empty where an older version wrote the log
+    "What earlier processes spent on the epochs that this one did not make again"
+    first = next((l['epoch'] for l in lines if l.get('started', 0)>=began), math.inf)
+    kept = [l for l in lines if l.get('started', 0)<began and l['epoch']<first]
+    if not all({'started','cpu_seconds'}<=l.keys() for l in kept): return {}
+    last = {l['started']:l for l in kept}.values() # of each process
+    return dict(wall_seconds=sum(l['seconds'] for l in last), cpu_seconds=sum(l['cpu_seconds'] for l in last))
+
 # %% ../../nbs/companion/28_runs.ipynb #4297cfa6
 def _keep_train_images(folder, config, data):
     "Write digests of the training images, and of those of the run that this one started from"
@@ -288,7 +308,7 @@ def train_overlap(
 # %% ../../nbs/companion/28_runs.ipynb #96e4f6ba
 def _train_into(folder, config, data, name):
     "Train a run in a folder; its record"
-    start,cpu = time.monotonic(),time.process_time()
+    start,cpu,began = time.monotonic(),time.process_time(),time.time()
     resumed = (folder/'log.jsonl').exists()
     torch.set_num_threads(config.threads)
     provenance = dict(key=key_of(config, data), environment=environment())
@@ -296,8 +316,12 @@ def _train_into(folder, config, data, name):
     results = _fit_and_evaluate(folder, config, data)
     _keep_train_images(folder, config, data)
     hub = _hub_names(config)
+    cost = _cost(start, cpu)
+    earlier = _earlier_cost(_logged_epochs(folder), began) if resumed else {}
+    for k,seconds in earlier.items(): cost[k] = round(cost[k]+seconds, 1)
+    more = {k:v for k,v in dict(hub=hub, earlier=earlier).items() if v}
     return dict(name=name, config=_recorded_config(config), data=_recorded_train(config, data), **results, **provenance,
-                saved=_saved(folder), resumed=resumed, **_cost(start, cpu), **dict(hub=hub) if hub else {},
+                saved=_saved(folder), resumed=resumed, **cost, **more,
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
 # %% ../../nbs/companion/28_runs.ipynb #39299ecf
@@ -374,6 +398,7 @@ def _load_model(folder, commit, named):
         options = dict(local_files_only=True, trust_remote_code=False)
         model = AmspsModel.from_pretrained(home, vision=named, **options)
         tokenizer = AutoTokenizer.from_pretrained(home, **options)
+        check_tokenizer(model.config, tokenizer)
     except LOAD_ERRORS as e:
         if out_of_memory(e):
             raise

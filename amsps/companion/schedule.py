@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from filelock import FileLock, Timeout
-from .cache import damaged_records, explain_run, key_name, known_records, load_record
-from .cache import whole_record
+from .cache import damaged_records, explain_run, json_object, key_name, known_records, knows_cost
+from .cache import load_record, whole_record
 from .config import RunConfig, loss_needs
 from .datasets import load_data, note_long_captions, with_part
 from .grid import Row
@@ -27,6 +27,7 @@ from .kernels import NotebookFailure, check_parameters, notebook_threads, warm_u
 from .kernels import run_notebook
 from .paths import asset, cache_root
 from .runs import key_of
+from ..consensus import are_english
 from ..data import SPLITS
 from ..errors import InputError, note
 from ..mining import MIN_SIBLINGS, enough_siblings
@@ -71,7 +72,14 @@ def _checked(config, data):
     data = with_part(data, config)
     for split in SPLITS: data.split(split)
     _note_siblings(config, data)
+    if config.mirror: _note_sides(data.split('train').captions)
     return data
+
+def _note_sides(captions):
+    "Say that captions of another language may name a side in words that nobody looks for"
+    if are_english(captions): return
+    note("--mirror leaves out pictures with a caption that names a side, and knows English words for sides only (left, "
+         "right, clockwise); most words here are not English: leave --mirror out if captions name sides")
 
 def _load_once(config, loaded, make=True):
     "Data of a run; runs that use different parts of the same data share it"
@@ -218,15 +226,7 @@ class _Tail:
         whole = text[:text.rfind('\n')+1].splitlines() # the last line may be unfinished
         lines = whole[self.seen:]
         self.seen += len(lines)
-        return [x for x in map(_json_object, lines) if x]
-
-def _json_object(line):
-    "The object in a line, or None for a line that a kill has torn"
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+        return [x for x in map(json_object, lines) if x]
 
 # %% ../../nbs/companion/31_schedule.ipynb #3073c2c6
 def _duration(seconds):
@@ -291,7 +291,8 @@ class Progress:
         self.running = {} # Name of a run -> `_Running`
         self.last = time.monotonic()
         self.took = {} # Kind, or size, of runs -> seconds of each
-        for r in known: self.learn(r['config'], r['wall_seconds'])
+        for r in known:
+            if knows_cost(r): self.learn(r['config'], r['wall_seconds'])
 
     def learn(self, config, seconds):
         "Remember how long a run took"

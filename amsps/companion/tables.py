@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 import numpy as np
 import pandas as pd
-from .cache import with_names_of_today
+from .cache import knows_cost, with_names_of_today
 from .config import RunConfig, label_of
 from .grid import baseline, questions_fixed, questions_on, records_for, references, row_order
 from .paths import path_name
@@ -621,7 +621,9 @@ def cost_table(
     records:list[dict],
 )->pd.DataFrame: # As `summary_table`
     "What a row costs"
-    frame = pd.DataFrame([_cost_of(r) for r in records if r['history']]) # of those that were trained
+    frame = pd.DataFrame([_cost_of(r) for r in records if r['history'] and knows_cost(r)]) # of those that were trained
+    if frame.empty:
+        raise InputError("no record knows what a whole run costs: all were resumed, by a version that did not add up")
     base = frame[frame.loss==baseline()].epoch.mean()
     if base>0: frame['ratio'] = frame.epoch/base # NaN where the baseline is missing
     names = dict(epoch='seconds an epoch', ratio=f'times {baseline().lower()}', mining='seconds of mining in all',
