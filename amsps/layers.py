@@ -54,9 +54,9 @@ def check_blocks(
     n:int, # Number of its last blocks
     option:str, # That sets it, for the message
 ):
-    "Raise `InputError` for more blocks than there are"
-    if not 0<=n<=len(place):
-        raise InputError(f"`{option}` is {n}, and the encoder has {len(place)} blocks; choose 0..{len(place)}")
+    "Raise `InputError` for more blocks than there are, and for what is no number of blocks"
+    if type(n) is not int or not 0<=n<=len(place):
+        raise InputError(f"`{option}` is {n!r}, and the encoder has {len(place)} blocks; choose 0..{len(place)}")
 
 # %% ../nbs/method/07_layers.ipynb #89ef7ea7
 _ALONE = threading.RLock() # Both functions below change an encoder while it runs: one thread at a time

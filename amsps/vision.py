@@ -470,6 +470,8 @@ def states(self,
     "What is stored of pictures"
     if self.square: _check_square(self.backbone, pixel_values)
     if self.stored=='pixels': return pixel_values
+    if not pixel_values.is_floating_point():
+        raise InputError(f"pixels are {pixel_values.dtype}; expected floats, normalised by the model's image processor")
     x = pixel_values.to(self.backbone.device)
     with full_float32():
         found = self._frozen(lambda: run_backbone(self.backbone, x))
@@ -719,8 +721,9 @@ def digest_vision(
 
 def _digest_processor(encoder):
     encoder.check_processor()
-    settings = json.dumps(encoder.processor.to_dict(), sort_keys=True, default=str)
-    return hashlib.sha256(settings.encode())
+    side = getattr(encoder.processor, 'side', 0) # of the squares of a SigLIP 2, which its file does not tell
+    settings = encoder.processor.to_dict()|(dict(side=side) if side else {})
+    return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
 
 # %% ../nbs/method/08_vision.ipynb #c50cd3f8
 def _write_header(f, shape, descr='<f2'):

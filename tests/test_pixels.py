@@ -1,4 +1,5 @@
 "Encoders that train and CLIP-like models on the command line, on drawn pictures."
+import csv
 import json
 import re
 import shutil
@@ -132,6 +133,30 @@ def trained_run(result):
     "Folder that `amsps train` printed"
     assert result.returncode==0, result.stderr
     return Path(re.search(r'^run: +(.*)', result.stdout, re.M)[1])
+
+def own_photographs(place, folder):
+    "The drawn pictures as a person keeps them: a folder, and a table of captions"
+    shutil.copytree(place/'flickr8k/Flicker8k_Dataset', folder/'images')
+    splits = {}
+    for split in ('train', 'dev', 'test'):
+        for name in (place/f'flickr8k/Flickr_8k.{split}Images.txt').read_text('utf-8').split(): splits[name] = split
+    lines = [l.split('\t') for l in (place/'flickr8k/Flickr8k.token.txt').read_text('utf-8').splitlines()]
+    rows = [[name.partition('#')[0], caption] for name,caption in lines]
+    with open(folder/'captions.csv', 'w', encoding='utf-8', newline='') as f:
+        out = csv.writer(f)
+        out.writerow(['image', 'caption', 'split'])
+        out.writerows([*row, splits[row[0]]] for row in rows if row[0] in splits)
+    return folder
+
+
+def test_own_folder(cli, place, tmp_path):
+    "A folder of photographs and captions.csv: the last block of a vision model trains, and the run is evaluated again"
+    own = ['--dataset', 'own', '--data-root', own_photographs(place, tmp_path/'photos')]
+    tuned = ['--backbone', place/'vit', '--tune-vision-layers', 1, '--grid', 1, '--epochs', 2]
+    run = trained_run(cli('train', *own, *tuned, '--cache-dir', tmp_path/'cache'))
+    assert json.loads((run/'record.json').read_text('utf-8'))['config']['tune_vision_layers']==1
+    shown = cli('evaluate', run, '--data-root', tmp_path/'photos', '--cache-dir', tmp_path/'cache')
+    assert shown.returncode==0 and 'equal to the record' in shown.stdout, shown.stderr
 
 
 def test_siglip2(cli, place):

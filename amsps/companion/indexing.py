@@ -35,7 +35,7 @@ from .paths import writable_folder
 from .onnx_sides import ONNX_NAME, check_onnx, onnx_files, read_picture_side, write_picture_side
 from .query import (
     index_model, index_vision, load_model, model_digest, read_text_side, write_text_onnx, write_text_side)
-from ..errors import InputError, note
+from ..errors import InputError, naming, note
 from ..pictures import load_image
 
 # %% ../../nbs/companion/52_indexing.ipynb #737abaed
