@@ -19,7 +19,7 @@ TINY = dict(scenes_train=60, scenes_dev=20, scenes_test=30, embed_size=16, word_
             patience=8, warmup_epochs=1, active_from=2, refresh=2, dropout=.1)
 OUTPUTS = ('table_levels', 'figure_map')
 # Of a record: time and place
-NOT_COMPARED = ('resumed', 'wall_seconds', 'cpu_seconds', 'peak_memory_mib', 'finished', 'environment')
+NOT_COMPARED = ('resumed', 'earlier', 'wall_seconds', 'cpu_seconds', 'peak_memory_mib', 'finished', 'environment')
 
 
 def tiny_rows(cache, seeds):

@@ -68,6 +68,7 @@ def test_one_plug(undisturbed, tmp_path):
     assert unplug.work(tmp_path, None)==[]
     record = json.loads(next((tmp_path/'runs').glob('ahrl-*/record.json')).read_text('utf-8'))
     assert record['resumed'], 'it began anew'
+    assert 0<record['earlier']['cpu_seconds']<record['cpu_seconds'], 'the first process cost something, too'
     assert unplug.differences(undisturbed, unplug.everything(tmp_path, None))==[]
 
 
