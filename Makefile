@@ -27,7 +27,7 @@ verify: $(READY) # the quickest committed record of the scenes, trained again
 	$(BIN)/amsps verify
 
 test: $(READY) ## gates, notebooks, records and tests, at the same time
-	$(MAKE) -j 3 check verify notebooks pytest
+	$(MAKE) -j 4 check verify notebooks pytest
 
 notebooks: $(READY)
 	$(ONE) $(BIN)/nbdev_test --n_workers 2
