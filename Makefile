@@ -11,7 +11,7 @@ PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-
 OTHERS := $(filter-out scenes flickr8k, $(notdir $(patsubst %/,%,$(dir $(wildcard data/results/*/*.json)))))
 FLICKR8K ?=
 
-.PHONY: help env reproduce check verify test notebooks pytest test-slow figures readme docs bench
+.PHONY: help env reproduce check verify test test-slow figures readme docs bench
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
@@ -26,13 +26,9 @@ check: $(READY) ## the gates: clean notebooks, library and README in step, shape
 verify: $(READY) # the quickest committed record of the scenes, trained again
 	$(BIN)/amsps verify
 
-test: $(READY) ## gates, notebooks, records and tests, at the same time
-	$(MAKE) -j 4 check verify notebooks pytest
-
-notebooks: $(READY)
+test: $(READY) ## gates, notebooks, records and tests
+	$(MAKE) -j 2 check verify
 	$(ONE) $(BIN)/nbdev_test --n_workers 2
-
-pytest: $(READY)
 	$(PYTEST) $(FIRST) $(REST)
 
 test-slow: $(READY) ## the tests marked slow, which `make test` skips

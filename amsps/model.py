@@ -486,8 +486,10 @@ def _save_weights(self, folder, *args, **kwargs):
 @patch_to(AmspsModel)
 def _save_tools(self, folder):
     "Save the processor of the vision encoder, and the tokeniser that lies beside the weights of a loaded model"
-    home = Path(self.name_or_path or 'none')
-    if not home.is_dir() or home.resolve()!=folder.resolve():
+    home = Path(self.name_or_path)
+    if not self.name_or_path: # a new model, whose tokeniser is not known
+        if self.vision is not None and self.vision.processor is not None: self.vision.processor.save_pretrained(folder)
+    elif not home.is_dir() or home.resolve()!=folder.resolve():
         import_module('amsps.processor').save_tools(self, folder)
 
 @patch_to(AmspsModel)
