@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['POOLINGS', 'CONSENSUS', 'VISION', 'REFERENCE', 'masked_max', 'AttentionPooling', 'GeneralizedPooling', 'AmspsConfig',
-           'vocabulary_digest', 'check_tokenizer', 'AmspsOutput', 'AmspsModel', 'weighted_levels', 'level_objective']
+           'vocabulary_digest', 'check_tokenizer', 'load_tokenizer', 'AmspsOutput', 'AmspsModel', 'weighted_levels',
+           'level_objective']
 
 # %% ../nbs/method/12_model.ipynb #ea1091a6
 import hashlib
@@ -23,7 +24,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 from .consensus import ConceptLevel, GraphLevel, LikelihoodLevel
@@ -204,6 +205,18 @@ def check_tokenizer(
     if beyond or other:
         raise InputError(f"the tokeniser ({len(tokenizer):,} tokens) is not that of the model's training; copy the "
                          "whole folder again, or take the tokeniser of the training")
+
+def load_tokenizer(
+    name_or_path:str, # Folder or hub name of a saved model
+    config:AmspsConfig, # The model's
+    **options, # As for transformers' tokenisers
+)->PreTrainedTokenizerBase:
+    "The tokeniser beside a saved model; raises `InputError` where it is that of another model"
+    tokenizer = AutoTokenizer.from_pretrained(name_or_path, **options|dict(trust_remote_code=False))
+    try: check_tokenizer(config, tokenizer)
+    except InputError as e:
+        raise InputError(f"cannot load the model of {name_or_path}: {e}") from None
+    return tokenizer
 
 # %% ../nbs/method/12_model.ipynb #92846b96
 @dataclass

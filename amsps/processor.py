@@ -12,11 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoProcessor, AutoTokenizer, BatchFeature, ProcessorMixin
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from .data import token_ids
 from .dual import SquarePixels
 from .errors import InputError, quoted
-from .model import AmspsConfig, AmspsModel, check_tokenizer
+from .model import AmspsConfig, AmspsModel, check_tokenizer, load_tokenizer
 from .pictures import load_image
 from .patching import patch_to
 from .vision import LOAD_ERRORS, picture_pixels, quiet_transformers
@@ -97,16 +97,15 @@ AutoProcessor.register(AmspsConfig, AmspsProcessor)
 # %% ../nbs/method/20_processor.ipynb #5d1e120a
 def _own_tokenizer(model, **more):
     "The tokeniser beside a model's weights"
-    options = getattr(model, 'hub_options', {})|dict(trust_remote_code=False)|more
+    options = getattr(model, 'hub_options', {})|more
+    none = InputError("the model has no tokeniser beside its weights: load both from a folder that `amsps train` or "
+                      "`AmspsProcessor.save_pretrained` wrote, or give `tokenizer`")
+    if not model.name_or_path: # it is new
+        raise none
     try:
-        if not model.name_or_path:
-            raise OSError('a new model')
-        with quiet_transformers(): tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, **options)
-    except LOAD_ERRORS:
-        raise InputError("the model has no tokeniser beside its weights: load both from a folder that `amsps train` or "
-                         "`AmspsProcessor.save_pretrained` wrote, or give `tokenizer`") from None
-    check_tokenizer(model.config, tokenizer)
-    return tokenizer
+        with quiet_transformers(): return load_tokenizer(model.name_or_path, model.config, **options)
+    except LOAD_ERRORS as e:
+        raise (e if isinstance(e, InputError) else none) from None
 
 def save_tools(
     model:AmspsModel,

@@ -26,7 +26,7 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedTokenizerBase, PrinterCallback, Trainer, TrainerCallback
 from transformers import TrainerState, TrainingArguments
-from .errors import InputError, naming
+from .errors import InputError, naming, replacing
 from .patching import patch_to
 from .chunks import GradientCache, check_chunks, chunked
 from .data import PairCollator, PairDataset, on_device
@@ -809,16 +809,7 @@ def write_atomically(
     text:str,
 ):
     "Write a text file (UTF-8) beside its place, and rename it when the disk has it"
-    tmp = Path(path).with_name(Path(path).name+'.tmp')
-    try:
-        with naming(path), open(tmp, 'wb') as f:
-            f.write(text.encode())
-            f.flush()
-            os.fsync(f.fileno()) # else a power cut may leave an empty file
-        os.replace(tmp, path)
-    except BaseException:
-        tmp.unlink(missing_ok=True) # a part of a file would keep a full disk full
-        raise
+    with replacing(path) as f: f.write(text.encode())
 
 # %% ../nbs/method/18_training.ipynb #999d2290
 def _is_plain(x): return isinstance(x, (bool,int,float,str,tuple,type(None)))

@@ -451,7 +451,7 @@ def _config_option(name, group):
 
 # %% ../../nbs/companion/59_cli.ipynb #59a6935d
 _ROW_HELP = ('Start from the settings of a row of the tables, such as AHRL or AMSPS; other options override them. '
-             'Without a row and without --loss: the loss of a row that is ahead on dev splits.')
+             'Without a row and without --loss, one is chosen by the data and said; the results page says why.')
 
 def _config_signature():
     "The signature of `train`"
@@ -1413,7 +1413,7 @@ def _check_page(path):
 def _write_page(path, answer, index):
     "Results as an HTML file"
     from amsps.companion.gallery import gallery
-    from amsps.companion.index import replacing
+    from amsps.errors import replacing
     with replacing(path.resolve()) as f: # a link stays
         f.write(gallery(index, answer.found, answer.query, answer.notes).encode(errors='replace'))
     echo(f'page:  {path}', err=True)

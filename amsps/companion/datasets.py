@@ -23,7 +23,6 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 from scipy.sparse import csr_array
-from transformers import AutoTokenizer
 from .cache import code_behind, digest
 from .config import RunConfig, saved_folder
 from .formats import Columns, check_dataset, find_layout, read_dataset
@@ -34,7 +33,7 @@ from ..data import read_rows
 from ..dual import DualParts, load_dual
 from ..errors import InputError, quoted
 from ..mining import enough_siblings
-from ..model import AmspsModel, check_tokenizer
+from ..model import AmspsModel, load_tokenizer
 from ..patching import patch_to
 from ..scenes import SceneData, make_scenes
 from ..text import MeanStates, TextStates, check_last_layers, extract_states, load_text_backbone
@@ -387,15 +386,11 @@ def saved_start(
         if model.vision is not None and model.vision.processor is None:
             raise InputError(f"the model of {home} has no image processor (processor_config.json or "
                              "preprocessor_config.json); copy the whole folder again")
-        tokenizer = AutoTokenizer.from_pretrained(home, **options)
+        return model,load_tokenizer(home, model.config, **options)
     except LOAD_ERRORS as e:
         if isinstance(e, InputError):
             raise
         raise InputError(f"cannot load the model of {home}: {quoted(e)}; copy the whole folder again") from None
-    try: check_tokenizer(model.config, tokenizer)
-    except InputError as e:
-        raise InputError(f"cannot load the model of {home}: {e}") from None
-    return model,tokenizer
 
 # %% ../../nbs/companion/25_datasets.ipynb #76c50478
 def starting_model(

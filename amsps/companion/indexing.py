@@ -30,12 +30,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 from .index import (
     MANIFEST, Index, best_similarities, chance_of, is_entry, is_index, neighbour_similarities, open_index,
-    read_manifest, remove_others, replacing, write_generation, write_manifest)
+    read_manifest, remove_others, write_generation, write_manifest)
 from .paths import writable_folder
 from .onnx_sides import ONNX_NAME, check_onnx, onnx_files, read_picture_side, write_picture_side
 from .query import (
     index_model, index_vision, load_model, model_digest, read_text_side, write_text_onnx, write_text_side)
-from ..errors import InputError, naming, note
+from ..errors import InputError, naming, note, replacing
 from ..pictures import load_image
 
 # %% ../../nbs/companion/52_indexing.ipynb #737abaed

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Callable
 import numpy as np
 from PIL import Image
-from .index import replacing
-from ..errors import InputError, note, quoted
+from ..errors import InputError, note, quoted, replacing
 
 # %% ../../nbs/companion/50_onnx_sides.ipynb #67bdedd2
 def picture_steps(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np
 from .index import (
-    Found, Index, nearest, note_chance, p_value, picture_path, replacing, row_of, similarities)
+    Found, Index, nearest, note_chance, p_value, picture_path, row_of, similarities)
 from .paths import REFERENCE
 from ..errors import InputError, InputNote, quoted
 from ..words import check_query
@@ -78,8 +78,7 @@ def load_model(
     vision:str='', # From `index_vision`
 )->tuple: # Model in eval mode, tokeniser
     "A model that embeds pictures and texts; raises `InputError` where it cannot be loaded, or lacks one side"
-    from transformers import AutoTokenizer
-    from amsps.model import check_tokenizer
+    from amsps.model import load_tokenizer
     from amsps.processor import AmspsModel
     from amsps.vision import LOAD_ERRORS, encoding_device
     if Path(vision).is_absolute() and not Path(vision).is_dir(): # no name of the hub
@@ -92,15 +91,11 @@ def load_model(
         if model.vision is None:
             raise InputError(f"the model {home} has no vision encoder, because it was trained on region features or on "
                              "generated scenes; name a model that was trained on pictures (--backbone or --model)")
-        tokenizer = AutoTokenizer.from_pretrained(home, **options)
+        return model.eval().to(encoding_device()),load_tokenizer(home, model.config, **options)
     except LOAD_ERRORS as e:
         if isinstance(e, InputError):
             raise
         raise InputError(f"cannot load the model {home}: {quoted(e)}; copy the whole folder again") from None
-    try: check_tokenizer(model.config, tokenizer)
-    except InputError as e:
-        raise InputError(f"cannot load the model {home}: {e}") from None
-    return model.eval().to(encoding_device()),tokenizer
 
 def _kind(home):
     "The type of a model, by its configuration"

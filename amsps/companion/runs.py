@@ -27,7 +27,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from filelock import FileLock
-from transformers import AutoTokenizer
 from .build import build_loss, build_miner, build_model, concept_graph, random_views
 from .cache import UNNAMED, check_record, digest, json_object, key_name, read_json, read_record, run_key
 from .cache import settings_of, whole_record
@@ -39,7 +38,7 @@ from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
 from ..errors import InputError, out_of_memory, quoted
 from ..metrics import recall_metrics, unpack_ranks
-from ..model import REFERENCE, AmspsModel, check_tokenizer, vocabulary_digest
+from ..model import REFERENCE, AmspsModel, load_tokenizer, vocabulary_digest
 from ..processor import AmspsProcessor
 from ..training import checkpoints_of, file_digests, fit, note, write_atomically
 from ..vision import LOAD_ERRORS, encoding_device, load_vision
@@ -397,8 +396,7 @@ def _load_model(folder, commit, named):
     try:
         options = dict(local_files_only=True, trust_remote_code=False)
         model = AmspsModel.from_pretrained(home, vision=named, **options)
-        tokenizer = AutoTokenizer.from_pretrained(home, **options)
-        check_tokenizer(model.config, tokenizer)
+        tokenizer = load_tokenizer(home, model.config, **options)
     except LOAD_ERRORS as e:
         if out_of_memory(e):
             raise
