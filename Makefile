@@ -15,7 +15,7 @@ FLICKR8K ?=
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
-env: $(READY)
+env: $(READY) ## the environment in .venv, which the other targets make too
 
 reproduce: $(READY) ## tables, figures and report on the generated scenes, in reports/scenes; changes no tracked file
 	$(BIN)/amsps reproduce

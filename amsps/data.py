@@ -31,7 +31,7 @@ from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from .errors import InputError, quoted
+from .errors import InputError, quoted, replacing
 from .patching import patch_to
 from .words import has_word, word_pattern, word_replacements, words_of
 
@@ -283,9 +283,8 @@ def write_digests(
     files:dict[str,Path], # Name that a file gets in the folder of the marker -> where it is now
 ):
     "Keep the digests of the files of a set"
-    made = Path(marker).with_name(f'{Path(marker).name}.tmp')
-    made.write_text(json.dumps({name:content_digest(file) for name,file in files.items()}), 'utf-8')
-    put_in_place(made, marker)
+    found = {name:content_digest(file) for name,file in files.items()}
+    with replacing(marker) as f: f.write(json.dumps(found).encode())
 
 def are_whole(
     marker:Path, # From `write_digests`

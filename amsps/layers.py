@@ -59,7 +59,7 @@ def check_blocks(
         raise InputError(f"`{option}` is {n!r}, and the encoder has {len(place)} blocks; choose 0..{len(place)}")
 
 # %% ../nbs/method/07_layers.ipynb #89ef7ea7
-_ALONE = threading.RLock() # Both functions below change an encoder while it runs: one thread at a time
+_ALONE = threading.RLock() # `input_of_last_blocks` and `last_blocks_only` change an encoder while it runs
 
 class _Reached(Exception):
     "Ends a forward pass at a block"

@@ -19,7 +19,6 @@ __all__ = ['BLOCK_BYTES', 'SEARCHES', 'MIN_SIBLINGS', 'MIN_BAND', 'MAX_PRIOR', '
            'mined_similarities', 'pair_positions', 'is_whole_state']
 
 # %% ../nbs/method/16_mining.ipynb #49a3b8c1
-import os
 import warnings
 import zipfile
 import zlib
@@ -34,7 +33,7 @@ from scipy.optimize import isotonic_regression, minimize
 from scipy.sparse import csr_array
 from scipy.special import expit, logit
 from torch import Tensor
-from .errors import InputError, quoted
+from .errors import InputError, quoted, replacing
 from .words import words_of
 from .patching import patch_to
 from .losses import Mined, Offline, Queue, Quintuplet, check_choice, check_interval
@@ -1049,10 +1048,7 @@ def is_negative(self,
 SPARSE_PARTS = ('data', 'indices', 'indptr', 'shape')
 
 def _write_arrays(path, arrays):
-    "Write an .npz file beside its place and rename it"
-    tmp = Path(path).with_suffix('.tmp.npz')
-    np.savez(tmp, **arrays)
-    os.replace(tmp, path)
+    with replacing(path) as f: np.savez(f, **arrays)
 
 def _read_arrays(path):
     with np.load(path, allow_pickle=False) as z: return dict(z)

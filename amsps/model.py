@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 from .consensus import ConceptLevel, GraphLevel, LikelihoodLevel
 from .dual import DualParts, dual_from_config
-from .errors import InputError, out_of_memory, quoted
+from .errors import InputError, out_of_memory, quoted, replacing
 from .layers import (
     RUN_AGAIN, add_adapters, blocks_that_train, checkpointed, has_adapters, merge_adapters)
 from .patching import patch_to
@@ -200,9 +200,9 @@ def check_tokenizer(
 ):
     "Raise `InputError` for the tokeniser of another model"
     rows = (config.text_config or {}).get('vocab_size', config.vocab_size)
-    beyond = not config.dual_config and max(tokenizer.get_vocab().values())>=rows
-    other = config.vocabulary and vocabulary_digest(tokenizer)!=config.vocabulary
-    if beyond or other:
+    if config.vocabulary: other = vocabulary_digest(tokenizer)!=config.vocabulary
+    else: other = not config.dual_config and max(tokenizer.get_vocab().values())>=rows # of earlier versions
+    if other:
         raise InputError(f"the tokeniser ({len(tokenizer):,} tokens) is not that of the model's training; copy the "
                          "whole folder again, or take the tokeniser of the training")
 
@@ -519,7 +519,7 @@ def _save_vision(encoder, home, how):
         return
     said = dict(name=encoder.name, on_hub=encoder.on_hub, sha256=digest_vision(encoder))
     said['config'] = behaviour_of(encoder.backbone.config)
-    (home/REFERENCE).write_text(json.dumps(said, indent=1), 'utf-8')
+    with replacing(home/REFERENCE) as f: f.write(json.dumps(said, indent=1).encode())
 
 def _check_referable(model):
     "Raise `InputError` for a model whose vision encoder cannot be saved by reference"

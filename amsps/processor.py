@@ -95,26 +95,23 @@ class AmspsProcessor(ProcessorMixin):
 AutoProcessor.register(AmspsConfig, AmspsProcessor)
 
 # %% ../nbs/method/20_processor.ipynb #5d1e120a
-def _own_tokenizer(model, **more):
-    "The tokeniser beside a model's weights"
-    options = getattr(model, 'hub_options', {})|more
-    none = InputError("the model has no tokeniser beside its weights: load both from a folder that `amsps train` or "
-                      "`AmspsProcessor.save_pretrained` wrote, or give `tokenizer`")
-    if not model.name_or_path: # it is new
-        raise none
+def _own_tokenizer(model):
+    "The tokeniser beside a model's weights, or None; raises `InputError` for that of another model"
+    if not model.name_or_path: return None # it is new
     try:
-        with quiet_transformers(): return load_tokenizer(model.name_or_path, model.config, **options)
-    except LOAD_ERRORS as e:
-        raise (e if isinstance(e, InputError) else none) from None
+        with quiet_transformers():
+            return load_tokenizer(model.name_or_path, model.config, **getattr(model, 'hub_options', {}))
+    except InputError:
+        raise
+    except LOAD_ERRORS: return None
 
 def save_tools(
     model:AmspsModel,
     folder:Path, # Exists
 ):
-    "Save the processor and the tokeniser that a model has, if it has them; nothing is downloaded"
+    "Save the processor and the tokeniser that a model has beside its weights, if it has them"
     pictures = None if model.vision is None else model.vision.processor
-    try: tokenizer = _own_tokenizer(model, local_files_only=True)
-    except InputError: tokenizer = None
+    tokenizer = _own_tokenizer(model)
     if pictures is None: saver = tokenizer
     elif tokenizer is None: saver = pictures
     else: saver = AmspsProcessor(pictures, tokenizer, model.config.image_size)
@@ -160,8 +157,11 @@ def _encode_images(self, images, batch_size, progress):
 
 @patch_to(AmspsModel)
 def _encode_texts(self, texts, tokenizer, batch_size, progress):
-    if tokenizer is None: tokenizer = _own_tokenizer(self)
-    else: check_tokenizer(self.config, tokenizer)
+    if tokenizer is not None: check_tokenizer(self.config, tokenizer)
+    else: tokenizer = _own_tokenizer(self)
+    if tokenizer is None:
+        raise InputError("the model has no tokeniser beside its weights: load both from a folder that `amsps train` or "
+                         "`AmspsProcessor.save_pretrained` wrote, or give `tokenizer`")
     def encode(some):
         return self.get_text_features(**{k:x.to(self.device) for k,x in tokenized(tokenizer, some).items()})
     return _in_batches(encode, texts, batch_size=batch_size, progress=progress, what='texts')

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'BATCHES', 'PRECISIONS', 'SEAL', 'embed_images', 'embed_captions', 'embed', 'spread', 'evaluate_split',
            'LearningModes', 'TrainingCollapse', 'check_finite', 'HostCopy', 'CollapseGuard', 'MiningStore',
-           'MiningCallback', 'RetrievalTrainer', 'LengthBatches', 'ImageBatches', 'RankNoise', 'EpochLog',
-           'append_line', 'write_atomically', 'describe_loss', 'note', 'file_digests', 'seal', 'is_sealed',
+           'append_line', 'log_objects', 'MiningCallback', 'RetrievalTrainer', 'LengthBatches', 'ImageBatches',
+           'RankNoise', 'EpochLog', 'write_atomically', 'describe_loss', 'note', 'file_digests', 'seal', 'is_sealed',
            'CheckpointSeal', 'checkpoints_of', 'hold_features', 'place_features', 'epoch_history', 'fit']
 
 # %% ../nbs/method/18_training.ipynb #06d3a635
@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
 import numpy as np
@@ -251,27 +251,42 @@ class MiningStore:
         names = [f'mined{passes-1}.npz']+[f'memory-mined{passes-1}.npz']*memory
         return not passes or all(is_whole_state(self.folder/n) for n in names)
 
+# %% ../nbs/method/18_training.ipynb #66261350
+def append_line(
+    path:Path, # Created if missing
+    text:str, # Without a line break
+):
+    "Add a line to a log, also after a line that a kill has torn"
+    with naming(path), open(path, 'a+b') as f:
+        end = f.seek(0, os.SEEK_END)
+        if end: f.seek(end-1)
+        torn = end and f.read(1)!=b'\n'
+        f.write(b'\n'*bool(torn)+text.encode()+b'\n')
+
+def log_objects(
+    text:str, # Of a log with a JSON object a line
+)->list[dict]:
+    "The objects in a log, less the lines that a kill or a power cut has torn"
+    found = []
+    for line in text.splitlines():
+        with suppress(ValueError): found.append(json.loads(line))
+    return [x for x in found if isinstance(x, dict)]
+
 # %% ../nbs/method/18_training.ipynb #5b38b78c
 @patch_to(MiningStore)
 def append_log(self,
     line:dict, # Counts of a pass, with its `epoch`
 ):
     "Add a line to the log"
-    with open(self.folder/'mining.jsonl', 'a', encoding='utf-8') as f: f.write('\n'+json.dumps(line)+'\n')
-
-def _line_of_epoch(line):
-    "A line of a log, or None for one that a kill or a power cut has torn"
-    try: found = json.loads(line)
-    except ValueError: return None
-    return found if isinstance(found, dict) and isinstance(found.get('epoch'), int) else None
+    append_line(self.folder/'mining.jsonl', json.dumps(line))
 
 @patch_to(MiningStore)
 def read_log(self)->list[dict]: # In the order of epochs; a pass that a resumed run repeated counts once
     "Counts of all passes"
     f = self.folder/'mining.jsonl'
     if not f.exists(): return []
-    lines = [_line_of_epoch(l) for l in f.read_text('utf-8', errors='replace').splitlines()]
-    by_epoch = {l['epoch']:l for l in lines if l}
+    lines = log_objects(f.read_text('utf-8', errors='replace'))
+    by_epoch = {l['epoch']:l for l in lines if isinstance(l.get('epoch'), int)}
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]
 
 # %% ../nbs/method/18_training.ipynb #80b09844
@@ -790,18 +805,6 @@ class EpochLog(TrainerCallback):
         line |= dict(dev_rsum=metrics['eval_rsum'], seconds=round(time.monotonic()-self.start, 1),
                      cpu_seconds=round(time.process_time()-self.cpu, 1), started=self.started)
         append_line(self.path, json.dumps(line))
-
-# %% ../nbs/method/18_training.ipynb #66261350
-def append_line(
-    path:Path, # Created if missing
-    text:str, # Without a line break
-):
-    "Add a line to a log, also after a line that a kill has torn"
-    with naming(path), open(path, 'a+b') as f:
-        end = f.seek(0, os.SEEK_END)
-        if end: f.seek(end-1)
-        torn = end and f.read(1)!=b'\n'
-        f.write(b'\n'*bool(torn)+text.encode()+b'\n')
 
 # %% ../nbs/method/18_training.ipynb #16093e36
 def write_atomically(

@@ -38,7 +38,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel
 from transformers.utils import logging as hf_logging
 from .data import Regions, are_whole, as_float, batches_ahead, disk_room, load_features
 from .data import put_in_place, write_digests
-from .errors import InputError, note, out_of_memory, quoted
+from .errors import InputError, note, out_of_memory, quoted, replacing
 from .layers import (
     block_list, checkpointing, give_the_same, input_of_last_blocks, last_blocks_only, train_mode,
     trained_parameters)
@@ -676,8 +676,7 @@ def _keep_digests(folder, digests):
     try: right = np.array_equal(np.load(out, allow_pickle=False), short)
     except (OSError, ValueError, EOFError): right = False # none, or torn
     if not right:
-        np.save(folder/'pictures.tmp.npy', short)
-        put_in_place(folder/'pictures.tmp.npy', out)
+        with replacing(out) as f: np.save(f, short)
 
 # %% ../nbs/method/08_vision.ipynb #9d6a79d2
 def digest_weights(
@@ -895,8 +894,7 @@ def features_folder(
 def _note_begun(folder, key, encoder, digests):
     "Write of what a partial file is made; (1+N, 32) digests of the settings and of the pictures"
     rows = np.frombuffer(_settings_digest(key, encoder)+b''.join(digests), np.uint8).reshape(-1, 32)
-    np.save(folder/'begun.tmp.npy', rows)
-    os.replace(folder/'begun.tmp.npy', folder/'begun.npy')
+    with replacing(folder/'begun.npy') as f: np.save(f, rows)
     return rows
 
 def _equal_start(a, b):

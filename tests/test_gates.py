@@ -199,6 +199,14 @@ def test_shape_of_scripts(monkeypatch, tmp_path, code, fault):
     assert fault in '\n'.join(shape.faults([tmp_path/'odd.py']))
 
 
+def test_undefined_name_of_a_module(monkeypatch, tmp_path):
+    "A notebook that imports `*` hides a name that nothing defines; the module that it exports does not"
+    monkeypatch.setattr(shape, 'ROOT', tmp_path)
+    (tmp_path/'amsps').mkdir()
+    (tmp_path/'amsps/odd.py').write_text('def f(): return replacing(1)\n')
+    assert 'F821' in '\n'.join(shape.faults([]))
+
+
 def test_every_file_has_a_shape(copy):
     "`make check` looks at notebooks, tests, benchmarks and its own scripts"
     files = ('nbs/guides/odd.ipynb', 'nbs/experiments/odd.ipynb', 'benchmarks/odd.py', '.ci/odd.py')

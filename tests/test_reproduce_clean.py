@@ -90,7 +90,7 @@ def make(*args):
 @pytest.mark.skipif(not shutil.which('make'), reason='no make')
 def test_targets():
     "`make help` lists every target; only `make figures` writes to the committed folders"
-    targets = ('help', 'reproduce', 'check', 'test', 'test-slow', 'figures', 'readme', 'docs', 'bench')
+    targets = ('help', 'env', 'reproduce', 'check', 'test', 'test-slow', 'figures', 'readme', 'docs', 'bench')
     assert [l.split()[1] for l in make('help').stdout.splitlines()]==list(targets)
     recipes = {t:make('-n', t).stdout for t in targets}
     assert [t for t in targets if 'figures/scenes' in recipes[t]]==['figures']

@@ -5,10 +5,9 @@
 # %% auto #0
 __all__ = ['USED_WHEN', 'UNNAMED', 'LOCKS', 'digest', 'bare_code', 'code_behind', 'training_cells', 'used_code', 'settings_of',
            'run_key', 'key_name', 'run_of', 'check_record', 'with_names_of_today', 'load_record', 'read_json',
-           'json_object', 'read_record', 'knows_cost', 'whole_record', 'known_records', 'damaged_records',
-           'explain_run', 'find_record', 'list_runs', 'diff_runs', 'stale_runs', 'held_locks', 'foreign_files',
-           'why_kept', 'remove', 'unused_vision', 'why_vision_kept', 'remove_vision', 'partial_features',
-           'why_part_kept', 'remove_part']
+           'read_record', 'knows_cost', 'whole_record', 'known_records', 'damaged_records', 'explain_run',
+           'find_record', 'list_runs', 'diff_runs', 'stale_runs', 'held_locks', 'foreign_files', 'why_kept', 'remove',
+           'unused_vision', 'why_vision_kept', 'remove_vision', 'partial_features', 'why_part_kept', 'remove_part']
 
 # %% ../../nbs/companion/24_cache.ipynb #ec0187fb
 import ast
@@ -405,16 +404,6 @@ def read_json(
         return json.loads(Path(path).read_text('utf-8'))
     except (OSError, ValueError, RecursionError) as e:
         raise InputError(f"{path} cannot be read ({quoted(e)}); remove it, or make the run again") from None
-
-def json_object(
-    line:str, # Of a log
-)->dict|None:
-    "The object in a line, or None for a line that a kill has torn"
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
 
 def read_record(
     folder:Path, # Of a run

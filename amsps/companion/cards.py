@@ -143,10 +143,8 @@ upgrade that it advises does not help. The folder holds no code.'''
 
 _USE_REGIONS = '''```python
 from amsps.processor import AmspsModel      # in a clone of amsps: pip install .
-from transformers import AutoTokenizer
 model = AmspsModel.from_pretrained({name})
-tokenizer = AutoTokenizer.from_pretrained({name})
-texts = model.encode(texts=['a dog in the snow'], tokenizer=tokenizer)
+texts = model.encode(texts=['a dog in the snow'])
 ```
 
 The model has no image encoder: `model.encode_image` takes region features of the kind that it was trained on.'''

@@ -21,7 +21,7 @@ import numpy as np
 from .index import (
     Found, Index, nearest, note_chance, p_value, picture_path, row_of, similarities)
 from .paths import REFERENCE
-from ..errors import InputError, InputNote, quoted
+from ..errors import InputError, InputNote, quoted, replacing
 from ..words import check_query
 
 # %% ../../nbs/companion/51_query.ipynb #f043a445

@@ -28,8 +28,8 @@ import numpy as np
 import torch
 from filelock import FileLock
 from .build import build_loss, build_miner, build_model, concept_graph, random_views
-from .cache import UNNAMED, check_record, digest, json_object, key_name, read_json, read_record, run_key
-from .cache import settings_of, whole_record
+from .cache import UNNAMED, check_record, digest, key_name, read_json, read_record, run_key, settings_of
+from .cache import whole_record
 from .config import WITHOUT_ANSWERS, RunConfig, check_trains, label_of, parse_config, saved_folder
 from .datasets import RunData, answer_files, backbone_digest, image_digests, load_data, model_digest
 from .datasets import saved_start, text_digest
@@ -40,7 +40,7 @@ from ..errors import InputError, out_of_memory, quoted
 from ..metrics import recall_metrics, unpack_ranks
 from ..model import REFERENCE, AmspsModel, load_tokenizer, vocabulary_digest
 from ..processor import AmspsProcessor
-from ..training import checkpoints_of, file_digests, fit, note, write_atomically
+from ..training import checkpoints_of, file_digests, fit, log_objects, note, write_atomically
 from ..vision import LOAD_ERRORS, encoding_device, load_vision
 
 # %% ../../nbs/companion/28_runs.ipynb #d2f23fa1
@@ -244,17 +244,20 @@ def _logged_epochs(folder):
         text = (folder/'log.jsonl').read_text('utf-8', errors='replace')
     except FileNotFoundError:
         return []
-    return [l for l in map(json_object, text.splitlines()) if l and {'epoch','seconds'}<=l.keys()]
+    return [l for l in log_objects(text) if {'epoch','seconds'}<=l.keys()]
 
 def _earlier_cost(
     lines:list[dict], # `_logged_epochs`, at the end of a run
     began:float, # When this process started to train, seconds since 1970
 )->dict: # `wall_seconds`, `cpu_seconds`; empty where an older version wrote the log
-    "What earlier processes spent on the epochs that this one did not make again"
-    first = next((l['epoch'] for l in lines if l.get('started', 0)>=began), math.inf)
-    kept = [l for l in lines if l.get('started', 0)<began and l['epoch']<first]
-    if not all({'started','cpu_seconds'}<=l.keys() for l in kept): return {}
-    last = {l['started']:l for l in kept}.values() # of each process
+    "What earlier processes spent on the epochs that no later one made again"
+    if not all({'started','cpu_seconds'}<=l.keys() for l in lines): return {}
+    first,last = math.inf,[] # Epoch that later processes began with; the last line that counts, of each process
+    for started in sorted({l['started'] for l in lines}, reverse=True):
+        own = [l for l in lines if l['started']==started and l['epoch']<first]
+        if not own: continue
+        first = own[0]['epoch']
+        if started<began: last.append(own[-1])
     return dict(wall_seconds=sum(l['seconds'] for l in last), cpu_seconds=sum(l['cpu_seconds'] for l in last))
 
 # %% ../../nbs/companion/28_runs.ipynb #4297cfa6
@@ -353,7 +356,7 @@ def _tidy(folder):
     "Remove what only an interrupted run needs"
     for checkpoint in checkpoints_of(folder):
         shutil.rmtree(checkpoint)
-    for file in folder.glob('memory-mined*.npz'):
+    for file in folder.glob('memory-mined*'): # also a part that a kill left
         file.unlink()
 
 # %% ../../nbs/companion/28_runs.ipynb #758ea0b4

@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from filelock import FileLock, Timeout
-from .cache import damaged_records, explain_run, json_object, key_name, known_records, knows_cost
-from .cache import load_record, whole_record
+from .cache import damaged_records, explain_run, key_name, known_records, knows_cost, load_record
+from .cache import whole_record
 from .config import RunConfig, loss_needs
 from .datasets import load_data, note_long_captions, with_part
 from .grid import Row
@@ -32,7 +32,7 @@ from ..data import SPLITS
 from ..errors import InputError, note
 from ..mining import MIN_SIBLINGS, enough_siblings
 from ..patching import patch_to
-from ..training import append_line
+from ..training import append_line, log_objects
 
 # %% ../../nbs/companion/31_schedule.ipynb #5e417987
 STATES = ('cached', 'committed', 'interrupted', 'stale', 'missing')
@@ -226,7 +226,7 @@ class _Tail:
         whole = text[:text.rfind('\n')+1].splitlines() # the last line may be unfinished
         lines = whole[self.seen:]
         self.seen += len(lines)
-        return [x for x in map(json_object, lines) if x]
+        return log_objects('\n'.join(lines))
 
 # %% ../../nbs/companion/31_schedule.ipynb #3073c2c6
 def _duration(seconds):
