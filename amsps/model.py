@@ -474,7 +474,8 @@ def save_pretrained(self,
     """Save the model, and a frozen vision encoder beside it; one that trains is saved with the model
 
     The processor and the tokeniser that a loaded model has beside its weights are saved too. Raises `InputError` for
-    a file in the place of the folder, and for adapters that are not merged."""
+    a file in the place of the folder, for adapters that are not merged, and where the tokeniser beside the weights is
+    that of another model. Nothing is written then."""
     if vision not in VISION:
         raise InputError(f"unknown `vision` {vision!r}; choose from {', '.join(VISION)}")
     if vision=='reference': _check_referable(self)
@@ -483,9 +484,9 @@ def save_pretrained(self,
         raise InputError(f"cannot save the model as {folder}: it is a file; name a folder")
     if has_adapters(self):
         raise InputError("the model has adapters, and a saved model has none: call `merge()` first")
+    self._save_tools(folder) # first, as it refuses the tokeniser of another model
     self._save_weights(folder, *args, **kwargs)
     if self.vision is not None and not self._trains_vision(): _save_vision(self.vision, folder, vision)
-    self._save_tools(folder)
 
 @patch_to(AmspsModel)
 def _save_weights(self, folder, *args, **kwargs):

@@ -107,7 +107,7 @@ def _own_tokenizer(model):
 
 def save_tools(
     model:AmspsModel,
-    folder:Path, # Exists
+    folder:Path, # Created if missing
 ):
     "Save the processor and the tokeniser that a model has beside its weights, if it has them"
     pictures = None if model.vision is None else model.vision.processor
