@@ -1,13 +1,17 @@
+import asyncio
 import os
 import resource
 import subprocess
 import sys
+from functools import cache, partial
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent/'shared'
-os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ['OMP_NUM_THREADS'] = '1' # a copy of a process lacks its threads, and would wait for them
 
 
 def pytest_addoption(parser):
@@ -57,6 +61,69 @@ def cli(capfd, monkeypatch):
         out = capfd.readouterr()
         return subprocess.CompletedProcess(args, code, out.out, out.err)
     return run
+
+
+@cache
+def copies():
+    "The way to start a process: a copy of this one, where that is safe; CUDA works in no copy"
+    import torch
+    return get_context('fork' if sys.platform=='linux' and not torch.cuda.is_available() else 'spawn')
+
+
+def forked(function, *args, out, err=None):
+    "Start a function in a copy of this process, which has the imports; what it prints goes to files"
+    process = copies().Process(target=_printing_to, args=(out, err or out, function, args))
+    process.start()
+    return process
+
+
+def _printing_to(out, err, function, args):
+    for stream,file in enumerate((out, err), 1):
+        os.dup2(os.open(file, os.O_WRONLY|os.O_CREAT|os.O_APPEND), stream)
+    sys.stdout,sys.stderr = (open(n, 'w', encoding='utf-8', closefd=False) for n in (1, 2))
+    function(*args)
+    sys.stdout.flush()
+
+
+def command_line(*args):
+    "What `amsps` does with these arguments, in a process of its own"
+    from amsps.companion.cli import main
+    sys.argv = ['amsps', *map(str, args)]
+    main()
+
+
+ONE_BY_ONE = '''
+import json, sys
+from amsps.companion.cli import main
+for command in json.loads(sys.argv[1]):
+    sys.argv[1:] = command
+    try: main()
+    except SystemExit as e:
+        if e.code: raise
+    print("--- ended", flush=True)
+''' # Several commands in a new process, which imports once
+
+
+@pytest.fixture(scope='session', autouse=True)
+def kernels_are_copies():
+    "Kernels are copies of a test's own process, which has imported what they need; a fork server imports it again"
+    import torch
+    from amsps.companion import kernels, schedule
+    if copies().get_start_method()!='fork':
+        yield
+        return
+    for name in kernels.PRELOAD: import_module(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, '_kernel', partial(_with_own_loop, kernels._kernel))
+        patch.setattr(kernels, 'fork_server', copies)
+        for module in (kernels, schedule): patch.setattr(module, 'warm_up', lambda: None)
+        patch.setattr(torch, 'set_num_threads', lambda n: None)
+        yield
+
+
+def _with_own_loop(kernel, *args):
+    asyncio.set_event_loop(asyncio.new_event_loop()) # the copied one is running in the process that was copied
+    kernel(*args)
 
 
 SMALL = dict(scenes_train=40, scenes_dev=15, scenes_test=20, embed_size=16, word_size=8, region_hidden=0, epochs=2)

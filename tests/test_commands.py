@@ -2,13 +2,11 @@
 import json
 import resource
 import shutil
-import subprocess
-import sys
 import numpy as np
 import pytest
 import torch
 from amsps.companion.config import parse_config
-from conftest import ROOT, SMALL, TINY
+from conftest import SMALL, TINY, command_line, forked
 from layouts import write
 
 
@@ -20,23 +18,28 @@ def test_failing_notebook_on_the_command_line(cli, tmp_path):
     assert not list(tmp_path.rglob('record.json'))
 
 
+def in_little_room(*command):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
+    command_line(*command)
+
+
 def test_disk_full_while_training(cli, tmp_path):
     "It is said, nothing is recorded; with room again the same command resumes"
     from amsps.companion.datasets import load_data
     load_data(parse_config(SMALL|dict(epochs=3, cache_dir=str(tmp_path))))
     command = ['train', *map(str, TINY), '--cache-dir', str(tmp_path)]
-    def little_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, resource.RLIM_INFINITY))
-    python = [sys.executable, '-c', 'from amsps.companion.cli import main; main()']
-    r = subprocess.run([*python, *command], capture_output=True, cwd=ROOT, preexec_fn=little_room, encoding='utf-8')
-    assert r.returncode==1 and 'File too large' in r.stderr+r.stdout, r.stdout+r.stderr
-    assert 'Traceback' not in r.stderr
+    process = forked(in_little_room, *command, out=tmp_path/'said')
+    process.join(300)
+    said = (tmp_path/'said').read_text('utf-8')
+    assert process.exitcode==1 and 'File too large' in said and 'Traceback' not in said, said
     assert not list(tmp_path.rglob('record.json'))
     assert cli(*command).returncode==0 and len(list(tmp_path.rglob('record.json')))==1
 
 
 def test_outputs_that_cannot_be_written(cli, tmp_path):
     (tmp_path/'file').touch()
+    r = cli('train', '--cache-dir', tmp_path/'file/cache')
+    assert r.returncode==2 and f"cannot create the cache folder {tmp_path/'file/cache'}" in r.stderr, r.stderr
     for option in ('--output', '--records', '--cache-dir'):
         r = cli('reproduce', '--figure', 'map', option, tmp_path/'file/x')
         assert r.returncode==2 and 'cannot create the' in r.stderr, (option, r.stderr)
@@ -72,7 +75,7 @@ def test_own_photographs_and_text_encoder(cli, small_flickr8k, backbone, tmp_pat
     r = cli(*report)
     assert r.returncode==0, r.stdout+r.stderr
     assert not list((tmp_path/'out').glob('figure_retrieval*'))
-    assert cli(*report, '--data-root', small_flickr8k).returncode==0
+    assert cli(*report, '--data-root', small_flickr8k, '--figure', 'retrieval').returncode==0
     assert list((tmp_path/'out').glob('figure_retrieval*.png'))
 
 

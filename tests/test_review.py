@@ -7,12 +7,11 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
+import time
 import urllib.error
 import urllib.request
-from pathlib import Path
 import pytest
-from conftest import ROOT, SMALL
+from conftest import SMALL, command_line, forked
 from test_cli_input import refused
 from test_index import EVIL, chromium
 
@@ -55,20 +54,25 @@ def photographs(tmp_path_factory, backbone):
     return root,trained(MINES|sizes|own|dict(epochs=1, warmup_epochs=0, active_from=0))
 
 
+def serve(folder, *args):
+    "`amsps review` in a folder; it heeds Ctrl-C, which a shell that runs the tests in the background ignores"
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.chdir(folder)
+    command_line('review', *args, '--no-browser')
+
+
 class Page:
     "`amsps review` in a process of its own, and requests to its page"
     def __init__(self, *args, folder):
-        command = [Path(sys.executable).parent/'amsps', 'review', *map(str, args), '--no-browser']
-        # a shell that runs the tests in the background ignores Ctrl-C, and its processes inherit this
-        def heed(): signal.signal(signal.SIGINT, signal.SIG_DFL)
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder,
-                                        encoding='utf-8', env=os.environ|dict(PYTHONPATH=str(ROOT)), preexec_fn=heed)
-        self.said = ''
-        while 'page ' not in self.said:
-            line = self.process.stdout.readline()
-            assert line, self.process.stderr.read()
-            self.said += line
-        self.url = re.search(r'http://127\.0\.0\.1:\d+/[\w-]+/', self.said)[0]
+        out,err = self.files = [folder/f'said.{name}' for name in ('out', 'err')]
+        for file in self.files: file.unlink(missing_ok=True)
+        self.process = forked(serve, folder, *args, out=out, err=err)
+        while not (found:=re.search(r'page +(http://127\.0\.0\.1:\d+/[\w-]+/) \(on', self.said(out))):
+            assert self.process.is_alive(), self.said(err)
+            time.sleep(.05)
+        self.url = found[1]
+
+    def said(self, file): return file.read_text('utf-8') if file.exists() else ''
 
     def ask(self, path, **body):
         "Status and answer"
@@ -79,9 +83,9 @@ class Page:
         except urllib.error.HTTPError as e: return e.code,json.load(e)
 
     def end(self, how):
-        self.process.send_signal(how)
-        out,err = self.process.communicate(timeout=20)
-        return self.process.returncode,out,err
+        os.kill(self.process.pid, how)
+        self.process.join(20)
+        return self.process.exitcode,*map(self.said, self.files)
 
 
 def rows(file):

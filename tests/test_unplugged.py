@@ -1,33 +1,25 @@
 "Killed with kill -9 while extracting or training, the same command resumes and ends equal to the last bit."
 import json
 import shutil
-import subprocess
 import sys
 import time
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT
+from conftest import ROOT, command_line, forked
 
 sys.path.insert(0, str(ROOT/'benchmarks'))
 import unplug
-
-
-def start_amsps(*args):
-    "The command line in a process of its own, which can be killed"
-    code = 'from amsps.companion.cli import main; main()'
-    nowhere = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return psutil.Popen([sys.executable, '-c', code, *map(str, args)], cwd=ROOT, **nowhere)
 
 
 def kill_when(process, condition, seconds=600):
     "Kill a process, its workers and their kernels as soon as the condition holds"
     end = time.monotonic()+seconds
     while not condition():
-        assert process.poll() is None, 'it ended before the moment to kill it'
+        assert process.is_alive(), 'it ended before the moment to kill it'
         assert time.monotonic()<end, 'it never came to the moment to kill it'
         time.sleep(.01)
-    unplug.kill_family(process)
+    unplug.kill_family(psutil.Process(process.pid))
 
 
 def test_extraction(cli, small_flickr8k, backbone, tmp_path):
@@ -41,7 +33,7 @@ def test_extraction(cli, small_flickr8k, backbone, tmp_path):
     def features(cache):
         return np.load(next((tmp_path/cache).rglob('features.npy')))
     three_images = 3*5*1280*2
-    kill_when(start_amsps(*args('killed')), lambda: size()>three_images)
+    kill_when(forked(command_line, *args('killed'), out=tmp_path/'log'), lambda: size()>three_images)
     assert size() and not list((tmp_path/'killed').rglob('features.npy')), 'it was killed too late to prove anything'
     resumed = cli(*args('killed'))
     assert resumed.returncode==0, resumed.stderr
@@ -61,9 +53,8 @@ def undisturbed(tmp_path_factory):
 def test_one_plug(undisturbed, tmp_path):
     "A grid that is killed while it mines ends with the records and weights of an undisturbed one"
     since = time.time()
-    with open(tmp_path/'log', 'w', encoding='utf-8') as log:
-        process = unplug.start(tmp_path, None, log)
-        kill_when(process, lambda: unplug.phase(tmp_path, since)=='training, active')
+    process = forked(unplug.work_alone, tmp_path, None, 1, out=tmp_path/'log')
+    kill_when(process, lambda: unplug.phase(tmp_path, since)=='training, active')
     assert list((tmp_path/'runs').glob('ahrl-*.partial')), 'it was killed too late to prove anything'
     assert unplug.work(tmp_path, None)==[]
     record = json.loads(next((tmp_path/'runs').glob('ahrl-*/record.json')).read_text('utf-8'))
@@ -74,10 +65,9 @@ def test_one_plug(undisturbed, tmp_path):
 
 def test_two_processes_share_a_grid(undisturbed, tmp_path):
     "Neither makes what the other makes; both end well, and the records are those of one process"
-    with open(tmp_path/'log', 'w', encoding='utf-8') as log:
-        both = [unplug.start(tmp_path/'cache', None, log, seeds=2) for _ in range(2)]
-        codes = [p.wait(400) for p in both]
-    assert codes==[0, 0], (tmp_path/'log').read_text('utf-8')
+    both = [forked(unplug.work_alone, tmp_path/'cache', None, 2, out=tmp_path/'log') for _ in range(2)]
+    for process in both: process.join(400)
+    assert [p.exitcode for p in both]==[0, 0], (tmp_path/'log').read_text('utf-8')
     events = [json.loads(line) for line in (tmp_path/'cache/grid.jsonl').read_text('utf-8').splitlines()]
     done = [e for e in events if e['event']=='done']
     records = [json.loads(f.read_text('utf-8')) for f in (tmp_path/'cache/runs').glob('*/record.json')]
