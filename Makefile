@@ -30,7 +30,7 @@ test: $(READY) ## gates, notebooks, records and tests
 	$(MAKE) -j 4 check verify notebooks tests
 
 notebooks: $(READY) # each executed, with the asserts in it
-	$(ONE) $(BIN)/nbdev_test --n_workers 2 --skip_file_re '^[_.]|43_results' # test_published.py compares its outputs
+	$(ONE) $(BIN)/nbdev_test --n_workers 2
 
 tests: $(READY)
 	$(PYTEST) $(FIRST) $(REST)

@@ -13,6 +13,16 @@ from scipy import stats
 from ..metrics import RECALL_AT, unpack_ranks, wilson_interval
 
 # %% ../../nbs/companion/32_significance.ipynb #c4d1eb90
+def _wilcoxon(d):
+    "Two-sided p-value of Wilcoxon's signed-rank test"
+    d = d[d!=0]
+    if len(d)>13: return float(stats.wilcoxon(d).pvalue)
+    ranks = stats.rankdata(np.abs(d))
+    signs = np.arange(2**len(d))[:,None]>>np.arange(len(d))&1
+    sums = signs@ranks # under every choice of signs
+    own = ranks[d>0].sum()
+    return float(min(1, 2*min((sums>=own).mean(), (sums<=own).mean())))
+
 def seed_difference(
     a:np.ndarray, # (S,) a metric, one value per seed
     b:np.ndarray, # (S,) the same metric of the other model, same seeds
@@ -29,7 +39,7 @@ def seed_difference(
     out |= dict(low=d.mean()-half, high=d.mean()+half, sd=sd)
     if sd>0:
         out |= dict(effect=d.mean()/sd, p=float(stats.ttest_1samp(d, 0).pvalue))
-        out['wilcoxon'] = float(stats.wilcoxon(d).pvalue)
+        out['wilcoxon'] = _wilcoxon(d)
     return out
 
 # %% ../../nbs/companion/32_significance.ipynb #047d624b
