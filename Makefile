@@ -7,11 +7,11 @@ FIRST := $(addprefix tests/test_, $(addsuffix .py, unplugged commands grid repro
 REST := $(filter-out $(FIRST), $(wildcard tests/test_*.py))
 ONE := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE# more threads than cores only wait for each other
 ONE += MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864# as `keep_freed_memory`
-PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-reorder# three on two cores: some tests wait
 OTHERS := $(filter-out scenes flickr8k, $(notdir $(patsubst %/,%,$(dir $(wildcard data/results/*/*.json)))))
 FLICKR8K ?=
 
-.PHONY: help env reproduce check verify test notebooks tests test-slow figures readme docs bench
+.PHONY: help env reproduce check verify test test-slow figures readme docs bench
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
@@ -24,15 +24,11 @@ check: $(READY) ## the gates: clean notebooks, library and README in step, shape
 	$(BIN)/python .ci/check.py
 
 verify: $(READY) # the quickest committed record of the scenes, trained again
-	$(BIN)/amsps verify
+	$(ONE) $(BIN)/amsps verify
 
 test: $(READY) ## gates, notebooks, records and tests
-	$(MAKE) -j 4 check verify notebooks tests
-
-notebooks: $(READY) # each executed, with the asserts in it
+	$(MAKE) -j 2 check verify
 	$(ONE) $(BIN)/nbdev_test --n_workers 2
-
-tests: $(READY)
 	$(PYTEST) $(FIRST) $(REST)
 
 test-slow: $(READY) ## the tests marked slow, which `make test` skips

@@ -3,11 +3,14 @@ import os
 import resource
 import subprocess
 import sys
+import threading
 from functools import cache, partial
 from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 import pytest
+from tqdm import tqdm
+from tqdm.auto import tqdm as auto_tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent/'shared'
@@ -70,19 +73,44 @@ def copies():
     return get_context('fork' if sys.platform=='linux' and not torch.cuda.is_available() else 'spawn')
 
 
+_started = [] # Copies that a test has started
+
+
 def forked(function, *args, out, err=None):
     "Start a function in a copy of this process, which has the imports; what it prints goes to files"
     process = copies().Process(target=_printing_to, args=(out, err or out, function, args))
     process.start()
+    _started.append(process)
     return process
+
+
+@pytest.fixture(autouse=True)
+def no_copy_is_left():
+    "pytest would wait for a copy that a failed test leaves"
+    yield
+    for process in _started:
+        process.kill()
+        process.join()
+    _started.clear()
 
 
 def _printing_to(out, err, function, args):
     for stream,file in enumerate((out, err), 1):
         os.dup2(os.open(file, os.O_WRONLY|os.O_CREAT|os.O_APPEND), stream)
-    sys.stdout,sys.stderr = (open(n, 'w', encoding='utf-8', closefd=False) for n in (1, 2))
+    sys.stdout,sys.stderr = (open(n, 'w', buffering=1, encoding='utf-8', closefd=False) for n in (1, 2))
+    _own_locks()
     function(*args)
-    sys.stdout.flush()
+
+
+def _own_locks():
+    "A copy that is killed while it draws a progress bar would leave the lock of all copies closed"
+    for kind in (tqdm, auto_tqdm): kind.set_lock(threading.RLock())
+
+
+def with_fork_server(function, *args):
+    "In a copy: kernels come from a fork server again, as they do outside of tests"
+    _patched.undo()
+    function(*args)
 
 
 def command_line(*args):
@@ -113,16 +141,22 @@ def kernels_are_copies():
         yield
         return
     for name in kernels.PRELOAD: import_module(name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kernels, '_kernel', partial(_with_own_loop, kernels._kernel))
-        patch.setattr(kernels, 'fork_server', copies)
-        for module in (kernels, schedule): patch.setattr(module, 'warm_up', lambda: None)
-        patch.setattr(torch, 'set_num_threads', lambda n: None)
-        yield
+    asked = [1] # number of threads
+    _patched.setattr(kernels, '_kernel', partial(_copied_kernel, kernels._kernel))
+    _patched.setattr(kernels, 'fork_server', copies)
+    for module in (kernels, schedule): _patched.setattr(module, 'warm_up', lambda: None)
+    _patched.setattr(torch, 'set_num_threads', lambda n: asked.__setitem__(0, n))
+    _patched.setattr(torch, 'get_num_threads', lambda: asked[0])
+    yield
+    _patched.undo()
 
 
-def _with_own_loop(kernel, *args):
+_patched = pytest.MonkeyPatch()
+
+
+def _copied_kernel(kernel, *args):
     asyncio.set_event_loop(asyncio.new_event_loop()) # the copied one is running in the process that was copied
+    _own_locks()
     kernel(*args)
 
 

@@ -39,7 +39,7 @@ def test_page(page, tmp_path):
     with pytest.raises(urllib.error.HTTPError, match='400'):
         urllib.request.urlopen(urllib.request.Request(page, headers={'Host':f'evil.example:{port}'}), timeout=20)
     flags = [*FLAGS, f'--user-data-dir={tmp_path}/browser']
-    dom = subprocess.run([chromium(), *flags, page], capture_output=True, timeout=90, encoding='utf-8').stdout
+    dom = subprocess.run([chromium(), *flags, page], capture_output=True, timeout=180, encoding='utf-8').stdout
     assert all(f'>{tab}' in dom for tab in ('Search', 'Describe', 'Why')), dom[:2000]
 
 

@@ -155,7 +155,7 @@ def test_page_in_a_browser(cli, model, tmp_path):
     text = page.read_text('utf-8')
     assert '<script' not in text and text.count('data:image/jpeg')==9
     flags = ['--headless', '--no-sandbox', '--disable-gpu', f'--user-data-dir={tmp_path}/browser', '--dump-dom']
-    done = subprocess.run([chromium(), *flags, page.as_uri()], capture_output=True, timeout=60, encoding='utf-8')
+    done = subprocess.run([chromium(), *flags, page.as_uri()], capture_output=True, timeout=180, encoding='utf-8')
     assert '<title>hit' not in done.stdout and '<main>' in done.stdout, done.stderr[-500:]
 
 
@@ -617,7 +617,7 @@ def test_search_is_light(photos, model, tmp_path):
     done = subprocess.run(command, input=typed, capture_output=True, env=env, encoding='utf-8')
     assert done.returncode==0, done.stderr
     assert len(done.stdout.splitlines())==2 and 'is empty' in done.stderr
-    assert seconds()-start<2
+    assert seconds()-start<4
 
 
 def test_onnx(cli, photos, model, tmp_path, monkeypatch):

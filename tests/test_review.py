@@ -67,8 +67,9 @@ class Page:
         out,err = self.files = [folder/f'said.{name}' for name in ('out', 'err')]
         for file in self.files: file.unlink(missing_ok=True)
         self.process = forked(serve, folder, *args, out=out, err=err)
+        end = time.monotonic()+60
         while not (found:=re.search(r'page +(http://127\.0\.0\.1:\d+/[\w-]+/) \(on', self.said(out))):
-            assert self.process.is_alive(), self.said(err)
+            assert self.process.is_alive() and time.monotonic()<end, self.said(out)+self.said(err)
             time.sleep(.05)
         self.url = found[1]
 
@@ -79,12 +80,12 @@ class Page:
         content = json.dumps(body).encode() if body else None
         request = urllib.request.Request(self.url+path, content, {'Content-Type':'application/json'})
         try:
-            with urllib.request.urlopen(request, timeout=20) as reply: return reply.status,json.load(reply)
+            with urllib.request.urlopen(request, timeout=60) as reply: return reply.status,json.load(reply)
         except urllib.error.HTTPError as e: return e.code,json.load(e)
 
     def end(self, how):
         os.kill(self.process.pid, how)
-        self.process.join(20)
+        self.process.join(60)
         return self.process.exitcode,*map(self.said, self.files)
 
 
@@ -124,7 +125,7 @@ def test_answers_survive(scenes_run, tmp_path):
 def browser(tmp_path, page, script=''):
     "The page as a browser shows it"
     flags = [*FLAGS, f'--user-data-dir={tmp_path}/browser']
-    return subprocess.run([chromium(), *flags, page.url], capture_output=True, timeout=60, encoding='utf-8').stdout
+    return subprocess.run([chromium(), *flags, page.url], capture_output=True, timeout=180, encoding='utf-8').stdout
 
 
 def test_page_in_a_browser(photographs, tmp_path):

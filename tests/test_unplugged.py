@@ -6,7 +6,7 @@ import time
 import numpy as np
 import psutil
 import pytest
-from conftest import ROOT, command_line, forked
+from conftest import ROOT, command_line, forked, with_fork_server
 
 sys.path.insert(0, str(ROOT/'benchmarks'))
 import unplug
@@ -42,6 +42,15 @@ def test_extraction(cli, small_flickr8k, backbone, tmp_path):
     assert np.array_equal(features('killed'), features('undisturbed'))
 
 
+@pytest.fixture(scope='module', autouse=True)
+def one_thread():
+    "Of each run, wherever it is made: sums of several threads have other last bits"
+    from amsps.companion import schedule
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(schedule, 'share_cores', lambda jobs: (jobs, 1))
+        yield
+
+
 @pytest.fixture(scope='module')
 def undisturbed(tmp_path_factory):
     "Records and weights of a small grid that nobody disturbs"
@@ -53,7 +62,7 @@ def undisturbed(tmp_path_factory):
 def test_one_plug(undisturbed, tmp_path):
     "A grid that is killed while it mines ends with the records and weights of an undisturbed one"
     since = time.time()
-    process = forked(unplug.work_alone, tmp_path, None, 1, out=tmp_path/'log')
+    process = forked(with_fork_server, unplug.work_alone, tmp_path, None, 1, out=tmp_path/'log')
     kill_when(process, lambda: unplug.phase(tmp_path, since)=='training, active')
     assert list((tmp_path/'runs').glob('ahrl-*.partial')), 'it was killed too late to prove anything'
     assert unplug.work(tmp_path, None)==[]

@@ -34,7 +34,7 @@ def run(installed, folder, *args, code=None):
     code = code or 'from amsps.companion.cli import main; main()'
     env = {k:v for k,v in os.environ.items() if k!='AMSPS_HOME'}|dict(PYTHONPATH=str(installed))
     command = [sys.executable, '-P', '-c', code, *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env, timeout=600)
 
 def test_content(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -77,10 +77,11 @@ def train_and_report(installed, folder):
     "All that is made lies in the folder"
     report = ['report', 'amsps_cache/runs', '--table', 'main']
     r = run(installed, folder, json.dumps([['train', *map(str, TINY)], report]), code=ONE_BY_ONE)
-    assert r.returncode==0 and 'test: ' in r.stdout, r.stdout+r.stderr
-    trained = Path(re.search(r'^run: +(.+)$', r.stdout, re.M)[1])
+    assert r.returncode==0, r.stdout+r.stderr
+    of_training,of_report,_ = r.stdout.split('--- ended\n')
+    assert 'test: ' in of_training and 'report.html' in of_report, r.stdout
+    trained = Path(re.search(r'^run: +(.+)$', of_training, re.M)[1])
     assert trained.parent==(folder/'amsps_cache/runs').resolve() and (trained/'record.json').is_file()
-    assert 'report.html' in r.stdout, r.stdout+r.stderr
     made = folder/'reports/runs'
     assert 'AMSPS' in (made/'table_main.md').read_text() and (made/'report.html').is_file()
 
@@ -99,8 +100,9 @@ assert len(compare_tables(asset('figures/scenes'), asset('figures/scenes')).numb
 print(amsps.__file__)
 '''
     r = run(installed, tmp_path, json.dumps([show]), code=code)
-    assert r.returncode==0 and 'rSum' in r.stdout, r.stdout+r.stderr
-    assert r.stdout.splitlines()[-1]==str(installed/'amsps/__init__.py')
+    assert r.returncode==0, r.stdout+r.stderr
+    shown,last = r.stdout.split('--- ended\n')
+    assert 'rSum' in shown and last.strip()==str(installed/'amsps/__init__.py')
     assert not list(tmp_path.iterdir())
 
 def a_record():
