@@ -60,7 +60,7 @@ def test_fifty_pictures(cli, vision, tmp_path):
     check_spread(run, folder, .7)
 
 
-@pytest.mark.parametrize('options', [dict(loss='ahrl', epochs=8), pytest.param({}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize('options', [dict(loss='ahrl', epochs=12), pytest.param({}, marks=pytest.mark.slow)])
 def test_five_hundred_pictures(vision, tmp_path, options):
     from amsps.companion.config import parse_config, preset
     from amsps.companion.datasets import load_data
