@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-FIRST := $(addprefix tests/test_, $(addsuffix .py, unplugged commands grid reproduce_clean wheel ranks pixels formats review index))# the longest begin first
+FIRST := $(addprefix tests/test_, $(addsuffix .py, commands ranks index small unplugged cache wheel grid reproduce_clean pixels eccv published formats review))# the longest begin first
 REST := $(filter-out $(FIRST), $(wildcard tests/test_*.py))
 ONE := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE# more threads than cores only wait for each other
 ONE += MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864# as `keep_freed_memory`

@@ -366,7 +366,7 @@ class Setting:
             output_dir=folder, max_steps=self.steps, per_device_train_batch_size=self.batch, learning_rate=1e-3,
             weight_decay=1e-4, max_grad_norm=2., lr_scheduler_type='cosine', save_strategy='no',
             logging_strategy='no', remove_unused_columns=False, label_names=[], report_to=[], disable_tqdm=True,
-            dataloader_pin_memory=False)
+            dataloader_pin_memory=False, logging_nan_inf_filter=False)
         trainer = RetrievalTrainer(
             self.model(), args, retrieval_loss=self.loss, data_collator=self.collate, train_dataset=self.data,
             processing_class=self.tokenizer)

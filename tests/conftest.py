@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import os
 import resource
 import subprocess
@@ -141,6 +142,8 @@ def kernels_are_copies():
         yield
         return
     for name in kernels.PRELOAD: import_module(name)
+    gc.collect()
+    gc.freeze() # a collection in a copy would copy all that it looks at
     asked = [1] # number of threads
     _patched.setattr(kernels, '_kernel', partial(_copied_kernel, kernels._kernel))
     _patched.setattr(kernels, 'fork_server', copies)

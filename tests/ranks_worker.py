@@ -1,13 +1,12 @@
 """What test_ranks.py runs in one process and in two: loss and gradients of a batch, mining, a short training.
 
-The imports are made once; each process is a fork, with the environment that torchrun would give it."""
+Each process is a fork, with the environment that torchrun would give it."""
 import json
 import os
 import signal
 import socket
 import sys
 import traceback
-from pathlib import Path
 import numpy as np
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -147,9 +146,7 @@ def wait(children):
 
 def run(one, two):
     "One process writes to a folder, then two to another"
+    os.environ['CUDA_VISIBLE_DEVICES'] = ''
     wait([fork(one)])
     world = dict(WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
     wait([fork(two, RANK=k, LOCAL_RANK=k, **world) for k in range(2)])
-
-
-if __name__=='__main__': run(*map(Path, sys.argv[1:]))

@@ -74,7 +74,7 @@ def test_options_without_effect(cli, args, said):
     refused(cli(*args), said)
 
 def test_as_a_user_calls_it():
-    refused(amsps('train', '--margin', -1), 'amsps: parameter `margin`', 'got -1.0')
+    refused(amsps('runs', 'diff', 'nowhere', 'nothere'), "amsps: there is no run 'nowhere'", '`amsps runs list`')
 
 def captions_of(root):
     return root/'Flickr8k.token.txt'

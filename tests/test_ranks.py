@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import TINY
+from conftest import TINY, forked
+from ranks_worker import run
 
-WORKER = Path(__file__).with_name('ranks_worker.py')
 QUIET = dict(CUDA_VISIBLE_DEVICES='', TOKENIZERS_PARALLELISM='false')
 
 
@@ -17,9 +17,10 @@ QUIET = dict(CUDA_VISIBLE_DEVICES='', TOKENIZERS_PARALLELISM='false')
 def both(tmp_path_factory):
     "What one process writes, and what two write"
     folders = [tmp_path_factory.mktemp(name) for name in ('one', 'two')]
-    env = os.environ|QUIET|dict(OMP_NUM_THREADS='1')
-    r = subprocess.run([sys.executable, WORKER, *folders], capture_output=True, text=True, timeout=400, env=env)
-    assert r.returncode==0, r.stderr[-4000:]
+    said = folders[0]/'said'
+    process = forked(run, *folders, out=said)
+    process.join(400)
+    assert process.exitcode==0, said.read_text('utf-8')[-4000:]
     return folders
 
 

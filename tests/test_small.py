@@ -60,7 +60,10 @@ def test_fifty_pictures(cli, vision, tmp_path):
     check_spread(run, folder, .7)
 
 
-@pytest.mark.parametrize('options', [dict(loss='ahrl', epochs=12), pytest.param({}, marks=pytest.mark.slow)])
+SHORT = dict(loss='ahrl', epochs=12, embed_size=128)
+
+
+@pytest.mark.parametrize('options', [SHORT, pytest.param({}, marks=pytest.mark.slow)])
 def test_five_hundred_pictures(vision, tmp_path, options):
     from amsps.companion.config import parse_config, preset
     from amsps.companion.datasets import load_data
