@@ -107,9 +107,9 @@ def evaluate_split(
     relevance:csr_array|None=None, # (n, m) exact relevance, where it is known
 )->dict[str,float]: # Of `recall_metrics`, `spread`, and of `relevance_metrics` where relevance is given
     "All metrics of a model on a split"
-    images,texts = embed(model, tokenizer, dataset)
+    images,texts = (x.to(model.device) for x in embed(model, tokenizer, dataset))
     owner = torch.from_numpy(dataset.caption_image)
-    ranks = retrieval_ranks(images.to(model.device), texts.to(model.device), owner)
+    ranks = retrieval_ranks(images, texts, owner)
     out = recall_metrics(*(r.cpu() for r in ranks))|dict(spread=spread(images, texts))
     return out if relevance is None else out|relevance_metrics(images, texts, relevance)
 
@@ -501,7 +501,7 @@ def _queued(self, model, tokenizer, image, caption, levels, step):
     out = {}
     for k,(v,t) in levels.items():
         rest = [on_device(x, v.device) for x in (*known, uniform)]
-        out[k] = dict(queue=Queue(rows(v@texts[k].float().T), rows(t@images[k].float().T), *rest))
+        out[k] = dict(queue=Queue(rows(v@texts[k].to(v.dtype).T), rows(t@images[k].to(t.dtype).T), *rest))
     return out
 
 # %% ../nbs/method/18_training.ipynb #0046ec47

@@ -90,7 +90,7 @@ def small_vit(tmp_path):
     return tmp_path/'vit'
 
 
-def test_a_run_embeds_by_itself(cli, small_flickr8k, small_vit, tmp_path):
+def test_a_run_embeds_by_itself(cli, small_flickr8k, small_vit, tmp_path, capfd):
     "The folder of a run evaluates, searches and embeds without the backbone that it was trained with"
     from amsps.metrics import recall_metrics, retrieval_ranks
     from amsps.processor import AmspsModel
@@ -107,7 +107,10 @@ def test_a_run_embeds_by_itself(cli, small_flickr8k, small_vit, tmp_path):
     model = AmspsModel.from_pretrained(shutil.copytree(folder/'model', tmp_path/'copied'))
     lines = [l.split('\t') for l in (small_flickr8k/'Flickr8k.token.txt').read_text('utf-8').splitlines()]
     owner,captions = zip(*[(k, c) for k,p in enumerate(test) for i,c in lines if i.startswith(p.name)])
-    found = recall_metrics(*retrieval_ranks(*model.encode(test, list(captions)), torch.tensor(owner)))
+    embedded = model.encode(test, list(captions), batch_size=2, progress=True)
+    found = recall_metrics(*retrieval_ranks(*embedded, torch.tensor(owner)))
+    bars = capfd.readouterr().err
+    assert 'embedding pictures: 100%' in bars and '2/2' in bars and 'embedding texts: 100%' in bars
     record = json.loads((folder/'record.json').read_text('utf-8'))
     assert found['rsum']==pytest.approx(record['metrics']['test']['rsum'], abs=1e-6)
     collect = ['runs', 'gc', '--cache-dir', tmp_path/'cache']

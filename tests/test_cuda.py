@@ -5,6 +5,10 @@ import torch
 from PIL import Image
 from transformers import BertConfig, BertModel, TrainingArguments, ViTConfig, ViTImageProcessor, ViTModel
 from transformers.utils import logging
+from amsps.companion.config import parse_config
+from amsps.companion.datasets import load_data
+from amsps.companion.evaluation import evaluate_run
+from amsps.companion.runs import load_run, run_dir, train_run
 from amsps.data import PairCollator, PairDataset
 from amsps.losses import LOSSES, AHRL, InfoNCELoss, make_loss
 from amsps.metrics import (graded_metrics, judgement_metrics, pair_ranks, recall_metrics, relevance_metrics,
@@ -16,6 +20,7 @@ from amsps.scenes import make_scenes
 from amsps.text import extract_states
 from amsps.training import RetrievalTrainer, evaluate_split, fit, hold_features
 from amsps.vision import extract_features, picture_features
+from conftest import SMALL
 from small_runs import RESNET, VIT, WAYS, ShakyDataset, mining_of, model_of, parts, seeing
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='no CUDA GPU')
@@ -185,6 +190,19 @@ def test_mining(scenes):
     for a,b in zip((kept[0].texts, kept[0].images), (kept[1].texts, kept[1].images)):
         same = [len(set(x)&set(y))/len(x) for x,y in zip(a.tolist(), b.cpu().tolist())]
         assert np.mean(same)>.999
+
+
+def test_evaluation(tmp_path):
+    "A run is loaded to the GPU, and evaluated there as on the processor"
+    settings = SMALL|dict(loss='infonce', n_concepts=20, consensus='likelihood', cache_dir=str(tmp_path))
+    config = parse_config(settings)
+    data = load_data(config)
+    train_run(config, data)
+    model,tokenizer,_ = load_run(run_dir(config, data))
+    assert model.device.type==DEVICES[1]
+    one,two = (evaluate_run(model.to(device), tokenizer, data) for device in DEVICES)
+    assert two[1].keys()==one[1].keys() and 'levels' in one[1]
+    assert two[0]['test']==pytest.approx(one[0]['test'], rel=.02, abs=1.)
 
 
 def trained(scenes, folder, loss, kind=PairDataset, **options):

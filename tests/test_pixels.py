@@ -47,16 +47,17 @@ def save_siglip2(folder, captions):
     Siglip2ImageProcessorPil(patch_size=8, max_num_patches=16).save_pretrained(folder)
 
 
-def save_vit(folder):
+def save_vit(folder, height=32, width=32):
     "A small random ViT"
     from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
     torch.manual_seed(0)
     few = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2)
-    model = ViTModel(ViTConfig(image_size=32, patch_size=8, **few))
+    model = ViTModel(ViTConfig(image_size=(height, width), patch_size=8, **few))
     for p in model.parameters():
         if p.ndim>1: torch.nn.init.normal_(p, std=.2)
     model.save_pretrained(folder)
-    ViTImageProcessorPil(size=dict(height=32, width=32)).save_pretrained(folder)
+    ViTImageProcessorPil(size=dict(height=height, width=width)).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope='module')
@@ -263,6 +264,31 @@ def test_damaged_models(cli, place, tmp_path):
     r = evaluate(place/'clip')
     picture.write_bytes(good)
     assert r.returncode==2 and picture.name in r.stderr and 'Traceback' not in r.stderr, r.stderr
+
+
+@pytest.mark.parametrize('blocks', [2, 3], ids=['stored maps', 'pixels'])
+def test_damaged_picture(cli, place, blocks, tmp_path):
+    "Training stops before the first step and names the picture; once it is mended, the same command goes on"
+    root = shutil.copytree(place/'flickr8k', tmp_path/'flickr8k')
+    picture = sorted((root/'Flicker8k_Dataset').iterdir())[-1]
+    good = picture.read_bytes()
+    vit = ['--backbone', place/'vit', '--tune-vision-layers', blocks, '--grid', 1, '--loss', 'infonce', '--epochs', 1]
+    where = ['--dataset', 'flickr8k', '--data-root', root, '--cache-dir', tmp_path/'cache']
+    picture.write_bytes(good[:300])
+    r = cli('train', *vit, *where)
+    assert r.returncode==2 and picture.name in r.stderr and 'Traceback' not in r.stderr, r.stderr
+    assert not list((tmp_path/'cache').glob('runs/*/record.json'))
+    picture.write_bytes(good)
+    assert trained_run(cli('train', *vit, *where)).is_dir()
+
+
+@pytest.mark.parametrize('blocks', [0, 2, 3], ids=['features', 'stored maps', 'pixels'])
+def test_oblong_vision_model(cli, place, blocks, tmp_path):
+    "Its cells are no square grid"
+    vit = save_vit(tmp_path/'vit', height=32, width=48)
+    r = cli('train', '--backbone', vit, '--tune-vision-layers', blocks, '--loss', 'infonce', *data(place))
+    assert r.returncode==2 and 'pictures of 32 x 48 pixels, which give no square grid' in r.stderr, r.stderr
+    assert 'Traceback' not in r.stderr
 
 
 def test_gradient_checkpointing(cli, place):

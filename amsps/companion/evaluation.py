@@ -41,7 +41,7 @@ def _in_split(pairs, split, data):
 BINS = np.linspace(-1, 1, 101) # Edges
 
 def _counts(sims):
-    return np.histogram(np.asarray(sims).clip(-1, 1), BINS)[0]
+    return np.histogram(sims.cpu().numpy().clip(-1, 1), BINS)[0]
 
 def _pair_counts(images, texts, i, j):
     "Counts of given pairs"
@@ -68,7 +68,7 @@ def similarities_of(
 )->dict: # See `similarity_histograms`
     "Similarities of the test split, for example before any training"
     split = data.split('test')
-    images,texts = embed(model, tokenizer, split)
+    images,texts = (x.to(model.device) for x in embed(model, tokenizer, split))
     return similarity_histograms(images, texts, split, _in_split(data.hidden, split, data))
 
 # %% ../../nbs/companion/27_evaluation.ipynb #5e2427b1
@@ -130,7 +130,7 @@ def embedding_sample(
     owner = dataset.caption_image
     rows = np.sort(np.random.default_rng(0).permutation(len(images))[:n])
     columns = np.concatenate([np.flatnonzero(owner==i)[:each] for i in rows])
-    x = np.concatenate([np.asarray(images)[rows], np.asarray(texts)[columns]]).astype(np.float64)
+    x = torch.cat([images[rows], texts[columns]]).cpu().numpy().astype(np.float64)
     kept,variance = _principal(x, size)
     return dict(images=[dataset.image_ids[i] for i in rows], captions=[dataset.caption_ids[j] for j in columns],
                 owner=np.searchsorted(rows, owner[columns]).tolist(),
@@ -152,7 +152,7 @@ def _level_embeddings(encode, n, batch_size):
     for i in range(0, n, batch_size):
         fused,levels = encode(np.arange(i, min(i+batch_size, n)))
         batches.append(dict(instance=levels[0], consensus=levels[1], fused=fused))
-    return {k:torch.cat([b[k] for b in batches]).float().cpu() for k in batches[0]}
+    return {k:torch.cat([b[k] for b in batches]).float() for k in batches[0]}
 
 # %% ../../nbs/companion/27_evaluation.ipynb #bb5a4da5
 @torch.inference_mode()
@@ -197,11 +197,11 @@ def concept_record(
 class EmbeddedSplit:
     "A split, its embeddings, and the ranks that follow from them"
     split: PairDataset # n images, m captions
-    images: Tensor # (n, D) unit length
+    images: Tensor # (n, D) unit length, on the model's device
     texts: Tensor # (m, D)
-    ranks: tuple # (n,) and (m,) ranks of the queries, see `retrieval_ranks`
+    ranks: tuple # (n,) and (m,) ranks of the queries on the CPU, see `retrieval_ranks`
     hidden: tuple|None # Positions of hidden positives in the split; None where they are not known
-    hidden_ranks: tuple|None # Their ranks both ways, see `pair_ranks`; None where there are none
+    hidden_ranks: tuple|None # Their ranks both ways on the CPU, see `pair_ranks`; None where there are none
 
 # %% ../../nbs/companion/27_evaluation.ipynb #ab8a9638
 def embed_split(
@@ -210,10 +210,11 @@ def embed_split(
 )->EmbeddedSplit:
     "Embed a split and rank its queries"
     split = data.split(name)
-    images,texts = embed(model, tokenizer, split)
-    ranks = retrieval_ranks(images, texts, torch.from_numpy(split.caption_image))
+    images,texts = (x.to(model.device) for x in embed(model, tokenizer, split))
+    ranks = tuple(r.cpu() for r in retrieval_ranks(images, texts, torch.from_numpy(split.caption_image)))
     hidden = _in_split(data.hidden, split, data)
     found = pair_ranks(images, texts, *hidden) if hidden is not None and len(hidden[0]) else None
+    found = found and tuple(r.cpu() for r in found)
     return EmbeddedSplit(split=split, images=images, texts=texts, ranks=ranks, hidden=hidden, hidden_ranks=found)
 
 # %% ../../nbs/companion/27_evaluation.ipynb #0025a71b

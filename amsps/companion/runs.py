@@ -406,7 +406,7 @@ def _load_model(folder, commit, named):
         why = str(e) if isinstance(e, InputError) else quoted(e)
         why = why.removeprefix(f'cannot load the model of {home}: ')
         raise InputError(f"cannot load the model of {folder}: {why}{'' if named else f'; {advice}'}") from None
-    return model.eval(),tokenizer
+    return model.eval().to(encoding_device()),tokenizer
 
 def _named_vision(folder, record, backbone):
     "The vision model of a run that was saved with a reference to it, or None"
@@ -432,7 +432,7 @@ def finished_record(
 def load_run(
     folder:Path, # Of a complete run
     backbone:str='', # Its vision model, hub name or folder, where `save_vision` was reference; else it is not used
-)->tuple: # Model in eval mode, tokeniser, record
+)->tuple: # Model in eval mode, on a GPU if there is one; tokeniser; record
     "What a finished run left"
     folder = Path(folder)
     record = finished_record(folder)
