@@ -7,6 +7,7 @@ repetitions (for training, of runs' median steps), their range, peak memory abov
 the ratio to the reference. `--full` ranks candidates at the size of Flickr30K (some minutes); otherwise at a quarter of
 it in both directions."""
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -456,6 +457,13 @@ def pixels(full):
 
 # ---------------------------------------------------------------- large batches
 
+def peak_of_second(f):
+    "Peak memory of a call after another one, whose freed memory goes back to the system first"
+    f()
+    if platform.libc_ver()[0]=='glibc': ctypes.CDLL(None).malloc_trim(0)
+    return peak_memory(f)
+
+
 def chunks(full):
     "Forward and backward pass of a batch at once and in chunks; the memory is that of activations and gradients"
     from amsps.losses import InfoNCELoss
@@ -477,7 +485,7 @@ def chunks(full):
         return both
     with tempfile.TemporaryDirectory() as folder:
         part,whole = passes(folder, 4),passes(folder, 0)
-        least,most = peak_memory(part),peak_memory(whole)
+        least,most = (peak_of_second(f) for f in (part, whole))
         t = interleaved(3, part=part, whole=whole)
     what = f'forward and backward pass (CLIP ViT-B/32 from pixels, B = {size}), at once'
     return [

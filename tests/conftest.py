@@ -143,7 +143,7 @@ def kernels_are_copies():
         return
     for name in kernels.PRELOAD: import_module(name)
     gc.collect()
-    gc.freeze() # a collection in a copy would copy all that it looks at
+    gc.freeze() # a garbage collection in a copy would write to the pages that both share
     asked = [1] # number of threads
     _patched.setattr(kernels, '_kernel', partial(_copied_kernel, kernels._kernel))
     _patched.setattr(kernels, 'fork_server', copies)

@@ -146,7 +146,7 @@ def wait(children):
 
 def run(one, two):
     "One process writes to a folder, then two to another"
-    os.environ['CUDA_VISIBLE_DEVICES'] = ''
+    os.environ.update(CUDA_VISIBLE_DEVICES='', TOKENIZERS_PARALLELISM='false')
     wait([fork(one)])
     world = dict(WORLD_SIZE=2, LOCAL_WORLD_SIZE=2, MASTER_ADDR='127.0.0.1', MASTER_PORT=free_port())
     wait([fork(two, RANK=k, LOCAL_RANK=k, **world) for k in range(2)])

@@ -7,7 +7,7 @@ from transformers import BertConfig, BertModel, TrainingArguments, ViTConfig, Vi
 from transformers.utils import logging
 from amsps.companion.config import parse_config
 from amsps.companion.datasets import load_data
-from amsps.companion.evaluation import evaluate_run
+from amsps.companion.evaluation import embed_split, evaluate_run
 from amsps.companion.runs import load_run, run_dir, train_run
 from amsps.data import PairCollator, PairDataset
 from amsps.losses import LOSSES, AHRL, InfoNCELoss, make_loss
@@ -203,6 +203,8 @@ def test_evaluation(tmp_path):
     one,two = (evaluate_run(model.to(device), tokenizer, data) for device in DEVICES)
     assert two[1].keys()==one[1].keys() and 'levels' in one[1]
     assert two[0]['test']==pytest.approx(one[0]['test'], rel=.02, abs=1.)
+    e = embed_split(model, tokenizer, data, 'test')
+    assert (e.images.device.type,e.texts.device.type,e.ranks[0].device.type)==(DEVICES[1],DEVICES[1],'cpu')
 
 
 def trained(scenes, folder, loss, kind=PairDataset, **options):

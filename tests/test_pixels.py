@@ -268,7 +268,7 @@ def test_damaged_models(cli, place, tmp_path):
 
 @pytest.mark.parametrize('blocks', [2, 3], ids=['stored maps', 'pixels'])
 def test_damaged_picture(cli, place, blocks, tmp_path):
-    "Training stops before the first step and names the picture; once it is mended, the same command goes on"
+    "Training names the picture and leaves no record; once it is mended, the same command trains"
     root = shutil.copytree(place/'flickr8k', tmp_path/'flickr8k')
     picture = sorted((root/'Flicker8k_Dataset').iterdir())[-1]
     good = picture.read_bytes()

@@ -681,8 +681,11 @@ def _verify(record, path, given, cache, say):
 
 def _other_processor(record, found):
     "That a run with other numbers was made on another processor, or may have been"
+    if not found: return ''
+    on,here = (e.get('device', 'cpu') for e in (record['environment'], environment()))
+    if on!=here: return f'; it was made on {on}, and this is {here}: the last digits move'
     made,own = record['environment'].get('processor'),processor()
-    if not found or made==own: return ''
+    if made==own: return ''
     if made is None: return '; the record does not name its processor: on another type, numbers move as with a seed'
     return f'; it was made on another processor ({made}), where numbers move as with another seed; this is {own}'
 
