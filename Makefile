@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-FIRST := $(addprefix tests/test_, $(addsuffix .py, commands ranks index small unplugged cache wheel grid reproduce_clean pixels eccv published formats review))# the longest begin first
+FIRST := $(addprefix tests/test_, $(addsuffix .py, commands ranks index small unplugged cache wheel verify grid reproduce_clean pixels eccv published formats review))# the longest begin first
 REST := $(filter-out $(FIRST), $(wildcard tests/test_*.py))
 ONE := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE# more threads than cores only wait for each other
 ONE += MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_TOP_PAD_=67108864# as `keep_freed_memory`
@@ -11,7 +11,7 @@ PYTEST := $(ONE) $(BIN)/python -m pytest -q -n 3 --dist loadfile --no-loadscope-
 OTHERS := $(filter-out scenes flickr8k, $(notdir $(patsubst %/,%,$(dir $(wildcard data/results/*/*.json)))))
 FLICKR8K ?=
 
-.PHONY: help env reproduce check verify test test-slow figures readme docs bench
+.PHONY: help env reproduce check test test-slow figures readme docs bench
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
@@ -23,11 +23,7 @@ reproduce: $(READY) ## tables, figures and report on the generated scenes, in re
 check: $(READY) ## the gates: clean notebooks, library and README in step, shape of the code
 	$(BIN)/python .ci/check.py
 
-verify: $(READY) # the quickest committed record of the scenes, trained again
-	$(ONE) $(BIN)/amsps verify
-
-test: $(READY) ## gates, notebooks, records and tests
-	$(MAKE) -j 2 check verify
+test: check ## gates, notebooks, records and tests
 	$(ONE) $(BIN)/nbdev_test --n_workers 2
 	$(PYTEST) $(FIRST) $(REST)
 

@@ -1,4 +1,5 @@
-"""The quickest record of each committed set comes out again, where this machine has what it needs. Slow: minutes each.
+"""The quickest record of each committed set comes out again, where this machine has what it needs. Slow, minutes each,
+but for the small scenes.
 
 Sets of Flickr8k need ../shared, and most need the text encoder too: AMSPS_TEXT_ENCODER=FOLDER."""
 import json
@@ -26,8 +27,9 @@ def places(config):
     return [x for k,p in found.items() for x in (f'--{k}', p)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', sorted(p.name for p in RESULTS.iterdir()))
+@pytest.mark.parametrize('name', [
+    pytest.param(name, marks=() if name=='scenes' else pytest.mark.slow)
+    for name in sorted(p.name for p in RESULTS.iterdir())])
 def test_comes_out(cli, name):
     config = quickest(RESULTS/name)
     if config is None: pytest.skip('no records')
