@@ -617,7 +617,7 @@ def test_search_is_light(photos, model, tmp_path):
     done = subprocess.run(command, input=typed, capture_output=True, env=env, encoding='utf-8')
     assert done.returncode==0, done.stderr
     assert len(done.stdout.splitlines())==2 and 'is empty' in done.stderr
-    assert seconds()-start<4
+    assert seconds()-start<2
 
 
 def test_onnx(cli, photos, model, tmp_path, monkeypatch):

@@ -676,15 +676,14 @@ def _verify(record, path, given, cache, say):
     found = differing(record, again)
     differences = _differences(record, again, found)
     how = 'evaluated' if _is_saved(path) or record.get('zero_shot') else 'trained'
-    say(f"{record['name']} {how} again: {_said(found, differences)}{_other_processor(record, found)}")
+    say(f"{record['name']} {how} again: {_said(found, differences)}{_other_machine(record, found)}")
     return max(differences.values(), default=0.)
 
-def _other_processor(record, found):
-    "That a run with other numbers was made on another processor, or may have been"
+def _other_machine(record, found):
+    "That a run with other numbers was made on another device or processor, or may have been"
     if not found: return ''
-    on,here = (e.get('device', 'cpu') for e in (record['environment'], environment()))
-    if on!=here: return f'; it was made on {on}, and this is {here}: the last digits move'
-    made,own = record['environment'].get('processor'),processor()
+    made,own = (e.get('device', 'cpu') for e in (record['environment'], environment()))
+    if made==own: made,own = record['environment'].get('processor'),processor()
     if made==own: return ''
     if made is None: return '; the record does not name its processor: on another type, numbers move as with a seed'
     return f'; it was made on another processor ({made}), where numbers move as with another seed; this is {own}'
