@@ -9,6 +9,7 @@ __all__ = ['DUAL_TYPES', 'check_dual', 'describe_dual', 'join_projection', 'Dual
 # %% ../nbs/method/10_dual.ipynb #f8a54690
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase
 from .errors import InputError, out_of_memory, quoted
 from .layers import block_list, checkpointing, input_of_last_blocks, last_blocks_only, trained_parameters
 from .patching import patch_to
-from .text import _check_vocabulary, part_size, set_padding, token_limit
+from .text import TextStates, _check_vocabulary, cached_states, padded_ids, part_size, set_padding, token_limit
 from .vision import LOAD_ERRORS, VisionEncoder, check_finite_weights, quiet_transformers
 from .vision import _check_weights, _origin, _own_sides
 
@@ -198,6 +200,24 @@ def _train_last(self):
     mask = torch.ones_like(ids) if self.full_length else None # transformers reads masks, but not on the meta device
     def output(): return self._run(ids, mask)
     for p in trained_parameters(self, place, self.tune, output, option='tune_text_layers'): p.requires_grad_(True)
+
+# %% ../nbs/method/10_dual.ipynb #cba829fc
+@patch_to(DualText)
+def extract_states(self,
+    captions:list[str], # M texts
+    tokenizer:PreTrainedTokenizerBase, # Of the dual encoder
+    cache_dir:Path, # As for `cached_states`
+    key:str, # Digest of the dual encoder
+)->TextStates|None: # None where no layer is frozen
+    "What `states` gives of all captions, cached"
+    if not self.freeze or self.tune and self.tune==len(block_list(self.backbone)): return None
+    def run(ids):
+        ids,mask,lengths = padded_ids(ids, tokenizer.pad_token_id)
+        home = self.backbone.device
+        found = self.states(ids.to(home), mask.to(home), lengths)
+        return (found.clamp(-65504, 65504) if self.tune else found).cpu().numpy() # the range of float16
+    options = dict(rows=self.full_length, kind=np.float16) if self.tune else dict(rows=1, kind=np.float32)
+    return cached_states(captions, tokenizer, run, cache_dir, [key, 'dual', self.tune], **options)
 
 # %% ../nbs/method/10_dual.ipynb #3378a512
 def _check_end(tokenizer, tower):

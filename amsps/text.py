@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['BiGRUEncoder', 'set_padding', 'token_limit', 'text_from_config', 'describe_text', 'load_text_backbone', 'text_layers',
            'last_layers_only', 'check_last_layers', 'TransformersTextEncoder', 'part_size', 'TextStates', 'MeanStates',
-           'extract_states']
+           'cached_states', 'extract_states', 'padded_ids']
 
 # %% ../nbs/method/09_text.ipynb #ee06a94b
 import hashlib
 import json
-from contextlib import contextmanager, nullcontext
+import os
+from collections.abc import Callable
+from contextlib import closing, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 import numpy as np
@@ -21,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from .data import are_whole, put_in_place, token_ids, write_digests
-from .errors import InputError, quoted
+from .data import are_whole, disk_room, put_in_place, token_ids, write_digests
+from .errors import InputError, quoted, replacing
 from .layers import checkpointing
 from .patching import patch_to
 from .vision import LOAD_ERRORS, ItemDropout, encoder_part, encoding_device, load_pretrained, masked_mean
@@ -307,30 +309,36 @@ def _run(self, ids, mask, states, lengths): # (B, L, H)
 
 # %% ../nbs/method/09_text.ipynb #827e20c5
 class TextStates:
-    "Output of the frozen layers of a text encoder for every token of M captions"
+    "Output of the frozen layers of a text encoder for M captions"
     def __init__(self,
-        tokens:np.ndarray, # (T, H) float16, caption after caption
+        tokens:np.ndarray, # (T, H) float16 or float32, caption after caption
         lengths:np.ndarray, # (M,) tokens of each caption
+        rows:int=0, # Rows of `tokens` for each caption; 0: one for each of its tokens
     ):
         self.tokens = tokens
         self.lengths = lengths
-        self.starts = np.concatenate([[0], lengths.cumsum()])
+        self.rows = rows
+        self.starts = np.concatenate([[0], _rows_of(lengths, rows).cumsum()])
 
     def __call__(self,
         caption:np.ndarray, # (B,) positions among the M captions
         lengths:Tensor, # (B,) tokens that the tokeniser finds now
-    )->Tensor: # (B, L, H) float32, padded with 0
+    )->Tensor: # (B, L, H) float32, padded with 0; L is `rows`, if not 0
         "States of some captions; raises `InputError` where their lengths changed"
         self._check(caption, lengths)
         found = np.concatenate([self.tokens[self.starts[j]:self.starts[j+1]] for j in caption])
-        out = torch.zeros(len(caption), int(lengths.max()), self.tokens.shape[1])
-        out[torch.arange(out.shape[1])<lengths[:,None]] = torch.from_numpy(found.astype(np.float32))
+        n = torch.from_numpy(_rows_of(lengths.numpy(), self.rows))
+        out = torch.zeros(len(caption), int(n.max()), self.tokens.shape[1])
+        out[torch.arange(out.shape[1])<n[:,None]] = torch.from_numpy(found.astype(np.float32))
         return out
 
     @cached_property
     def means(self)->np.ndarray: # (M, H) float32
         "Mean state of each caption's tokens"
         return _mean_states(self.tokens, self.lengths, self.starts)
+
+# %% ../nbs/method/09_text.ipynb #899d45b2
+def _rows_of(lengths, rows): return np.full_like(lengths, rows) if rows else lengths
 
 # %% ../nbs/method/09_text.ipynb #71adc4a0
 @patch_to(TextStates)
@@ -366,6 +374,100 @@ class MeanStates(TextStates):
         return self.vectors[torch.from_numpy(caption)][:,None]
 
 # %% ../nbs/method/09_text.ipynb #3f4b3f3b
+def cached_states(
+    captions:list[str], # M texts
+    tokenizer:PreTrainedTokenizerBase, # Of the encoder
+    run:Callable, # List of the token ids of B captions -> (B, L, H) array, padded on the right
+    cache_dir:Path, # Has one folder for each set of states
+    key:list, # What decides the states beside the tokens; values of JSON
+    rows:int=0, # As for `TextStates`
+    kind:type=np.float16, # Of numbers in the cache
+    batch_size:int=64, # Captions a call of `run`
+)->TextStates:
+    "States of all captions; raises `InputError` where the disk is full"
+    ids,lengths = token_ids(tokenizer, captions)
+    name = json.dumps([key[0], hashlib.sha256(ids).hexdigest(), lengths.tolist(), *key[1:]])
+    folder = Path(cache_dir)/hashlib.sha256(name.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder/'lock'):
+        if not are_whole(folder/'whole.json'):
+            with disk_room(folder/'tokens.npy'):
+                _fill_states(folder, np.split(ids, lengths.cumsum()[:-1]), run, rows, kind=kind, batch_size=batch_size)
+    tokens = np.load(folder/'tokens.npy', mmap_mode='r', allow_pickle=False)
+    return TextStates(tokens, np.load(folder/'lengths.npy', allow_pickle=False), rows)
+
+# %% ../nbs/method/09_text.ipynb #44a22bf6
+def _fill_states(folder, ids, run, rows, *, kind, batch_size):
+    "Write `tokens.npy` and `lengths.npy`, then their digests, which mark the folder as complete"
+    lengths = np.array([len(x) for x in ids])
+    starts = np.concatenate([[0], _rows_of(lengths, rows).cumsum()])
+    order = np.argsort(lengths, kind='stable')
+    part = _Part(folder, int(starts[-1]), kind)
+    bar = tqdm(total=len(ids), initial=part.done, desc='running the frozen text encoder', unit='caption')
+    with closing(part), bar:
+        for i in range(part.done, len(ids), batch_size):
+            batch = order[i:i+batch_size]
+            h = run([ids[j] for j in batch])
+            part.write([(starts[j], x[:starts[j+1]-starts[j]]) for j,x in zip(batch, h)])
+            bar.update(len(batch))
+    np.save(folder/'lengths.tmp.npy', lengths)
+    put_in_place(part.path, folder/'tokens.npy')
+    put_in_place(folder/'lengths.tmp.npy', folder/'lengths.npy')
+    write_digests(folder/'whole.json', {f'{name}.npy':folder/f'{name}.npy' for name in ('tokens', 'lengths')})
+    part.note.unlink(missing_ok=True)
+
+# %% ../nbs/method/09_text.ipynb #1ed87193
+class _Part:
+    "A file of states that is being written, and `done`, the number of captions in it"
+    every = 4096 # captions between two notes
+
+    def __init__(self, folder, total, kind):
+        self.path,self.note = folder/'tokens.part',folder/'done'
+        self.total,self.kind = total,np.dtype(kind)
+        self.width,self.begin,self.done = self._left()
+        self.noted = self.done
+        if not self.done: self.path.write_bytes(b'')
+        self.file = open(self.path, 'r+b')
+
+    def _left(self):
+        "Size of a state, where states begin, and captions that an interrupted run left; zeros where nothing is usable"
+        try:
+            done = int(self.note.read_text('utf-8'))
+            with self.path.open('rb') as f:
+                np.lib.format.read_magic(f)
+                shape,_,kind = np.lib.format.read_array_header_1_0(f)
+                if (shape[0], kind)==(self.total, self.kind): return shape[1],f.tell(),done
+        except Exception: pass # a damaged header raises errors of many kinds
+        return 0,0,0
+
+# %% ../nbs/method/09_text.ipynb #054d03d4
+@patch_to(_Part)
+def write(self,
+    states:list[tuple], # (first row, (rows, H) array) of each caption
+):
+    "Write the states of a batch"
+    if not self.begin:
+        self.width = states[0][1].shape[1]
+        shape = dict(descr=self.kind.str, fortran_order=False, shape=(self.total, self.width))
+        np.lib.format.write_array_header_1_0(self.file, shape)
+        self.begin = self.file.tell()
+    for row,x in states:
+        self.file.seek(self.begin+int(row)*self.width*self.kind.itemsize)
+        self.file.write(x.astype(self.kind).tobytes())
+    self.done += len(states)
+    if self.done-self.noted>=self.every: self._sync()
+
+@patch_to(_Part)
+def _sync(self):
+    self.file.flush()
+    os.fsync(self.file.fileno())
+    with replacing(self.note) as f: f.write(str(self.done).encode())
+    self.noted = self.done
+
+@patch_to(_Part)
+def close(self): self.file.close()
+
+# %% ../nbs/method/09_text.ipynb #d9d4eceb
 def extract_states(
     captions:list[str], # M texts
     tokenizer:PreTrainedTokenizerBase, # From `load_text_backbone`
@@ -374,48 +476,31 @@ def extract_states(
     key:str, # Digest of the encoder
     tune:int=0, # Number of last layers that are trained: the states are those before them
     batch_size:int=64, # Captions a forward pass
-)->TextStates:
-    "States of all captions, cached"
+)->TextStates: # float16, one for each token
+    "States of all captions, cached; raises `InputError` where the last layers cannot be trained alone"
     if tune and model is not None: check_last_layers(model, tune)
-    ids,lengths = token_ids(tokenizer, captions)
-    name = json.dumps([key, hashlib.sha256(ids).hexdigest(), lengths.tolist()]+[tune]*(tune>0))
-    folder = Path(cache_dir)/hashlib.sha256(name.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder/'lock'):
-        if not are_whole(folder/'whole.json'):
-            _fill_states(folder, np.split(ids, lengths.cumsum()[:-1]), tokenizer.pad_token_id, model=model, tune=tune,
-                         batch_size=batch_size)
-    tokens = np.load(folder/'tokens.npy', mmap_mode='r', allow_pickle=False)
-    return TextStates(tokens, np.load(folder/'lengths.npy', allow_pickle=False))
-
-# %% ../nbs/method/09_text.ipynb #44a22bf6
-def _fill_states(folder, ids, padding, *, model, tune, batch_size):
-    "Write `tokens.npy` and `lengths.npy`, then their digests, which mark the folder as complete"
-    lengths = np.array([len(x) for x in ids])
-    starts = np.concatenate([[0], lengths.cumsum()])
-    order = np.argsort(lengths, kind='stable')
-    shape = (int(lengths.sum()), model.config.hidden_size)
-    out = np.lib.format.open_memmap(folder/'tokens.tmp.npy', 'w+', np.float16, shape=shape)
-    home = model.device
-    model.to(encoding_device())
-    for i in tqdm(range(0, len(ids), batch_size), desc='running the frozen text encoder', unit='batch'):
-        batch = order[i:i+batch_size]
-        h = _frozen_output(model, [ids[j] for j in batch], padding, tune)
-        for k,j in enumerate(batch):
-            out[starts[j]:starts[j+1]] = h[k,:lengths[j]]
-    model.to(home)
-    out.flush()
-    np.save(folder/'lengths.tmp.npy', lengths)
-    for name in ('tokens', 'lengths'): put_in_place(folder/f'{name}.tmp.npy', folder/f'{name}.npy')
-    write_digests(folder/'whole.json', {f'{name}.npy':folder/f'{name}.npy' for name in ('tokens', 'lengths')})
+    def run(ids): return _frozen_output(model.to(encoding_device()), ids, tokenizer.pad_token_id, tune)
+    home = model.device if model is not None else None
+    found = cached_states(captions, tokenizer, run, cache_dir, [key]+[tune]*(tune>0), batch_size=batch_size)
+    if model is not None: model.to(home)
+    return found
 
 # %% ../nbs/method/09_text.ipynb #3bafa1fb
 @torch.inference_mode()
 def _frozen_output(model, ids, padding, tune): # (B, L, H) array in the range of float16
-    ids = [torch.from_numpy(i.astype(np.int64)) for i in ids]
-    x = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=padding)
-    mask = nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True)
+    x,mask,_ = padded_ids(ids, padding)
     y = model.eval()(
         input_ids=x.to(model.device), attention_mask=mask.to(model.device), output_hidden_states=tune>0)
     h = y.hidden_states[-1-tune] if tune else y.last_hidden_state
     return h.clamp(-65504, 65504).cpu().numpy()
+
+# %% ../nbs/method/09_text.ipynb #51c20e57
+def padded_ids(
+    ids:list[np.ndarray], # B, of the tokens of captions
+    padding:int, # Token id
+)->tuple[Tensor,Tensor,np.ndarray]: # (B, L) ids and mask, int64; (B,) tokens of each caption
+    "Captions as a batch"
+    ids = [torch.from_numpy(i.astype(np.int64)) for i in ids]
+    x = nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=padding)
+    mask = nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True)
+    return x,mask,np.array([len(i) for i in ids])

@@ -6,8 +6,10 @@ import pytest
 import torch
 from PIL import Image
 from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+from amsps.data import on_device
 from amsps.losses import AHRL, InfoNCELoss, Mined, Offline, TripletLoss
 from amsps.model import AmspsConfig, AmspsModel
+from amsps.rivals import AOQ, FNE
 from amsps.training import _similarity_log
 from amsps.vision import VisionEncoder, describe_vision
 
@@ -90,3 +92,51 @@ def test_that_it_would_fail():
         model,ids = model_of(),torch.ones(B, 7, dtype=torch.int64)
         with pytest.raises(NotImplementedError, match='meta'):
             model(torch.randn(B, 5, 32), ids, ids)
+
+
+def trainer_of(loss, folder, monkeypatch):
+    "The trainer of a run that has mined, before its first step"
+    import amsps.training as training
+    from amsps.consensus import build_graph
+    from amsps.data import PairDataset, build_tokenizer
+    from amsps.mining import CoverageEvidence, Miner
+    from amsps.scenes import make_scenes
+    scenes = make_scenes(40, 15, 20)
+    train,dev = (PairDataset(scenes.annotations, scenes.features, s) for s in ('train', 'dev'))
+    tokenizer = build_tokenizer(train.captions, 1)
+    size = dict(feature_size=scenes.features.shape[2], vocab_size=len(tokenizer), embed_size=16, word_size=8)
+    graph = build_graph(train.captions, 10)
+    level = dict(n_concepts=len(graph.words), concepts=graph.words, concept_size=8)
+    model = AmspsModel(AmspsConfig(**size, **level))
+    model.consensus.set_graph(graph, tokenizer)
+    items = train.captions,train.caption_image,len(train.image_ids)
+    mining = training.MiningCallback(Miner(*items, CoverageEvidence(*items), candidates=5), train, dev, folder)
+    found = []
+    monkeypatch.setattr(training, '_run', lambda trainer, *rest: found.append(trainer))
+    training.fit(model, tokenizer, train, dev, folder, loss, mining, epochs=2, batch_size=B, progress=False)
+    mining.mine(model, tokenizer, 1)
+    return found[0]
+
+
+def without_values(trainer):
+    "Move a trainer to the meta device"
+    trainer.args.__dict__['_setup_devices'] = torch.device('meta') # `args.device`
+    trainer.model.train().to('meta')
+    trainer.retrieval_loss.to('meta')
+    miner = trainer.mining.miner
+    if miner.stored is not None: miner.stored = tuple(x.to('meta') for x in miner.stored)
+    trainer.create_optimizer_and_scheduler(2)
+
+
+@pytest.mark.parametrize('name', ['ahrl', 'aoq', 'fne'])
+def test_loss_of_the_trainer_asks_for_nothing(name, tmp_path, monkeypatch):
+    "Encoders, drawn items, levels, terms of the loss and the log, as `fit` has them"
+    loss = {'ahrl': AHRL(penalty_gradient=True), 'aoq': AOQ(), 'fne': FNE()}[name]
+    trainer = trainer_of(loss, tmp_path, monkeypatch)
+    without_values(trainer)
+    batch = trainer.data_collator([trainer.train_dataset[j] for j in range(B)])
+    loss.mode = 'active'
+    found = trainer.compute_loss(trainer.model, on_device(batch, torch.device('meta')))
+    found.backward()
+    assert found.is_meta and trainer._unchecked[0].values.is_meta
+    assert all(p.grad is not None for p in trainer.model.text_encoder.parameters())

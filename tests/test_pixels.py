@@ -1,6 +1,7 @@
 "Encoders that train and CLIP-like models on the command line, on drawn pictures."
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -113,8 +114,16 @@ print(json.dumps(recall_metrics(*retrieval_ranks(v, t, torch.from_numpy(test.cap
 """
 
 
+def put_on_hub(folder, cache, name):
+    "Copy a saved model to where a download from the hub lies"
+    home = cache/f"models--{name.replace('/', '--')}"
+    shutil.copytree(folder, home/'snapshots/0123abcd')
+    (home/'refs').mkdir()
+    (home/'refs/main').write_text('0123abcd', 'utf-8')
+
+
 def test_everything_trains_from_pixels(cli, place, tmp_path):
-    "AMSPS over a CLIP, random views: evaluated, then embedded in a fresh process without model folder and cache"
+    "AMSPS over a CLIP, random views: evaluated, then embedded in a fresh process from a repository of the hub"
     clip = ['--model', place/'clip', '--row', 'AMSPS', '--n-concepts', 10, '--epochs', 3, '--batch-size', 8]
     everything = ['--tune-vision-layers', 2, '--tune-text-layers', 2, '--min-view', .5, '--mirror']
     r = cli('train', *clip, *everything, *data(place))
@@ -122,9 +131,10 @@ def test_everything_trains_from_pixels(cli, place, tmp_path):
     run = Path(re.search(r'^run: +(.*)', r.stdout, re.M)[1])
     shown = cli('evaluate', run, '--data-root', place/'flickr8k', '--cache-dir', place/'cache')
     assert shown.returncode==0 and 'equal to the record' in shown.stdout, shown.stderr
-    moved = shutil.copytree(run/'model', tmp_path/'model')
-    command = [sys.executable, '-c', ENCODE, str(moved), str(place/'flickr8k')]
-    alone = subprocess.run(command, capture_output=True, encoding='utf-8', cwd=tmp_path, timeout=120)
+    put_on_hub(run/'model', tmp_path/'hub', 'someone/photographs')
+    command = [sys.executable, '-c', ENCODE, 'someone/photographs', str(place/'flickr8k')]
+    hub = os.environ|dict(HF_HUB_CACHE=str(tmp_path/'hub'), HF_HUB_OFFLINE='1')
+    alone = subprocess.run(command, capture_output=True, encoding='utf-8', cwd=tmp_path, env=hub, timeout=120)
     assert alone.returncode==0, alone.stderr
     recorded = json.loads((run/'record.json').read_text('utf-8'))['metrics']['test']
     assert json.loads(alone.stdout)=={k:recorded[k] for k in json.loads(alone.stdout)}
@@ -302,3 +312,25 @@ def test_gradient_checkpointing(cli, place):
     assert results('--gradient-checkpointing')==results()
     r = cli('train', '--gradient-checkpointing', *data(place))
     assert r.returncode and 'is for encoders that train' in r.stderr
+
+
+@pytest.mark.parametrize('views', [{}, dict(min_view=.5, mirror=True)], ids=['whole', 'views'])
+def test_other_processes_may_prepare_the_batches(views, place, tmp_path, monkeypatch):
+    "Pictures that do not fit on a GPU are read by workers; with whole pictures every number is that without workers"
+    import amsps.training as training
+    from amsps.companion.config import parse_config
+    from amsps.companion.datasets import load_data
+    from amsps.companion.runs import train_run
+    def trained(workers):
+        def placed(args, *splits):
+            args.dataloader_num_workers = workers
+            args.dataloader_persistent_workers = workers>0
+        monkeypatch.setattr(training, 'place_features', placed)
+        chosen = dict(dataset='flickr8k', data_root=str(place/'flickr8k'), backbone=str(place/'vit'), loss='infonce',
+                      tune_vision_layers=3, grid=2, embed_size=16, word_size=8, epochs=2, batch_size=16)
+        config = parse_config(chosen|views|dict(cache_dir=str(tmp_path/str(workers))))
+        return train_run(config, load_data(config))
+    alone,helped = trained(0),trained(2)
+    assert alone['data']['features'][1:]==[3, 32, 32]
+    assert len(helped['history'])==2 and all(0<e['loss']<100 for e in helped['history'])
+    if not views: assert helped['history']==alone['history'] and helped['metrics']==alone['metrics']

@@ -160,6 +160,7 @@ USED_WHEN = {
     'dual.DualParts': lambda c: bool(c.model),
     'dual.dual_from_config': lambda c: bool(c.model),
     'companion.datasets.starting_model': lambda c: bool(c.model),
+    'companion.runs._states_of_half': lambda c: bool(c.model),
     'companion.datasets.model_digest': lambda c: bool(c.model),
     'views.RandomViews': lambda c: c.min_view<1 or c.mirror,
     'companion.datasets.backbone_digest': lambda c: bool(c.backbone),

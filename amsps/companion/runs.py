@@ -36,6 +36,7 @@ from .datasets import saved_start, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
+from ..dual import DualText
 from ..errors import InputError, out_of_memory, quoted
 from ..metrics import recall_metrics, unpack_ranks
 from ..model import REFERENCE, AmspsModel, load_tokenizer, vocabulary_digest
@@ -201,6 +202,13 @@ def _link(kept, folder):
         except OSError: # a file system without links
             new.unlink(missing_ok=True)
 
+# %% ../../nbs/companion/28_runs.ipynb #db5933fb
+def _states_of_half(config, data, model, tokenizer):
+    "States of the frozen layers of a CLIP-like model's text half, for training; None for other models"
+    if not isinstance(model.text_encoder, DualText): return None
+    folder = cache_root(config.cache_dir)/'text'
+    return model.text_encoder.extract_states(data.annotations.captions, tokenizer, folder, model_digest(config.model))
+
 # %% ../../nbs/companion/28_runs.ipynb #db5933fc
 def _fit_and_evaluate(folder, config, data):
     "Results of a run, as the record has them"
@@ -209,6 +217,8 @@ def _fit_and_evaluate(folder, config, data):
     model,tokenizer = build_model(config, data, train_set, graph)
     model.to(encoding_device())
     out = dict(before=similarities_of(model, tokenizer, data))
+    if config.model and data.states is None:
+        train_set.states = dev_set.states = _states_of_half(config, data, model, tokenizer)
     train_set.views = random_views(config, train_set)
     loss = build_loss(config)
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
