@@ -8,7 +8,7 @@ __all__ = ['LOAD_ERRORS', 'ItemDropout', 'RegionEncoder', 'masked_mean', 'quiet_
            'square_grid', 'pool_grid', 'encoding_device', 'full_float32', 'keep_freed_memory', 'picture_pixels',
            'VisionEncoder', 'channels_last', 'pixel_settings', 'channel_scale', 'picture_bytes', 'load_vision',
            'vision_from_config', 'describe_vision', 'picture_features', 'digest_weights', 'behaviour_of',
-           'digest_config', 'digest_vision', 'extract_features', 'features_folder', 'region_means']
+           'digest_config', 'digest_vision', 'extract_features', 'features_folder', 'mean_region', 'region_means']
 
 # %% ../nbs/method/08_vision.ipynb #7d0bf358
 import ctypes
@@ -931,29 +931,35 @@ def _move_beginning(source, part, keep):
             for n in [len(header)]+[size]*keep: out.write(f.read(n))
 
 # %% ../nbs/method/08_vision.ipynb #7e67b1ad
+def mean_region(
+    x:Tensor, # (B, K, F)
+)->Tensor: # (B, 1, F)
+    return x.mean(1, keepdim=True)
+
 def region_means(
     x:np.ndarray|Regions, # (N, K, F) of one of `FEATURE_TYPES`
     path:Path, # `.npy` file of the means, read where it exists
     block:int=256, # Images read together
-)->np.ndarray: # (N, 1, F) float32 memory map
-    "Mean over each image's regions, cached; raises `InputError` for NaN or infinity"
+    pool:Callable=mean_region, # (B, K, F) float32 -> (B, k, F)
+)->np.ndarray: # (N, k, F) float32 memory map
+    "Pooled regions of each image, cached; raises `InputError` for NaN or infinity"
     path,made,marker = (Path(path).with_suffix(end) for end in ('.npy', '.tmp.npy', '.json'))
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix('.lock')), disk_room(path):
         if not _is_kept(path, marker):
-            _write_means(x, made, block)
+            _write_means(x, made, block, pool)
             write_digests(marker, {path.name:made})
             put_in_place(made, path)
     return load_features(path, len(x))
 
 # %% ../nbs/method/08_vision.ipynb #728026a5
-def _write_means(x, path, block):
-    out = np.lib.format.open_memmap(path, 'w+', np.float32, shape=(len(x), 1, x.shape[2]))
+def _write_means(x, path, block, pool):
+    def pooled(i): return pool(as_float(torch.from_numpy(np.array(x[i:i+block])))) # torch warns about read-only maps
+    out = np.lib.format.open_memmap(path, 'w+', np.float32, shape=(len(x), *pooled(0).shape[1:]))
     starts = range(0, len(x), block)
     for i in tqdm(starts, desc='averaging regions', unit='block', disable=len(x)<20*block):
-        rows = torch.from_numpy(np.array(x[i:i+block])) # copy, because torch warns about read-only memory maps
-        means = as_float(rows).mean(1, keepdim=True)
-        finite = means.isfinite().all(2)
+        means = pooled(i)
+        finite = means.isfinite().flatten(1).all(1)
         if not finite.all():
             raise InputError(f"the features of image {i+int(finite.int().argmin())} (from 0) are NaN or infinite: "
                              "`amsps data check` names the file; extract or download it again")

@@ -334,3 +334,19 @@ def test_other_processes_may_prepare_the_batches(views, place, tmp_path, monkeyp
     assert alone['data']['features'][1:]==[3, 32, 32]
     assert len(helped['history'])==2 and all(0<e['loss']<100 for e in helped['history'])
     if not views: assert helped['history']==alone['history'] and helped['metrics']==alone['metrics']
+
+
+@pytest.mark.parametrize('trained', [[], ['--tune-vision-layers', 1]], ids=['frozen', 'last block'])
+def test_the_middle_of_pictures(trained, cli, place, tmp_path):
+    "The pooling `centre`: trained, evaluated as recorded, and embedded by the saved folder alone"
+    from amsps.model import AmspsModel
+    centre = ['--backbone', place/'vit', '--pooling', 'centre', '--loss', 'infonce', '--epochs', 2]
+    run = trained_run(cli('train', *centre, '--grid', 4, *trained, *data(place)))
+    shown = cli('evaluate', run, '--data-root', place/'flickr8k', '--cache-dir', place/'cache')
+    assert 'equal to the record' in shown.stdout, shown.stderr
+    model = AmspsModel.from_pretrained(shutil.copytree(run/'model', tmp_path/'model'))
+    assert model.region_encoder.linear.in_features==2*16
+    pictures = sorted((place/'flickr8k/Flicker8k_Dataset').iterdir())[:3]
+    assert model.encode(pictures).shape==(3, model.config.embed_size)
+    r = cli('train', *centre, '--grid', 1, *trained, *data(place))
+    assert r.returncode==2 and '`pooling` centre needs cells, and `grid` is 1' in r.stderr

@@ -129,7 +129,7 @@ def _module(name):
 def _on_scenes(c): return c.dataset=='scenes'
 def _on_photographs(c): return c.dataset!='scenes'
 def _on_flickr8k(c): return c.dataset=='flickr8k'
-def _averages_regions(c): return c.pooling=='mean' and not c.region_hidden
+def _averages_regions(c): return c.pooling=='mean' and not c.region_hidden or c.pooling=='centre'
 def _has_text_backbone(c): return bool(c.text_backbone)
 def _has_concepts(c): return bool(c.n_concepts)
 def _has_answers(c): return bool(c.judgements)
@@ -173,12 +173,14 @@ USED_WHEN = {
     'companion.datasets._add_text_states': lambda c: c.freeze_text,
     'companion.datasets.check_text_layers': lambda c: c.freeze_text and bool(c.tune_text_layers),
     'text.extract_states': lambda c: c.freeze_text,
-    'text.MeanStates': lambda c: c.freeze_text and not c.tune_text_layers and c.pooling=='mean',
+    'text.MeanStates': lambda c: c.freeze_text and not c.tune_text_layers and c.pooling in ('mean','centre'),
     'text.load_text_backbone': lambda c: c.text_backbone not in ('','untrained'),
     'text.TransformersTextEncoder': _has_text_backbone,
     'text.BiGRUEncoder': lambda c: not c.text_backbone,
     # pooling
     'model.AttentionPooling': lambda c: c.pooling=='attention',
+    'model.CentreEncoder': lambda c: c.pooling=='centre',
+    'model.centre_means': lambda c: c.pooling=='centre',
     'model.GeneralizedPooling': lambda c: c.pooling=='gpo',
     # consensus level
     'consensus.build_graph': _has_concepts,

@@ -12,11 +12,11 @@ __all__ = ['LossName', 'OMITTED', 'WITHOUT_ANSWERS', 'GROUPS', 'CONFIG_RULES', '
            'saved_folder', 'saved_shape', 'saved_model_keeps_its_shape', 'model_is_both_encoders', 'refers_to_vision',
            'check_trains', 'some_losses_learn_a_temperature', 'trained_vision_has_a_backbone',
            'adapters_are_of_trained_layers', 'checkpointing_is_of_trained_encoders', 'reference_is_to_a_frozen_encoder',
-           'views_are_of_trained_vision', 'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen',
-           'relatedness_has_evidence', 'correction_needs_answers', 'weights_need_answers', 'active_mode_begins',
-           'penalty_has_a_range', 'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level',
-           'vectors_need_a_graph', 'refuse_unknown', 'namespace_config', 'preset', 'few_pairs', 'expected',
-           'check_palette', 'label_of']
+           'views_are_of_trained_vision', 'centre_has_cells', 'chunks_have_no_batch_norm',
+           'sentence_evidence_is_frozen', 'relatedness_has_evidence', 'correction_needs_answers',
+           'weights_need_answers', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
+           'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
+           'namespace_config', 'preset', 'few_pairs', 'expected', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/22_config.ipynb #1d9c3536
 import ast
@@ -128,8 +128,9 @@ WITHOUT_ANSWERS = dict(judgements='', accepted_weight=1., refused_weight=1., cor
 class ModelConfig(_Group):
     "Image encoder, text encoder and joint space"
     embed_size: int = Field(128, ge=2, description="Dimensions of the joint space.")
-    pooling: Literal['attention','mean','max','gpo'] = Field('max',
-        description="Pooling of regions and of words: attention, mean, max or gpo.")
+    pooling: Literal['attention','mean','max','gpo','centre'] = Field('max',
+        description="Pooling of regions and of words: attention, mean, max, gpo or centre. Centre is the mean of all "
+                    "cells of a grid beside that of the middle ones, and the mean of words.")
     region_hidden: int = Field(128, ge=0,
         description="Hidden units of the residual perceptron of the region encoder. 0: no perceptron.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate on region features, 0 to 1.")
@@ -487,6 +488,15 @@ def views_are_of_trained_vision(config):
         return ("random views (`min_view` below 1, `mirror`) are for a vision model that trains: set "
                 "`tune_vision_layers` too")
 
+# %% ../../nbs/companion/22_config.ipynb #06e0c55b
+@config_rule
+def centre_has_cells(config):
+    if config.pooling!='centre': return None
+    if config.dataset=='scenes':
+        return "`pooling` centre needs the cells of a grid, and scenes have none: choose another"
+    if config.backbone and config.grid<3:
+        return f"`pooling` centre needs cells, and `grid` is {config.grid}: set it to 5 (3 or more)"
+
 # %% ../../nbs/companion/22_config.ipynb #5d1e1601
 @config_rule
 def chunks_have_no_batch_norm(config):
@@ -611,6 +621,7 @@ def preset(
     dataset = values.get('dataset', 'scenes')
     frozen = bool(values.get('freeze_text')) and dataset!='scenes'
     start = _start_of(values['model']) if values.get('model') else FROZEN_TEXT if frozen else {}
+    if values.get('pooling')=='centre': start = start|dict(grid=5)
     if values.get('tune_vision_layers'): start = {k:v for k,v in start.items() if k!='image_size'}
     adapters = ADAPTERS if values.get('lora') else {}
     small = few_pairs(pairs, values) if dataset=='own' else {}

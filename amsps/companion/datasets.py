@@ -33,7 +33,7 @@ from ..data import read_rows
 from ..dual import DualParts, load_dual
 from ..errors import InputError, quoted
 from ..mining import enough_siblings
-from ..model import AmspsModel, load_tokenizer
+from ..model import AmspsModel, centre_means, load_tokenizer
 from ..patching import patch_to
 from ..scenes import SceneData, make_scenes
 from ..text import MeanStates, TextStates, check_last_layers, extract_states, load_text_backbone
@@ -572,7 +572,7 @@ def _add_text_states(data, config, cache):
     if tune:
         data.states = states(tune)
     else:
-        data.states = MeanStates(data.sentences) if config.pooling=='mean' else data.sentences
+        data.states = MeanStates(data.sentences) if config.pooling in ('mean','centre') else data.sentences
 
 # %% ../../nbs/companion/25_datasets.ipynb #6f758849
 def with_part(
@@ -594,6 +594,14 @@ def _training_answers(config, data):
                          "split, so that it changes nothing; check `judgements`")
     return answers
 
+def _pool_regions(data, config, cache):
+    "Pool the regions of the data once, where the model does it before anything that trains"
+    if config.tune_vision_layers: return
+    if config.pooling=='centre':
+        data.features = region_means(data.features, cache/f'centres/{data.fingerprint[:16]}.npy', pool=centre_means)
+    elif config.pooling=='mean' and not config.region_hidden and data.features.shape[1]>1:
+        data.features = region_means(data.features, cache/f'means/{data.fingerprint[:16]}.npy')
+
 def load_data(
     config:RunConfig, # Names the dataset and its folder
     vision:VisionEncoder|None=None, # Encoder of pictures, where `config` names no `backbone`
@@ -606,9 +614,7 @@ def load_data(
     data = _load_scenes(config, cache) if config.dataset=='scenes' else _load_photographs(config, cache, vision, make)
     data = with_part(data, config)
     if not make: return data
-    pooled = config.pooling=='mean' and not config.region_hidden and not config.tune_vision_layers
-    if pooled and data.features.shape[1]>1:
-        data.features = region_means(data.features, cache/f'means/{data.fingerprint[:16]}.npy')
+    _pool_regions(data, config, cache)
     if config.freeze_text:
         _add_text_states(data, config, cache)
     return data

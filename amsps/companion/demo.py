@@ -69,7 +69,8 @@ def picture_regions(
     "What the image side pools"
     states = model.vision.states(model.vision.pixels([picture])).to(model.device)
     regions = model.vision.regions(states)[0]
-    x = model.region_encoder(regions[:,None])[:,0] # one by one: with mean pooling it averages those of a picture
+    if model.config.pooling=='centre': x = model.region_encoder(regions[None])[0] # one vector
+    else: x = model.region_encoder(regions[:,None])[:,0] # one by one: with mean pooling it averages those of a picture
     return model.image_pool(x[None], torch.ones(1, len(x), dtype=torch.bool, device=x.device)),x
 
 @torch.no_grad()

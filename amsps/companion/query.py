@@ -121,7 +121,8 @@ def text_arrays(
     "Weights of the text side of a Bi-GRU or a BERT"
     c = model.config
     level = c.consensus if c.n_concepts else ''
-    if c.dual_config or c.pooling not in _POOLS or level not in ('', 'likelihood'): return None
+    pooling = 'mean' if c.pooling=='centre' else c.pooling
+    if c.dual_config or pooling not in _POOLS or level not in ('', 'likelihood'): return None
     encoder = model.text_encoder
     if c.text_config: found,sizes = _bert_arrays(encoder)
     else: found,sizes = dict(words=encoder.words.weight, **dict(encoder.gru.named_parameters())),{}
@@ -129,7 +130,7 @@ def text_arrays(
     if c.pooling=='attention': found |= {f'pool.{k}':v for k,v in model.text_pool.named_parameters()}
     arrays = {k:v.detach().cpu().numpy() for k,v in found.items()}
     if level: arrays |= _concept_arrays(model)
-    sizes = sizes|dict(pooling=_POOLS.index(c.pooling))
+    sizes = sizes|dict(pooling=_POOLS.index(pooling))
     return arrays|{k:np.array(x) for k,x in sizes.items()}
 
 def _bert_arrays(encoder):
