@@ -433,7 +433,7 @@ class AHRL(nn.Module):
     margin:float = 0.1 # m0, cosine units, 0..2
     selection:str = 'smooth' # One of `SELECTIONS`
     temperature:float = 0.05 # > 0, of the smooth selection, cosine units
-    adaptive_margin:float = 0.3 # kappa, 0..1; 0 is the fixed margin
+    adaptive_margin:float = 0. # kappa, 0..1; 0 is the fixed margin
     offline_weight:float = 0.05 # lambda_off, >= 0
     cross_weight:float = 0.02 # lambda_cross, >= 0
     offline_margin:float = 0. # m_off, cosine units, -1..2 [AOQ: 0]
@@ -497,8 +497,8 @@ _WHOLE = dict(margin=.1, selection='smooth', temperature=.05, adaptive_margin=.3
               penalty=True, filter_hidden=True, hidden_confidence=.3, mining_weight=.2)
 
 PRESETS = dict(
-    photographs=_WHOLE,
-    scenes=_WHOLE | dict(temperature=.07, mining_weight=.5),
+    photographs=_WHOLE | dict(adaptive_margin=0.),
+    scenes=_WHOLE | dict(adaptive_margin=0., temperature=.07, mining_weight=.5),
     paper=_WHOLE | dict(margin=.2, selection='hardest'),
     plain=_OFF | dict(margin=.1, selection='smooth'),
     sum_triplet=_TRIPLET | dict(selection='sum'),
