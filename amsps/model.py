@@ -112,7 +112,7 @@ def _sine_encoding(k, size): # (K,) positions -> (K, size)
 def centre_means(
     x:Tensor, # (B, K, F), cells of a square grid row by row, then their mean; or (B, 2, F) from here
 )->Tensor: # (B, 2, F), the mean of all cells, and that of the middle ones
-    "Raises `InputError` for regions that are no grid"
+    "Two means of the cells of pictures; raises `InputError` for a number of regions that is no grid"
     if x.shape[1]==2: return x
     side = math.isqrt(x.shape[1]-1)
     if side<3 or side*side!=x.shape[1]-1:

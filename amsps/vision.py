@@ -934,6 +934,7 @@ def _move_beginning(source, part, keep):
 def mean_region(
     x:Tensor, # (B, K, F)
 )->Tensor: # (B, 1, F)
+    "Mean of the regions, as one region"
     return x.mean(1, keepdim=True)
 
 def region_means(

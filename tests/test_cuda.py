@@ -230,12 +230,12 @@ def test_training(loss, precision, scenes, tmp_path):
 
 def test_resumed(scenes, tmp_path):
     "A run that is interrupted in its third epoch ends like one that was not"
-    whole,metrics,_ = trained(scenes, tmp_path/'whole', AHRL())
+    whole,metrics,_ = trained(scenes, tmp_path/'whole', AHRL(adaptive_margin=.3))
     ShakyDataset.countdown = 5*120*5//2
     with pytest.raises(InterruptedError):
-        trained(scenes, tmp_path/'parts', AHRL(), kind=ShakyDataset)
+        trained(scenes, tmp_path/'parts', AHRL(adaptive_margin=.3), kind=ShakyDataset)
     ShakyDataset.countdown = 10**9
-    resumed,again,_ = trained(scenes, tmp_path/'parts', AHRL(), kind=ShakyDataset)
+    resumed,again,_ = trained(scenes, tmp_path/'parts', AHRL(adaptive_margin=.3), kind=ShakyDataset)
     assert [e['epoch'] for e in resumed]==[e['epoch'] for e in whole]
     assert [e['loss'] for e in resumed]==pytest.approx([e['loss'] for e in whole], rel=.02)
     assert again['rsum']==pytest.approx(metrics['rsum'], rel=.1)

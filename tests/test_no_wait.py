@@ -15,13 +15,14 @@ from amsps.vision import VisionEncoder, describe_vision
 
 B = 6
 LOSSES = {
-    'AHRL, smooth': AHRL(),
+    'AHRL, smooth': AHRL(adaptive_margin=.3),
     'AHRL, hardest': AHRL.preset('paper'),
     'AHRL, graded': AHRL(graded_weight=.4, penalty_gradient=True),
     'hardest triplet': TripletLoss(),
     'safe triplet': AHRL.preset('selhn'),
     'InfoNCE': InfoNCELoss()}
-MODELS = [dict(pooling='attention'), dict(pooling='mean'), dict(pooling='max'), dict(n_concepts=10, concept_size=8)]
+MODELS = [dict(pooling='attention'), dict(pooling='mean'), dict(pooling='max'), dict(pooling='centre'),
+          dict(n_concepts=10, concept_size=8)]
 
 
 def model_of(**kind):
@@ -46,7 +47,7 @@ def test_step_asks_for_nothing(kind, name):
         model = model_of(**kind)
         ids,image = torch.ones(B, 7, dtype=torch.int64),torch.zeros(B, dtype=torch.int64)
         lengths = np.array([7,3,5,5,2,6])
-        out = model(torch.randn(4, 5, 32), ids, ids.clone(), lengths=lengths, image_index=image)
+        out = model(torch.randn(4, 10, 32), ids, ids.clone(), lengths=lengths, image_index=image)
         sims = out.image_embeds@out.text_embeds.T
         loss.mode = 'active'
         terms = loss(sims, image, image[:,None]==image[None], **extras_of(loss))
@@ -131,7 +132,7 @@ def without_values(trainer):
 @pytest.mark.parametrize('name', ['ahrl', 'aoq', 'fne'])
 def test_loss_of_the_trainer_asks_for_nothing(name, tmp_path, monkeypatch):
     "Encoders, drawn items, levels, terms of the loss and the log, as `fit` has them"
-    loss = {'ahrl': AHRL(penalty_gradient=True), 'aoq': AOQ(), 'fne': FNE()}[name]
+    loss = {'ahrl': AHRL(adaptive_margin=.3, graded_weight=.1), 'aoq': AOQ(), 'fne': FNE()}[name]
     trainer = trainer_of(loss, tmp_path, monkeypatch)
     without_values(trainer)
     batch = trainer.data_collator([trainer.train_dataset[j] for j in range(B)])

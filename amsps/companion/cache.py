@@ -129,6 +129,8 @@ def _module(name):
 def _on_scenes(c): return c.dataset=='scenes'
 def _on_photographs(c): return c.dataset!='scenes'
 def _on_flickr8k(c): return c.dataset=='flickr8k'
+def _pools_words_early(c): return c.pooling in ('mean','centre')
+
 def _averages_regions(c): return c.pooling=='mean' and not c.region_hidden or c.pooling=='centre'
 def _has_text_backbone(c): return bool(c.text_backbone)
 def _has_concepts(c): return bool(c.n_concepts)
@@ -160,7 +162,7 @@ USED_WHEN = {
     'dual.DualParts': lambda c: bool(c.model),
     'dual.dual_from_config': lambda c: bool(c.model),
     'companion.datasets.starting_model': lambda c: bool(c.model),
-    'companion.runs._states_of_half': lambda c: bool(c.model),
+    'companion.runs._states_of_start': lambda c: bool(c.model),
     'companion.datasets.model_digest': lambda c: bool(c.model),
     'views.RandomViews': lambda c: c.min_view<1 or c.mirror,
     'companion.datasets.backbone_digest': lambda c: bool(c.backbone),
@@ -172,8 +174,8 @@ USED_WHEN = {
     'companion.datasets.text_digest': _has_text_backbone,
     'companion.datasets._add_text_states': lambda c: c.freeze_text,
     'companion.datasets.check_text_layers': lambda c: c.freeze_text and bool(c.tune_text_layers),
-    'text.extract_states': lambda c: c.freeze_text,
-    'text.MeanStates': lambda c: c.freeze_text and not c.tune_text_layers and c.pooling in ('mean','centre'),
+    'text.extract_states': lambda c: c.freeze_text or bool(c.model),
+    'text.MeanStates': lambda c: (c.freeze_text or bool(c.model)) and not c.tune_text_layers and _pools_words_early(c),
     'text.load_text_backbone': lambda c: c.text_backbone not in ('','untrained'),
     'text.TransformersTextEncoder': _has_text_backbone,
     'text.BiGRUEncoder': lambda c: not c.text_backbone,
@@ -764,8 +766,8 @@ def remove_vision(
 # %% ../../nbs/companion/24_cache.ipynb #dec022a5
 _PARTS = dict(features='features.npy', text='whole.json') # Folder of the cache -> file that a complete set has
 _PART = re.compile(r'[0-9a-f]{16}(-[0-9a-f]{8})?')
-_OF_PART = re.compile(r'lock|configuration|(manifest|whole)\.json(\.tmp)?|features\.part|'
-                      r'(begun|pictures|tokens|lengths)(\.tmp)?\.npy')
+_OF_PART = re.compile(r'lock|configuration|(manifest|whole)\.json(\.tmp)?|(features|tokens)\.part|'
+                      r'done(\.tmp)?|(begun|pictures|tokens|lengths)(\.tmp)?\.npy')
 
 def _is_part(folder): return folder.is_dir() and not (folder/_PARTS[folder.parent.name]).exists()
 

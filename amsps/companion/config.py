@@ -494,8 +494,12 @@ def centre_has_cells(config):
     if config.pooling!='centre': return None
     if config.dataset=='scenes':
         return "`pooling` centre needs the cells of a grid, and scenes have none: choose another"
-    if config.backbone and config.grid<3:
-        return f"`pooling` centre needs cells, and `grid` is {config.grid}: set it to 5 (3 or more)"
+    if config.model and not saved_folder(config.model):
+        return "`pooling` centre is not for a CLIP-like `model`, which makes one vector of a picture: choose mean"
+    if not (config.backbone or config.model):
+        return ("`pooling` centre needs the cells of a grid, and region features need not be cells: name a vision "
+                "model with `backbone`")
+    if config.grid<3: return f"`pooling` centre needs cells, and `grid` is {config.grid}: set it to 5 (3 or more)"
 
 # %% ../../nbs/companion/22_config.ipynb #5d1e1601
 @config_rule
@@ -611,7 +615,8 @@ FROM_SAVED = dict(loss='infonce', batch_size=32, epochs=5, learning_rate=1e-4, w
 
 ADAPTERS = dict(vision_learning_rate=1e-4, text_learning_rate=1e-4) # They start at zero [ours, not tuned]
 
-OF_LOSS = dict(aoq=dict(candidates=300), fne=dict(refresh=1)) # What a published loss says of the mining [AOQ, FNE]
+OF_LOSS = dict(aoq=dict(candidates=300), fne=dict(refresh=1), # What a published loss says of the mining [AOQ, FNE]
+               ahrl=dict(adaptive_margin=0.)) # As `AHRL()`; rows of tables say what they have
 
 def preset(
     values:dict, # Chosen parameters; `dataset`, `freeze_text`, `model`, `lora` and `loss` select the preset
@@ -621,7 +626,7 @@ def preset(
     dataset = values.get('dataset', 'scenes')
     frozen = bool(values.get('freeze_text')) and dataset!='scenes'
     start = _start_of(values['model']) if values.get('model') else FROZEN_TEXT if frozen else {}
-    if values.get('pooling')=='centre': start = start|dict(grid=5)
+    if values.get('pooling')=='centre' and not values.get('model'): start = start|dict(grid=5)
     if values.get('tune_vision_layers'): start = {k:v for k,v in start.items() if k!='image_size'}
     adapters = ADAPTERS if values.get('lora') else {}
     small = few_pairs(pairs, values) if dataset=='own' else {}

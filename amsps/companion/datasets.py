@@ -597,10 +597,11 @@ def _training_answers(config, data):
 def _pool_regions(data, config, cache):
     "Pool the regions of the data once, where the model does it before anything that trains"
     if config.tune_vision_layers: return
+    name = data.fingerprint[:16]
     if config.pooling=='centre':
-        data.features = region_means(data.features, cache/f'centres/{data.fingerprint[:16]}.npy', pool=centre_means)
+        data.features = region_means(data.features, cache/f'means/{name}-centre.npy', pool=centre_means)
     elif config.pooling=='mean' and not config.region_hidden and data.features.shape[1]>1:
-        data.features = region_means(data.features, cache/f'means/{data.fingerprint[:16]}.npy')
+        data.features = region_means(data.features, cache/f'means/{name}.npy')
 
 def load_data(
     config:RunConfig, # Names the dataset and its folder

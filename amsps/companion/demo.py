@@ -167,7 +167,8 @@ SAYS = dict(
     mean='Mean pooling: all regions have equal weights. Parts differ because regions differ in their similarity.',
     max='Max pooling: in each dimension the region with the largest value counts, and no other.',
     attention='Attention pooling: each region has a learnt weight, and the parts include it.',
-    gpo='Generalised pooling: in each dimension the sorted values have learnt weights.')
+    gpo='Generalised pooling: in each dimension the sorted values have learnt weights.',
+    centre='The mean of all cells beside that of the middle ones.')
 _WORDS_SAY = ('The first bars show how the similarity changes where a word is left out; blue: it rises. The parts of '
               'the tokens add up as those of the cells do, but the state of a token has read the words beside it.')
 

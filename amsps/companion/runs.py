@@ -41,6 +41,7 @@ from ..errors import InputError, out_of_memory, quoted
 from ..metrics import recall_metrics, unpack_ranks
 from ..model import REFERENCE, AmspsModel, load_tokenizer, vocabulary_digest
 from ..processor import AmspsProcessor
+from ..text import MeanStates, extract_states
 from ..training import checkpoints_of, file_digests, fit, log_objects, note, write_atomically
 from ..vision import LOAD_ERRORS, encoding_device, load_vision
 
@@ -203,11 +204,14 @@ def _link(kept, folder):
             new.unlink(missing_ok=True)
 
 # %% ../../nbs/companion/28_runs.ipynb #db5933fb
-def _states_of_half(config, data, model, tokenizer):
-    "States of the frozen layers of a CLIP-like model's text half, for training; None for other models"
-    if not isinstance(model.text_encoder, DualText): return None
-    folder = cache_root(config.cache_dir)/'text'
-    return model.text_encoder.extract_states(data.annotations.captions, tokenizer, folder, model_digest(config.model))
+def _states_of_start(config, data, model, tokenizer):
+    "States of the frozen layers of the text encoder that a run starts with, for training; None without such layers"
+    encoder,captions = model.text_encoder,data.annotations.captions
+    place = cache_root(config.cache_dir)/'text',model_digest(config.model)
+    if isinstance(encoder, DualText): return encoder.extract_states(captions, tokenizer, *place)
+    if not getattr(encoder, 'freeze', False): return None
+    states = extract_states(captions, tokenizer, encoder.backbone, *place, encoder.tune)
+    return MeanStates(states) if encoder.mean and not encoder.tune else states
 
 # %% ../../nbs/companion/28_runs.ipynb #db5933fc
 def _fit_and_evaluate(folder, config, data):
@@ -218,7 +222,7 @@ def _fit_and_evaluate(folder, config, data):
     model.to(encoding_device())
     out = dict(before=similarities_of(model, tokenizer, data))
     if config.model and data.states is None:
-        train_set.states = dev_set.states = _states_of_half(config, data, model, tokenizer)
+        train_set.states = dev_set.states = _states_of_start(config, data, model, tokenizer)
     train_set.views = random_views(config, train_set)
     loss = build_loss(config)
     miner = build_miner(config, data, train_set, dev_set, folder, loss.needs)
