@@ -496,9 +496,6 @@ def centre_has_cells(config):
         return "`pooling` centre needs the cells of a grid, and scenes have none: choose another"
     if config.model and not saved_folder(config.model):
         return "`pooling` centre is not for a CLIP-like `model`, which makes one vector of a picture: choose mean"
-    if not (config.backbone or config.model):
-        return ("`pooling` centre needs the cells of a grid, and region features need not be cells: name a vision "
-                "model with `backbone`")
     if config.grid<3: return f"`pooling` centre needs cells, and `grid` is {config.grid}: set it to 5 (3 or more)"
 
 # %% ../../nbs/companion/22_config.ipynb #5d1e1601

@@ -598,6 +598,9 @@ def _pool_regions(data, config, cache):
     "Pool the regions of the data once, where the model does it before anything that trains"
     if config.tune_vision_layers: return
     name = data.fingerprint[:16]
+    if config.pooling=='centre' and data.features is data.annotations.regions:
+        raise InputError(f"`pooling` centre needs the cells of a grid, and the region features of {config.data_root} "
+                         "need not be cells: name a vision model with `backbone`, or choose another pooling")
     if config.pooling=='centre':
         data.features = region_means(data.features, cache/f'means/{name}-centre.npy', pool=centre_means)
     elif config.pooling=='mean' and not config.region_hidden and data.features.shape[1]>1:
