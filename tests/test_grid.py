@@ -39,13 +39,15 @@ def references_by_name(row, rows, models):
     "The rules that the grid's `against` was made from"
     if models.get(row):
         return first_of_model(row, rows, models)
-    if row.startswith('AHRL without ') and 'AHRL' in rows:
-        return ['AHRL']
+    whole = row.partition(' without ')[0]
+    if row!=whole and whole in rows:
+        return [whole]
     if row.startswith('+ ') and '+ smooth selection' in rows and row!='+ smooth selection':
         return ['+ smooth selection']
     same_level = ['Hardest triplet + consensus', 'InfoNCE + consensus']
     amsps = ['AMSPS'] if 'AMSPS' in rows else same_level
-    more = {'AMSPS': same_level, 'AMSPS, graded': [*amsps, 'AMSPS, smoothed'], 'AMSPS, smoothed': amsps}
+    without = dict.fromkeys([r.name for r in read_grid().rows if r.name.startswith('AMSPS without ')], same_level)
+    more = without|{'AMSPS': same_level, 'AMSPS, graded': [*amsps, 'AMSPS, smoothed'], 'AMSPS, smoothed': amsps}
     found = [r for r in ('Hardest triplet', 'InfoNCE', *more.get(row, [])) if r in rows and r!=row]
     return [r for r in found if r!='InfoNCE' or rows.index(r)<rows.index(row)]
 
@@ -113,7 +115,7 @@ def test_smoothed_infonce_is_label_smoothing():
 def test_parts_of_the_whole():
     "The rows of the ablation are found by data"
     parts = [r.name for r in read_grid().rows if r.part_of]
-    assert parts==[name for name in row_order() if name.startswith(('+ ', 'AHRL without '))]
+    assert parts==[name for name in row_order() if name.startswith(('+ ', 'AHRL without ', 'AMSPS without '))]
 
 
 def test_colours():
