@@ -208,8 +208,8 @@ def extract_states(self,
     tokenizer:PreTrainedTokenizerBase, # Of the dual encoder
     cache_dir:Path, # As for `cached_states`
     key:str, # Digest of the dual encoder
-)->TextStates|None: # None where no layer is frozen
-    "What `states` gives of all captions, cached"
+)->TextStates|None: # None where no layer is frozen, or the disk has no room
+    "What `states` gives for all captions, cached"
     if not self.freeze or self.tune and self.tune==len(block_list(self.backbone)): return None
     def run(ids):
         ids,mask,lengths = padded_ids(ids, tokenizer.pad_token_id)
@@ -217,6 +217,7 @@ def extract_states(self,
         found = self.states(ids.to(home), mask.to(home), lengths)
         return (found.clamp(-65504, 65504) if self.tune else found).cpu().numpy() # the range of float16
     options = dict(rows=self.full_length, kind=np.float16) if self.tune else dict(rows=1, kind=np.float32)
+    if self.tune: options['width'] = self.backbone.config.hidden_size
     return cached_states(captions, tokenizer, run, cache_dir, [key, 'dual', self.tune], **options)
 
 # %% ../nbs/method/10_dual.ipynb #3378a512

@@ -11,6 +11,7 @@ __all__ = ['BiGRUEncoder', 'set_padding', 'token_limit', 'text_from_config', 'de
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import closing, contextmanager, nullcontext
 from functools import cached_property
@@ -24,7 +25,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from .data import are_whole, disk_room, put_in_place, token_ids, write_digests
-from .errors import InputError, quoted, replacing
+from .errors import InputError, note, quoted, replacing
 from .layers import checkpointing
 from .patching import patch_to
 from .vision import LOAD_ERRORS, ItemDropout, encoder_part, encoding_device, load_pretrained, masked_mean
@@ -334,8 +335,8 @@ class TextStates:
 
     @cached_property
     def means(self)->np.ndarray: # (M, H) float32
-        "Mean state of each caption's tokens"
-        return _mean_states(self.tokens, self.lengths, self.starts)
+        "Mean of each caption's states"
+        return _mean_states(self.tokens, np.diff(self.starts), self.starts)
 
 # %% ../nbs/method/09_text.ipynb #899d45b2
 def _rows_of(lengths, rows): return np.full_like(lengths, rows) if rows else lengths
@@ -383,7 +384,8 @@ def cached_states(
     rows:int=0, # As for `TextStates`
     kind:type=np.float16, # Of numbers in the cache
     batch_size:int=64, # Captions a call of `run`
-)->TextStates:
+    width:int=0, # H, where states that take more than half of the free disk are not made
+)->TextStates|None: # None of these
     "States of all captions; raises `InputError` where the disk is full"
     ids,lengths = token_ids(tokenizer, captions)
     name = json.dumps([key[0], hashlib.sha256(ids).hexdigest(), lengths.tolist(), *key[1:]])
@@ -391,10 +393,22 @@ def cached_states(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder/'lock'):
         if not are_whole(folder/'whole.json'):
+            size = int(_rows_of(lengths, rows).sum())*width*np.dtype(kind).itemsize
+            if _is_too_large(size, folder): return None
             with disk_room(folder/'tokens.npy'):
                 _fill_states(folder, np.split(ids, lengths.cumsum()[:-1]), run, rows, kind=kind, batch_size=batch_size)
     tokens = np.load(folder/'tokens.npy', mmap_mode='r', allow_pickle=False)
     return TextStates(tokens, np.load(folder/'lengths.npy', allow_pickle=False), rows)
+
+# %% ../nbs/method/09_text.ipynb #330cbe19
+def _is_too_large(size, folder):
+    "Whether so many bytes are more than half of the free disk, which is said"
+    if not size or (folder/'done').exists(): return False # begun, and part of it lies there
+    free = shutil.disk_usage(folder).free
+    if 2*size<=free: return False
+    note(f"the states of the frozen text layers would take {size/2**30:.1f} GiB in {folder.parent}, where "
+         f"{free/2**30:.1f} GiB are free: they are not stored, and these layers run in every step")
+    return True
 
 # %% ../nbs/method/09_text.ipynb #44a22bf6
 def _fill_states(folder, ids, run, rows, *, kind, batch_size):
@@ -402,7 +416,7 @@ def _fill_states(folder, ids, run, rows, *, kind, batch_size):
     lengths = np.array([len(x) for x in ids])
     starts = np.concatenate([[0], _rows_of(lengths, rows).cumsum()])
     order = np.argsort(lengths, kind='stable')
-    part = _Part(folder, int(starts[-1]), kind)
+    part = _Part(folder, total=int(starts[-1]), kind=kind, captions=len(ids))
     bar = tqdm(total=len(ids), initial=part.done, desc='running the frozen text encoder', unit='caption')
     with closing(part), bar:
         for i in range(part.done, len(ids), batch_size):
@@ -411,46 +425,58 @@ def _fill_states(folder, ids, run, rows, *, kind, batch_size):
             part.write([(starts[j], x[:starts[j+1]-starts[j]]) for j,x in zip(batch, h)])
             bar.update(len(batch))
     np.save(folder/'lengths.tmp.npy', lengths)
+    part.note.unlink(missing_ok=True)
     put_in_place(part.path, folder/'tokens.npy')
     put_in_place(folder/'lengths.tmp.npy', folder/'lengths.npy')
     write_digests(folder/'whole.json', {f'{name}.npy':folder/f'{name}.npy' for name in ('tokens', 'lengths')})
-    part.note.unlink(missing_ok=True)
 
 # %% ../nbs/method/09_text.ipynb #1ed87193
 class _Part:
-    "A file of states that is being written, and `done`, the number of captions in it"
+    "A file of states that is being written, and `done`, a note of its size and of the captions in it"
     every = 4096 # captions between two notes
 
-    def __init__(self, folder, total, kind):
+    def __init__(self, folder, total, kind, captions):
         self.path,self.note = folder/'tokens.part',folder/'done'
         self.total,self.kind = total,np.dtype(kind)
-        self.width,self.begin,self.done = self._left()
+        self.width,self.begin,self.done = self._left(captions)
         self.noted = self.done
-        if not self.done: self.path.write_bytes(b'')
+        if not self.done:
+            self.note.unlink(missing_ok=True) # first: it must not speak of a new file
+            self.path.write_bytes(b'')
         self.file = open(self.path, 'r+b')
 
-    def _left(self):
-        "Size of a state, where states begin, and captions that an interrupted run left; zeros where nothing is usable"
+    def _left(self, captions):
+        "(size of a state, offset of the first one, captions that are done); zeros if nothing can be resumed"
         try:
-            done = int(self.note.read_text('utf-8'))
+            size,done = map(int, self.note.read_text('utf-8').split())
             with self.path.open('rb') as f:
                 np.lib.format.read_magic(f)
                 shape,_,kind = np.lib.format.read_array_header_1_0(f)
-                if (shape[0], kind)==(self.total, self.kind): return shape[1],f.tell(),done
+                fits = (shape[0], kind, self.path.stat().st_size)==(self.total, self.kind, size)
+                if fits and size==self._size(f.tell(), shape[1]) and 0<=done<=captions: return shape[1],f.tell(),done
         except Exception: pass # a damaged header raises errors of many kinds
         return 0,0,0
 
+    def _size(self, begin, width): return begin+self.total*width*self.kind.itemsize
+
 # %% ../nbs/method/09_text.ipynb #054d03d4
+@patch_to(_Part)
+def _lay_out(self, width):
+    "Write the header, and give the file its size"
+    self.width = width
+    np.lib.format.write_array_header_1_0(
+        self.file, dict(descr=self.kind.str, fortran_order=False, shape=(self.total, width)))
+    self.begin = self.file.tell()
+    size = self._size(self.begin, width)
+    if hasattr(os, 'posix_fallocate'): os.posix_fallocate(self.file.fileno(), 0, size) # a full disk shows now
+    else: self.file.truncate(size)
+
 @patch_to(_Part)
 def write(self,
     states:list[tuple], # (first row, (rows, H) array) of each caption
 ):
     "Write the states of a batch"
-    if not self.begin:
-        self.width = states[0][1].shape[1]
-        shape = dict(descr=self.kind.str, fortran_order=False, shape=(self.total, self.width))
-        np.lib.format.write_array_header_1_0(self.file, shape)
-        self.begin = self.file.tell()
+    if not self.begin: self._lay_out(states[0][1].shape[1])
     for row,x in states:
         self.file.seek(self.begin+int(row)*self.width*self.kind.itemsize)
         self.file.write(x.astype(self.kind).tobytes())
@@ -461,7 +487,7 @@ def write(self,
 def _sync(self):
     self.file.flush()
     os.fsync(self.file.fileno())
-    with replacing(self.note) as f: f.write(str(self.done).encode())
+    with replacing(self.note) as f: f.write(f'{self._size(self.begin, self.width)} {self.done}'.encode())
     self.noted = self.done
 
 @patch_to(_Part)
@@ -479,11 +505,11 @@ def extract_states(
 )->TextStates: # float16, one for each token
     "States of all captions, cached; raises `InputError` where the last layers cannot be trained alone"
     if tune and model is not None: check_last_layers(model, tune)
-    def run(ids): return _frozen_output(model.to(encoding_device()), ids, tokenizer.pad_token_id, tune)
     home = model.device if model is not None else None
-    found = cached_states(captions, tokenizer, run, cache_dir, [key]+[tune]*(tune>0), batch_size=batch_size)
-    if model is not None: model.to(home)
-    return found
+    def run(ids): return _frozen_output(model.to(encoding_device()), ids, tokenizer.pad_token_id, tune)
+    try: return cached_states(captions, tokenizer, run, cache_dir, [key]+[tune]*(tune>0), batch_size=batch_size)
+    finally:
+        if home is not None: model.to(home)
 
 # %% ../nbs/method/09_text.ipynb #3bafa1fb
 @torch.inference_mode()
