@@ -30,15 +30,27 @@ def states(rows):
 
 # Comparisons: what the grid file says, against the rules by name that it replaces
 
-def first_of_model(row, rows, models):
-    own = [r for r in rows if models.get(r)==models[row]]
-    return own[:1] if row!=own[0] else []
+OF_MODEL = { # rows of a model that are compared with more than its first one, or with another one
+    'Attention, AHRL': ['hardest triplet', 'InfoNCE'],
+    'Tuned text encoder, AMSPS, batch only': ['InfoNCE', 'InfoNCE + consensus'],
+    'Tuned text encoder, AMSPS, batch only, without hidden positives': ['AMSPS, batch only'],
+    'Tuned text encoder, AMSPS, graded, batch only': ['AMSPS, batch only', 'AMSPS, smoothed, batch only'],
+    'Tuned text encoder, AMSPS, smoothed, batch only': ['AMSPS, batch only'],
+    'Tuned text encoder, AMSPS': ['AMSPS, batch only'],
+}
+
+
+def references_in_model(row, rows, model):
+    own = [r.name for r in read_grid().rows if r.model==model]
+    named = [f'{model}, {r}' for r in OF_MODEL.get(row, [])] or own[:row!=own[0]]
+    found = [[r] if r in rows else references_in_model(r, rows, model) for r in named]
+    return list(dict.fromkeys(r for several in found for r in several))
 
 
 def references_by_name(row, rows, models):
     "The rules that the grid's `against` was made from"
     if models.get(row):
-        return first_of_model(row, rows, models)
+        return references_in_model(row, rows, models[row])
     if row.startswith('Hardest triplet + candidates'):
         return ['Hardest triplet']*('Hardest triplet' in rows)
     whole = row.partition(' without ')[0]
