@@ -95,7 +95,7 @@ def data_name(
     "Name of the data that the metrics of a record are of; with its size for another test split than the standard one"
     if record.get('transfer'): return record['transfer']['target']
     name = record['config']['dataset']
-    return f'{name}, {tested_on(record)[0]:,} test images' if why_nonstandard(record) else name
+    return f'{name} ({tested_on(record)[0]:,} test images)' if why_nonstandard(record) else name
 
 def by_dataset(
     records:list[dict], # Of a table
