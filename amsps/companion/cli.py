@@ -25,7 +25,6 @@ import errno
 import inspect
 import json
 import os
-import re
 import shlex
 import sys
 import tempfile
@@ -246,9 +245,10 @@ _SIX = [f'{d}_r{k}' for d in ('i2t','t2i') for k in (1, 5, 10)]
 def _captions_each(packed, summary):
     "Captions of each test image, from packed ranks or, about, from the summary of the data; None if unknown"
     if packed: return [len(ranks.split()) for ranks in packed['t2i'].split(';')]
-    found = re.search(r'test ([\d,]+) images / ([\d,]+) captions', summary)
-    if not found: return None
-    n,m = (int(x.replace(',', '')) for x in found.groups())
+    from amsps.companion.tables import size_of_test
+    size = size_of_test(summary)
+    if size is None: return None
+    n,m = size
     return [m//n+(i<m%n) for i in range(n)]
 
 def _limits(
@@ -1778,10 +1778,6 @@ _OF_TABLE = "of a table or a Hugging Face dataset. Without it: found by its name
 ImageColumn = Annotated[str, _opt_plain(f"Column with the images, {_OF_TABLE}")]
 CaptionColumn = Annotated[str, _opt_plain(f"Column with the captions (several with commas), {_OF_TABLE}")]
 
-def _standard_sets():
-    from amsps.companion.paths import existing_asset
-    return json.loads(existing_asset('data/datasets.json').read_text('utf-8'))
-
 # %% ../../nbs/companion/59_cli.ipynb #c3123645
 @data_app.command(cls=GroupedCommand)
 def check(
@@ -1793,7 +1789,8 @@ def check(
     nothing."""
     from amsps.companion.datasets import check_folder
     from amsps.companion.formats import Columns
-    for line in check_folder(root, layout, _standard_sets(), Columns(image_column, caption_column)):
+    from amsps.companion.paths import standard_sets
+    for line in check_folder(root, layout, standard_sets(), Columns(image_column, caption_column)):
         echo(line)
 
 # %% ../../nbs/companion/59_cli.ipynb #e7963c06
@@ -1831,10 +1828,11 @@ def prepare(
 # %% ../../nbs/companion/59_cli.ipynb #6c8934a8
 def _prepare(dataset, chosen):
     from amsps.companion.datasets import check_folder, load_data
+    from amsps.companion.paths import standard_sets
     config = configuration.parse_config(dict(dataset=dataset)|chosen)
     check_effect(config, chosen)
     _check_features(config)
-    for line in check_folder(config.data_root, config.layout, _standard_sets(), _columns(config)):
+    for line in check_folder(config.data_root, config.layout, standard_sets(), _columns(config)):
         echo(line)
     x = load_data(config).features
     echo(f"prepared     {x.shape[0]:,} images, {x.shape[1]} regions of {x.shape[2]}, {x.dtype}")

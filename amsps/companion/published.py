@@ -19,7 +19,7 @@ from .grid import read_grid, records_for
 from .kernels import NotebookFailure, run_notebook
 from .paths import asset, writable_folder
 from .tables import COLUMNS, by_label, check_comparable, latex_text, readable_table
-from .tables import results_frame, row_of, summary_table, why_nonstandard, write_table
+from .tables import results_frame, row_of, split_fault, summary_table, write_table
 from ..data import read_rows
 from ..errors import InputError
 
@@ -191,8 +191,8 @@ def _check_records(records, dataset, metrics):
         name,has = r['name'],r['metrics']
         if r['config']['dataset']!=dataset:
             raise InputError(f"{name} is a run on {r['config']['dataset']}, not on {dataset}")
-        if (why:=why_nonstandard(r)):
-            raise InputError(f"{name} {why}; move the record to a folder of its own")
+        if (fault:=split_fault(r)):
+            raise InputError(f"{name} {fault}; move the record to a folder of its own")
         if metrics not in has:
             raise InputError(f"{name} has no metrics `{metrics}`, only {', '.join(has)}; "
                              "`amsps evaluate RUN --keep-record DIR` adds what an older record lacks")

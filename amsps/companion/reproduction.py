@@ -27,7 +27,7 @@ from .report import available_outputs, explain_output, has_pictures, make_report
 from .schedule import EXECUTORS, Planned, devices_of, plan_runs, run_grid
 from .schedule import explain as explain_plan
 from .tables import load_rows, read_records, readable_table, results_frame, summary_table
-from .tables import why_nonstandard
+from .tables import split_fault
 
 # %% ../../nbs/companion/39_reproduction.ipynb #eab1c587
 @dataclass(frozen=True)
@@ -267,9 +267,9 @@ def compare(self)->list[str]: # Lines; empty if there is nothing to compare
     made,committed = self.folder().resolve(),asset(f'figures/{self.dataset}').resolve()
     if made==committed or not {*compared_tables(made)}&{*compared_tables(committed)}:
         return []
-    other_split = next(filter(None, map(why_nonstandard, read_records(self.cache()/'records'))), '')
-    if other_split:
-        return [f'Not compared with the committed tables of figures/{self.dataset}: a run {other_split}']
+    fault = next(filter(None, map(split_fault, read_records(self.cache()/'records'))), '')
+    if fault:
+        return [f'Not compared with the committed tables of figures/{self.dataset}: a run {fault}']
     lines = agreement_lines(compare_tables(made, committed))
     return [f'Compared with the committed tables of figures/{self.dataset}:', *(f'  {l}' for l in lines)]
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_CELLS', 'LEVELS', 'read_records', 'row_of',
-           'check_one_dataset', 'data_name', 'by_dataset', 'check_comparable', 'load_rows', 'tested_on',
-           'why_nonstandard', 'by_label', 'row_stem', 'results_frame', 'summary_table', 'readable_table',
-           'compact_table', 'cell_note', 'paired_differences', 'readable_differences', 'question_table', 'older_runs',
+           'check_one_dataset', 'data_name', 'by_dataset', 'check_comparable', 'load_rows', 'size_of_test',
+           'split_fault', 'by_label', 'row_stem', 'results_frame', 'summary_table', 'readable_table', 'compact_table',
+           'cell_note', 'paired_differences', 'readable_differences', 'question_table', 'older_runs',
            'readable_questions', 'provenance', 'write_provenance', 'markdown_text', 'plain_text', 'latex_text',
            'write_table', 'write_summary', 'write_differences', 'age_note', 'write_questions', 'levels_frame',
            'levels_table', 'cost_table']
@@ -14,14 +14,13 @@ __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_C
 # %% ../../nbs/companion/33_tables.ipynb #80ea0fea
 import json
 import re
-from functools import cache
 from pathlib import Path
 import numpy as np
 import pandas as pd
 from .cache import knows_cost, with_names_of_today
 from .config import RunConfig, label_of
 from .grid import baseline, questions_fixed, questions_on, records_for, references, row_order
-from .paths import existing_asset, path_name
+from .paths import path_name, standard_sets
 from .significance import NO_DIFFERENCE, UNDECIDED, holm, query_bootstrap, seed_difference
 from .significance import seeds_needed, verdict
 from ..errors import InputError, quoted
@@ -95,7 +94,7 @@ def data_name(
     "Name of the data that the metrics of a record are of; with its size for another test split than the standard one"
     if record.get('transfer'): return record['transfer']['target']
     name = record['config']['dataset']
-    return f'{name} ({tested_on(record)[0]:,} test images)' if why_nonstandard(record) else name
+    return f"{name} ({size_of_test(record['data']['summary'])[0]:,} test images)" if split_fault(record) else name
 
 def by_dataset(
     records:list[dict], # Of a table
@@ -152,29 +151,24 @@ def load_rows(
     return found
 
 # %% ../../nbs/companion/33_tables.ipynb #3101ae20
-@cache
-def _standard_sizes(dataset):
-    "Images and captions of the test split that published results of a dataset use; None where there are none"
-    known = json.loads(existing_asset('data/datasets.json').read_text('utf-8'))
-    return known[dataset]['splits']['test'] if dataset in known else None
-
-def tested_on(
-    record:dict,
-)->tuple[int,int]|None: # Images and captions; None where the record does not say
-    "The size of the test split that a run was evaluated on"
-    found = re.search(r'\btest ([\d,]+) images? / ([\d,]+) captions?\b', record.get('data', {}).get('summary', ''))
+def size_of_test(
+    summary:str, # Of the data of a run
+)->tuple[int,int]|None: # Images and captions; None where the summary does not say
+    "Size of the test split"
+    found = re.search(r'\btest ([\d,]+) images / ([\d,]+) captions', summary)
     return tuple(int(x.replace(',', '')) for x in found.groups()) if found else None
 
-def why_nonstandard(
+def split_fault(
     record:dict,
-)->str: # One clause; empty where it does not differ, and where the record does not say
-    "How the test split of a run differs in size from the one that published results of its dataset use"
+)->str: # Empty if there is none, and where the record does not say
+    "In what the test split of a run differs from the one that published results of its dataset use"
     dataset = record['config']['dataset']
-    own,standard = tested_on(record),_standard_sizes(dataset)
-    if own is None or standard is None: return ''
-    if own[0]==standard[0] and abs(own[1]-standard[1])<=standard[1]/100: return '' # a copy may lack single captions
-    sizes = [f'{images:,} test images with {captions:,} captions' for images,captions in (own, standard)]
-    return f"was evaluated on {sizes[0]}, and published results of {dataset} use {sizes[1]}"
+    size = size_of_test(record.get('data', {}).get('summary', ''))
+    if size is None or dataset not in standard_sets(): return ''
+    standard = standard_sets()[dataset]['splits']['test']
+    if size[0]==standard[0] and abs(size[1]-standard[1])<=standard[1]/100: return '' # a copy may lack single captions
+    own,theirs = (f'{images:,} test images with {captions:,} captions' for images,captions in (size, standard))
+    return f"was evaluated on {own}, and published results of {dataset} use {theirs}"
 
 # %% ../../nbs/companion/33_tables.ipynb #a9050b73
 def by_label(
