@@ -1788,9 +1788,8 @@ def check(
     Layout, splits, counts, words, features and fingerprint. Reads everything and decodes every picture. Changes
     nothing."""
     from amsps.companion.datasets import check_folder
-    from amsps.companion.formats import Columns
-    from amsps.companion.paths import standard_sets
-    for line in check_folder(root, layout, standard_sets(), Columns(image_column, caption_column)):
+    from amsps.companion.formats import Columns, known_sets
+    for line in check_folder(root, layout, known_sets(), Columns(image_column, caption_column)):
         echo(line)
 
 # %% ../../nbs/companion/59_cli.ipynb #e7963c06
@@ -1828,11 +1827,11 @@ def prepare(
 # %% ../../nbs/companion/59_cli.ipynb #6c8934a8
 def _prepare(dataset, chosen):
     from amsps.companion.datasets import check_folder, load_data
-    from amsps.companion.paths import standard_sets
+    from amsps.companion.formats import known_sets
     config = configuration.parse_config(dict(dataset=dataset)|chosen)
     check_effect(config, chosen)
     _check_features(config)
-    for line in check_folder(config.data_root, config.layout, standard_sets(), _columns(config)):
+    for line in check_folder(config.data_root, config.layout, known_sets(), _columns(config)):
         echo(line)
     x = load_data(config).features
     echo(f"prepared     {x.shape[0]:,} images, {x.shape[1]} regions of {x.shape[2]}, {x.dtype}")

@@ -452,7 +452,7 @@ def _flickr8k_judgements(root, notes):
 def check_folder(
     root:Path, # Folder of the data
     layout:str='auto', # See `read_dataset`
-    known:dict|None=None, # Standard datasets, from `data/datasets.json`
+    known:dict|None=None, # See `known_sets`
     columns:Columns=Columns(), # See `read_dataset`
 )->list[str]: # Lines of a report
     "What `check_dataset` says, and the judgements of Flickr8k"

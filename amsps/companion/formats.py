@@ -6,7 +6,7 @@
 __all__ = ['IMAGE_FOLDERS', 'SPLIT_NAMES', 'IMAGE_COLUMNS', 'CAPTION_COLUMNS', 'TABLES', 'LAYOUTS', 'find_path', 'image_folder',
            'draw_sizes', 'draw_splits', 'note_drawn', 'read_flickr8k', 'read_flickr30k', 'read_karpathy', 'find_table',
            'Columns', 'read_table', 'read_captions', 'read_coco', 'read_precomp', 'convert_bottom_up', 'read_bottom_up',
-           'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'check_pictures', 'check_dataset']
+           'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'known_sets', 'check_pictures', 'check_dataset']
 
 # %% ../../nbs/companion/23_formats.ipynb #9dbc30c8
 import ast
@@ -22,12 +22,13 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 from tqdm.auto import tqdm
-from .paths import path_name
+from .paths import existing_asset, path_name
 from ..data import SPLITS, Annotations, Regions, check_features, disk_room, open_features
 from ..data import put_in_place
 from ..data import read_lines, read_rows, read_text
@@ -1324,6 +1325,12 @@ def read_dataset(
     except PermissionError as e:
         raise InputError(f"{e.filename} cannot be read ({e.strerror}); change its permissions") from None
 
+# %% ../../nbs/companion/23_formats.ipynb #df5dcb4b
+@cache
+def known_sets()->dict[str,dict]: # Dataset -> title, source, `splits`: name -> [images, captions]
+    "Counts of the standard datasets; raises `InputError` if their file is missing"
+    return json.loads(existing_asset('data/datasets.json').read_text('utf-8'))
+
 # %% ../../nbs/companion/23_formats.ipynb #26cf8cf1
 def _difference(found, expected, of):
     "Where the counts of splits differ, such as `test 900 images instead of 1,000`"
@@ -1459,7 +1466,7 @@ def _picture_lines(a):
 def check_dataset(
     root:Path, # Folder of the data
     layout:str='auto', # See `read_dataset`
-    known:dict|None=None, # Standard datasets, from `data/datasets.json`
+    known:dict|None=None, # See `known_sets`
     columns:Columns=Columns(), # See `read_dataset`
 )->list[str]: # Lines of a report
     "Describe a folder after reading all of it"

@@ -19,8 +19,9 @@ import numpy as np
 import pandas as pd
 from .cache import knows_cost, with_names_of_today
 from .config import RunConfig, label_of
+from .formats import known_sets
 from .grid import baseline, questions_fixed, questions_on, records_for, references, row_order
-from .paths import path_name, standard_sets
+from .paths import path_name
 from .significance import NO_DIFFERENCE, UNDECIDED, holm, query_bootstrap, seed_difference
 from .significance import seeds_needed, verdict
 from ..errors import InputError, quoted
@@ -164,8 +165,8 @@ def split_fault(
     "In what the test split of a run differs from the one that published results of its dataset use"
     dataset = record['config']['dataset']
     size = size_of_test(record.get('data', {}).get('summary', ''))
-    if size is None or dataset not in standard_sets(): return ''
-    standard = standard_sets()[dataset]['splits']['test']
+    if size is None or dataset not in known_sets(): return ''
+    standard = known_sets()[dataset]['splits']['test']
     if size[0]==standard[0] and abs(size[1]-standard[1])<=standard[1]/100: return '' # a copy may lack single captions
     own,theirs = (f'{images:,} test images with {captions:,} captions' for images,captions in (size, standard))
     return f"was evaluated on {own}, and published results of {dataset} use {theirs}"
