@@ -785,8 +785,12 @@ def calibrate_by_length(
     everywhere = _sample_pairs(known)
     every,band = evidence.scores(*everywhere[:2]).cpu().numpy()[everywhere[2]],band_of(everywhere)
     own,own_band = evidence.own().numpy(),evidence.own_bands()
-    matches = [fit_match_model(own[own_band==k], every[band==k], prior=prior)
-               for k,prior in enumerate(evidence.priors)]
+    def of_band(k):
+        "Scores of the annotated and of the unannotated pairs of a band; of all, where the band has few"
+        pairs = own[own_band==k],every[band==k]
+        return pairs if min(map(len, pairs))>=MIN_SIBLINGS else (own,every)
+
+    matches = [fit_match_model(*of_band(k), prior=prior) for k,prior in enumerate(evidence.priors)]
     sims,scores = unannotated_scores(images, texts, known, evidence, among)
     return fit_banded_model(matches, sims, scores, band_of(_sample_pairs(known, among)), evidence.bands)
 

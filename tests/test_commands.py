@@ -165,7 +165,16 @@ def test_other_data(cli, small_flickr8k, small_vit, tmp_path):
     assert 'on flickr8k (4 test images) and photos' in table
     assert '| InfoNCE (flickr8k to photos)' in table and '| InfoNCE ' in table
     r = cli(*evaluate, '--data-root', tmp_path/'photos', '--json')
-    assert set(json.loads(r.stdout))=={'dev', 'test'} and 'other data' in r.stderr and 'overlap:' in r.stderr
+    out = json.loads(r.stdout)
+    assert set(out)=={'dev', 'test', 'chance', 'intervals', 'overlap'} and out['overlap']['count']==2
+    low,high = out['intervals']['i2t_r1']
+    assert low<=out['test']['i2t_r1']<=high and 'other data' in r.stderr and 'overlap:' in r.stderr
+    shutil.copytree(small_flickr8k, tmp_path/'twin')
+    pictures = tmp_path/'twin/Flicker8k_Dataset'
+    shutil.copy(pictures/'scene00001.jpg', pictures/'scene00002.jpg')
+    r = cli(*evaluate, '--data-root', tmp_path/'twin', '--keep-record', tmp_path/'twins')
+    assert r.returncode==2 and 'add --dataset own' in r.stderr, r.stdout+r.stderr
+    assert not [*(tmp_path/'twins').glob('*')]
     (run/'train-pictures.txt').unlink()
     assert 'overlap:  not known' in cli(*evaluate, '--data-root', tmp_path/'photos').stdout
     said = 'overlap:  1 of 4 test images is a training image of the run (byte for byte): scene00023.'

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['USED_WHEN', 'UNNAMED', 'LOCKS', 'digest', 'bare_code', 'code_behind', 'training_cells', 'used_code', 'settings_of',
-           'run_key', 'key_name', 'run_of', 'check_record', 'with_names_of_today', 'load_record', 'read_json',
-           'read_record', 'knows_cost', 'whole_record', 'known_records', 'damaged_records', 'explain_run',
-           'find_record', 'list_runs', 'diff_runs', 'stale_runs', 'held_locks', 'foreign_files', 'why_kept', 'remove',
-           'unused_vision', 'why_vision_kept', 'remove_vision', 'partial_features', 'why_part_kept', 'remove_part']
+           'run_key', 'key_name', 'run_of', 'check_record', 'with_names_of_today', 'overlaps_of', 'overlap_text',
+           'load_record', 'read_json', 'read_record', 'knows_cost', 'whole_record', 'known_records', 'damaged_records',
+           'explain_run', 'find_record', 'list_runs', 'diff_runs', 'stale_runs', 'held_locks', 'foreign_files',
+           'why_kept', 'remove', 'unused_vision', 'why_vision_kept', 'remove_vision', 'partial_features',
+           'why_part_kept', 'remove_part']
 
 # %% ../../nbs/companion/24_cache.ipynb #ec0187fb
 import ast
@@ -332,10 +333,29 @@ class _Key(_Loose):
     data:str
     code:dict[str,str]
 
+class _Overlap(_Loose):
+    kind:str
+    count:Annotated[int, Field(ge=0)]
+    test:Annotated[int, Field(ge=0)]
+    images:list[str]
+
+class _Transfer(_Loose):
+    run:str
+    target:str
+    dataset:str
+    overlap:_Overlap|None = None
+    annotations:str = ''
+
+class _Ranks(_Loose):
+    i2t:Annotated[str, Field(pattern=r'^[1-9]\d*( [1-9]\d*)*$')]
+    t2i:Annotated[str, Field(pattern=r'^[1-9]\d*([ ;][1-9]\d*)*$')]
+
 class _Data(_Loose):
     fingerprint:str
     summary:str
     features:list[int]
+    overlap:_Overlap|None = None
+    start_overlap:_Overlap|None = None
 
 # %% ../../nbs/companion/24_cache.ipynb #6246e020
 class _Record(_Loose):
@@ -347,7 +367,10 @@ class _Record(_Loose):
     finished:str
     key:_Key|None = None
     data:_Data|None = None
-    history:list[dict] = []
+    history:list[dict[str,float]] = []
+    levels:dict[str,dict[str,float]] = {}
+    ranks:_Ranks|None = None
+    transfer:_Transfer|None = None
     environment:dict = {}
     mining:list[dict]|None = None
 
@@ -393,6 +416,34 @@ def with_names_of_today(
     found = dict(record, config=renamed(record['config']))
     if found.get('key'): found['key'] = dict(found['key'], config=renamed(found['key']['config']))
     return found
+
+# %% ../../nbs/companion/24_cache.ipynb #df6ece03
+def overlaps_of(
+    record:dict, # Of a run
+)->list[dict]: # `kind`, `count` of `test` images, `images`; `of`: whose training images they are
+    "The known overlaps of the test images of a record with training images"
+    data,moved = record.get('data') or {},record.get('transfer') or {}
+    found = {'the run':data.get('overlap'), 'the run that this one started from':data.get('start_overlap')}
+    if moved: found['the run'] = moved.get('overlap')
+    return [dict(o, of=whose) for whose,o in found.items() if o and o['count']]
+
+def overlap_text(
+    overlap:dict|None, # From `overlaps_of`; None: not known
+    names:bool=True, # Whether to name the first images
+)->str:
+    "How many test images were trained on, and what that means"
+    if overlap is None:
+        return ('not known: the run has no list of such training images (it is older, or has other features); a run '
+                'that is trained today has one')
+    what = 'byte for byte' if overlap['kind']=='pictures' else 'by their region features'
+    whose = overlap.get('of', 'the run')
+    if not overlap['count']:
+        return f"none of {overlap['test']:,} test images is a training image of {whose} ({what})"
+    more = ', ...'*(overlap['count']>len(overlap['images']))
+    first = f": {', '.join(overlap['images'])}{more}" if names else ''
+    verb = 'is a training image' if overlap['count']==1 else 'are training images'
+    return (f"{overlap['count']:,} of {overlap['test']:,} test images {verb} of {whose} ({what}){first}. It has seen "
+            "them, so that the numbers on test are too high")
 
 # %% ../../nbs/companion/24_cache.ipynb #d93bae0b
 def load_record(

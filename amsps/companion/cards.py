@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, HfApi, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+from .cache import overlap_text, overlaps_of
 from .config import label_of
 from .paths import writable_folder
 from .runs import finished_record
@@ -182,7 +183,10 @@ def model_card(
 
 def _split_line(record):
     test = next((p.strip() for p in record['data']['summary'].split(';') if p.strip().startswith('test ')), 'test')
-    return f"On {test.removeprefix('test ')}, in percent. Intervals are over test images, not over training runs."
+    seen = ''.join(f' **{_capital(overlap_text(o, names=False))}.**' for o in overlaps_of(record))
+    return f"On {test.removeprefix('test ')}, in percent. Intervals are over test images, not over training runs.{seen}"
+
+def _capital(text): return text[:1].upper()+text[1:]
 
 _NO_LICENCE = ('No licence was chosen for the trained weights, and without one nobody may use them. Ask the person who '
                'shared them.')

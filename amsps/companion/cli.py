@@ -245,25 +245,31 @@ _SIX = [f'{d}_r{k}' for d in ('i2t','t2i') for k in (1, 5, 10)]
 def _captions_each(packed, summary):
     "Captions of each test image, from packed ranks or, about, from the summary of the data; None if unknown"
     if packed: return [len(ranks.split()) for ranks in packed['t2i'].split(';')]
-    from amsps.companion.tables import size_of_test
+    from amsps.companion.formats import size_of_test
     size = size_of_test(summary)
     if size is None: return None
     n,m = size
     return [m//n+(i<m%n) for i in range(n)]
 
-def _limits(
+def _limit_numbers(
     metrics, # Of the test split
     packed=None, # Ranks of the test split
     summary='', # Of the data
 ):
-    "Title -> line: what chance gives, and intervals; empty for a large split below its ceiling"
+    "`chance`: metric -> value, `intervals`: metric -> (low, high); empty for a large split below its ceiling"
     counts = _captions_each(packed, summary)
     if not counts or len(counts)>=_FEW and max(metrics[k] for k in _SIX)<100: return {}
     from amsps.companion.significance import metric_intervals
     from amsps.metrics import chance_metrics, wilson_interval
-    chance = chance_metrics(counts)
     ends = metric_intervals(packed) if packed else {k:wilson_interval(metrics[k], len(counts)) for k in _SIX}
-    lines = {'chance':f'{_metric_line(chance)}  (random ranks of {len(counts):,} images)', '95 %':_interval_line(ends)}
+    return dict(chance=chance_metrics(counts), intervals=ends)
+
+def _limits(metrics, packed=None, summary=''):
+    "Title -> line: what chance gives, and intervals; empty for a large split below its ceiling"
+    numbers = _limit_numbers(metrics, packed, summary)
+    if not numbers: return {}
+    n,(chance,ends) = len(_captions_each(packed, summary)),numbers.values()
+    lines = {'chance':f'{_metric_line(chance)}  (random ranks of {n:,} images)', '95 %':_interval_line(ends)}
     if 'rsum' in ends and ends['rsum'][0]<=chance['rsum']<=ends['rsum'][1]:
         lines['note'] = 'too few test images to tell this rSum from chance'
     return lines
@@ -625,9 +631,8 @@ def _train_alone(config, given):
 def _echo_test_limits(record):
     "What a reader of the test metrics of a record has to know"
     _echo_limits(8, record['metrics']['test'], record.get('ranks'), record['data']['summary'])
-    overlap,start = record['data'].get('overlap'),record['data'].get('start_overlap')
-    if overlap: echo(f'overlap: {_overlap_text(overlap)}')
-    if start: echo(f"overlap: {_overlap_text(start).replace('of the run', 'of the run that this one started from')}")
+    from amsps.companion.cache import overlap_text, overlaps_of
+    for overlap in overlaps_of(record): echo(f'overlap: {overlap_text(overlap)}')
 
 # %% ../../nbs/companion/59_cli.ipynb #95bac4d2
 def _note_mining(record):
@@ -874,7 +879,7 @@ def compare(output:TablesOutput=None, cache_dir:Executed=''):
 # %% ../../nbs/companion/59_cli.ipynb #c121f8df
 _VERIFIED = "Folder of run records, or of one finished run with its model. [default: data/results/scenes]"
 _TOLERANCE = ("Largest difference that passes, in percent: of mean recall, relative of the loss of the first epoch, "
-    "half of it for single metrics.")
+    "half of it for single metrics, a quarter for later losses, precision of mining and the curve of hidden positives.")
 _AGAIN = "Number of records that are made again, the quickest first. [default: 1]"
 Verified = Annotated[Path|None, typer.Argument(help=_VERIFIED, metavar='[RECORDS]', show_default=False)]
 Tolerance = Annotated[float, _opt(_TOLERANCE, min=0)]
@@ -1095,6 +1100,7 @@ def evaluate(
 # %% ../../nbs/companion/59_cli.ipynb #5d4461fb
 def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir, keep, as_json):
     "Metrics of a finished run, on its own data or on others"
+    from amsps.companion.cache import overlap_text
     from amsps.companion.evaluation import evaluate_run
     since = time.monotonic(),time.process_time()
     model,tokenizer,record = _load_run(run, backbone, cache_dir, keep)
@@ -1103,18 +1109,22 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     if hasattr(grades, 'votes'): _echo_answers(grades, accept, err=as_json)
     data = _run_data(record, config, run, model)
     other = _other_data(record, config, data, named)
+    if keep and other==_SAME_COUNTS:
+        raise InputError(_OTHERS_KEPT.format(record['name'], _SAME_COUNTS))
     if other: config = _as_named(config, data, named, other)
     metrics,test = evaluate_run(model, tokenizer, data, grades, accept)
     graded = test.pop('graded', {})
     overlap = _overlap_with(run, record, data)
-    if keep and other and other!=_SAME_COUNTS:
+    if keep and other:
         _keep_transfer(keep, record, config, data, metrics, test, target=other, overlap=overlap, since=since)
     elif keep:
         _keep_record(keep, record, data.fingerprint, metrics=metrics, test=test)
     if other: _echo_other(record, data, other, err=as_json)
-    if other or overlap and overlap['count']: echo(f'overlap:  {_overlap_text(overlap)}', err=as_json)
+    if other or overlap and overlap['count']: echo(f'overlap:  {overlap_text(overlap)}', err=as_json)
     if as_json:
-        echo(json.dumps(metrics|({'relevance':graded} if relevance else {}), indent=1))
+        more = dict(relevance=graded) if relevance else {}
+        if other or overlap: more['overlap'] = overlap # null: not known
+        echo(json.dumps(metrics|more|_limit_numbers(metrics['test'], test['ranks']), indent=1))
         return
     _print_metrics(metrics, graded, relevance)
     _echo_limits(9, metrics['test'], test['ranks'])
@@ -1122,6 +1132,8 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
 
 # %% ../../nbs/companion/59_cli.ipynb #5371e232
 _SAME_COUNTS = 'the same numbers of images and captions, with other pictures, features or captions'
+_OTHERS_KEPT = ("the data are not those of {}: {}; to keep a record of other data add --dataset own, or the name of "
+    "their dataset; otherwise evaluate with the run's own data and backbone")
 
 def _other_data(record, config, data, named):
     "Name of data that are not the run's own; empty for its own"
@@ -1150,19 +1162,6 @@ def _overlap_with(run, record, data):
     from amsps.companion.runs import own_overlap, train_overlap
     own = data.fingerprint==record['data']['fingerprint']
     return own_overlap(data) if own else train_overlap(run, data)
-
-def _overlap_text(o):
-    "How many test images were trained on, and what that means"
-    if o is None:
-        return ('not known: the run has no list of such training images (it is older, or has other features); a run '
-                'that is trained today has one')
-    what = 'byte for byte' if o['kind']=='pictures' else 'by their region features'
-    if not o['count']:
-        return f"none of {o['test']:,} test images is a training image of the run ({what})"
-    names = ', '.join(o['images'])+', ...'*(o['count']>len(o['images']))
-    verb = 'is a training image' if o['count']==1 else 'are training images'
-    return (f"{o['count']:,} of {o['test']:,} test images {verb} of the run ({what}): {names}. It has seen them, so "
-            "that the numbers on test are too high")
 
 # %% ../../nbs/companion/59_cli.ipynb #88445c41
 def _load_run(run, backbone, cache_dir, keep_record=None):
@@ -1238,7 +1237,7 @@ def _evaluate_as_it_is(name, place, cache_dir, keep, as_json):
     record = zero_shot(config, data)
     if keep: write_atomically(keep/f"{record['name']}.json", json.dumps(record, indent=1))
     if as_json:
-        echo(json.dumps(record['metrics'], indent=1))
+        echo(json.dumps(record['metrics']|_limit_numbers(record['metrics']['test'], record['ranks']), indent=1))
         return
     _print_metrics(record['metrics'], {}, None)
     _echo_limits(9, record['metrics']['test'], record['ranks'])
@@ -1723,7 +1722,8 @@ def _record_lines(r):
         dev=_metric_line(r['metrics']['dev']),
         test=_metric_line(r['metrics']['test']))
     lines |= _limits(r['metrics']['test'], r.get('ranks'), r['data']['summary'])
-    if 'overlap' in r['data']: lines['overlap'] = _overlap_text(r['data']['overlap'])
+    from amsps.companion.cache import overlap_text, overlaps_of
+    lines |= {title:overlap_text(o) for title,o in zip(('overlap', 'and'), overlaps_of(r))}
     return lines|(dict(code=f"{len(r['key']['code'])} definitions") if 'key' in r else {})
 
 # %% ../../nbs/companion/59_cli.ipynb #d8ae3761

@@ -6,7 +6,8 @@
 __all__ = ['IMAGE_FOLDERS', 'SPLIT_NAMES', 'IMAGE_COLUMNS', 'CAPTION_COLUMNS', 'TABLES', 'LAYOUTS', 'find_path', 'image_folder',
            'draw_sizes', 'draw_splits', 'note_drawn', 'read_flickr8k', 'read_flickr30k', 'read_karpathy', 'find_table',
            'Columns', 'read_table', 'read_captions', 'read_coco', 'read_precomp', 'convert_bottom_up', 'read_bottom_up',
-           'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'known_sets', 'check_pictures', 'check_dataset']
+           'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'known_sets', 'size_of_test', 'check_pictures',
+           'check_dataset']
 
 # %% ../../nbs/companion/23_formats.ipynb #9dbc30c8
 import ast
@@ -1330,6 +1331,14 @@ def read_dataset(
 def known_sets()->dict[str,dict]: # Dataset -> title, source, `splits`: name -> [images, captions]
     "Counts of the standard datasets; raises `InputError` if their file is missing"
     return json.loads(existing_asset('data/datasets.json').read_text('utf-8'))
+
+# %% ../../nbs/companion/23_formats.ipynb #df5dcb4c
+def size_of_test(
+    summary:str, # Of the data of a run
+)->tuple[int,int]|None: # Images and captions; None where the summary does not say
+    "Size of the test split"
+    found = re.search(r'\btest ([\d,]+) images / ([\d,]+) captions', summary)
+    return tuple(int(x.replace(',', '')) for x in found.groups()) if found else None
 
 # %% ../../nbs/companion/23_formats.ipynb #26cf8cf1
 def _difference(found, expected, of):

@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -34,6 +35,7 @@ from .config import WITHOUT_ANSWERS, RunConfig, check_trains, label_of, parse_co
 from .datasets import RunData, answer_files, backbone_digest, image_digests, load_data, model_digest
 from .datasets import saved_start, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
+from .formats import size_of_test
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
 from ..dual import DualText
@@ -475,10 +477,14 @@ def _ranks_fault(record):
         return None
     try:
         i2t,t2i = unpack_ranks(record['ranks'])
+        size = len(i2t),sum(map(len, t2i))
+        t2i = np.concatenate([np.atleast_1d(r) for r in t2i])
+        own = recall_metrics(*(torch.from_numpy(r) for r in (i2t, t2i)))
     except (KeyError, TypeError, ValueError, AttributeError):
         return '`ranks` are no ranks'
-    t2i = np.concatenate([np.atleast_1d(r) for r in t2i])
-    own = recall_metrics(*(torch.from_numpy(r) for r in (i2t, t2i)))
+    said = size_of_test(record['data']['summary'])
+    if said not in (None, size):
+        return 'its data have {:,} test images with {:,} captions, and its ranks {:,} with {:,}'.format(*said, *size)
     for k,v in own.items():
         said = record['metrics']['test'].get(k, v)
         if not abs(said-v)<=.01: # also for NaN
@@ -545,6 +551,10 @@ def _distance(name, old, new):
     "How far two values of a metric are apart, in percent"
     if not all(isinstance(x, (int,float)) and math.isfinite(x) for x in (old, new)):
         return math.inf
+    if name.startswith('mining'):
+        return 25*abs(old-new) # a share
+    if name.startswith('hidden_curve'):
+        return abs(old-new)/4
     if name.endswith('rsum'):
         return abs(old-new)/6
     if name.endswith('medr'):
@@ -552,19 +562,26 @@ def _distance(name, old, new):
     return abs(old-new)/2
 
 # %% ../../nbs/companion/28_runs.ipynb #4e82ed84
-def _first_loss(record):
-    "Loss of the first epoch; NaN where there is none"
-    first = record['history'][0] if record.get('history') else {}
-    return first.get('loss', math.nan)
+_PERCENT = re.compile(r'(metrics|levels|hidden_curve)\..*|history\.\d+\.dev_(i2t_r|t2i_r|rsum).*')
 
 def _differences(record, again, found):
     "Name -> difference between a record and its repetition, in percent; `found` is from `differing`"
-    out = {k:_distance(k, *v) for k,v in found.items() if k.startswith(('metrics','levels'))}
-    first = _first_loss(record),_first_loss(again)
-    if 'history' in again and not _same(*first):
-        ratio = first[1]/first[0] if first[0] else math.nan
-        out['loss of the first epoch, relative'] = 100*abs(ratio-1) if math.isfinite(ratio) else math.inf
+    out = {k:_distance(k, *v) for k,v in found.items() if _PERCENT.fullmatch(k) or _is_precision(k, record, again)}
+    losses = {k:_relative(*v) for k,v in found.items() if re.fullmatch(r'history\.\d+\.loss', k)}
+    out |= {k:d if k=='history.0.loss' else d/4 for k,d in losses.items()}
     return out if out else _shares(record, again, found)
+
+def _is_precision(name, record, again, least=1000):
+    "Whether a value is the precision or the recall of a pass that mined many pairs, both times"
+    if not re.fullmatch(r'mining\.\d+\.(precision|recall)', name): return False
+    i = int(name.split('.')[1])
+    passes = [x['mining'][i] for x in (record, again) if i<len(x.get('mining') or [])]
+    return len(passes)==2 and min(p.get('mined') or 0 for p in passes)>=least
+
+def _relative(old, new):
+    "Difference of two losses, in percent of the first"
+    numbers = all(isinstance(x, (int,float)) and math.isfinite(x) for x in (old, new))
+    return 100*abs(new/old-1) if numbers and old else math.inf
 
 def _shares(record, again, found):
     "Of each part of a record the percentage of its values that differ by more than rounding"
@@ -794,6 +811,7 @@ def transfer_record(
     label = _transfer_label(record, target)
     key = f"transfer-s{record['config']['seed']}-{digest(record['name'], data.fingerprint, target)[:10]}"
     own = dict(run=record['name'], dataset=record['config']['dataset'], target=target, **record['data'])
+    own['annotations'] = data.annotations.fingerprint
     return dict(name=key, config=record['config']|chosen|dict(label=label), data=_recorded_data(data),
                 transfer=own|dict(overlap=overlap), history=[], mining=[], metrics=metrics, **test,
                 environment=environment(), **_cost(*since),

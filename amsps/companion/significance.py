@@ -117,6 +117,11 @@ def rsum_interval(
     return 6*low,6*high
 
 # %% ../../nbs/companion/32_significance.ipynb #0f6cd394
+def _equal_images(captions):
+    "Number of images with equally many captions that tell as much about a share of captions [Kish 1965]"
+    counts = np.asarray(captions).astype(int)
+    return max(1, int(counts.sum())**2//int((counts**2).sum()))
+
 def metric_intervals(
     packed:dict[str,str], # Ranks of a run, from `pack_ranks`
 )->dict[str,tuple[float,float]]: # `i2t_r1` to `t2i_r10` in percent, and `rsum`
@@ -125,7 +130,8 @@ def metric_intervals(
     n = len(captions)
     shares = 100*hits.sum(0)/np.repeat([n,captions.sum()], len(RECALL_AT))
     names = [f'{d}_r{k}' for d in ('i2t','t2i') for k in RECALL_AT]
-    out = {name:wilson_interval(share, n) for name,share in zip(names, shares.tolist())}
+    images = [n]*3+[_equal_images(captions)]*3
+    out = {name:wilson_interval(*x) for name,*x in zip(names, shares.tolist(), images)}
     return out | dict(rsum=rsum_interval(packed))
 
 # %% ../../nbs/companion/32_significance.ipynb #4cc40208
@@ -158,6 +164,13 @@ def verdict(
     return NO_DIFFERENCE if -smallest<low and high<smallest else UNDECIDED
 
 # %% ../../nbs/companion/32_significance.ipynb #d0f1ffff
+def _nodes(n=400):
+    "Places in 0..1, denser at the ends, and their weights in an integral"
+    x,w = np.polynomial.legendre.leggauss(n)
+    return (1-np.cos(np.pi*(x+1)/2))/2,w*np.pi/4*np.sin(np.pi*(x+1)/2)
+
+_SHARES,_WEIGHTS = _nodes()
+
 def power_of(
     seeds:int, # Pairs, from 2
     sd:float, # Standard deviation of the paired differences, > 0
@@ -167,8 +180,8 @@ def power_of(
     "Probability that a two-sided paired t-test finds a difference"
     df,centre = seeds-1,np.sqrt(seeds)*smallest/sd
     limit = stats.t.ppf(1-LEVEL/questions/2, df)
-    if centre>5*limit+10: return 1. # beyond what SciPy's distribution can compute
-    return float(stats.nct.sf(limit, df, centre)+stats.nct.cdf(-limit, df, centre))
+    reach = limit*np.sqrt(stats.chi2.ppf(_SHARES, df)/df) # of the limit, at each share of the distribution of the sd
+    return float(min(1., _WEIGHTS@(stats.norm.sf(reach-centre)+stats.norm.cdf(-reach-centre))))
 
 # %% ../../nbs/companion/32_significance.ipynb #d3fba02d
 def seeds_needed(
