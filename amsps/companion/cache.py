@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Annotated, Iterable
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from .config import LOCATIONS, OMITTED, RunConfig, label_of, loss_needs, syntax_tree
 from .paths import is_plain_name, package_folder
 from ..errors import InputError, quoted
@@ -333,22 +333,14 @@ class _Key(_Loose):
     data:str
     code:dict[str,str]
 
-class _Overlap(_Loose):
-    kind:str
-    count:Annotated[int, Field(ge=0)]
-    test:Annotated[int, Field(ge=0)]
-    images:list[str]
-
-class _Transfer(_Loose):
-    run:str
-    target:str
-    dataset:str
-    overlap:_Overlap|None = None
-    annotations:str = ''
-
-class _Ranks(_Loose):
-    i2t:Annotated[str, Field(pattern=r'^[1-9]\d*( [1-9]\d*)*$')]
-    t2i:Annotated[str, Field(pattern=r'^[1-9]\d*([ ;][1-9]\d*)*$')]
+_Count = Annotated[int, Field(ge=0)]
+_Overlap = create_model('_Overlap', __base__=_Loose, kind=(str, ...), count=(_Count, ...), test=(_Count, ...),
+                        images=(list[str], ...))
+_Transfer = create_model('_Transfer', __base__=_Loose, run=(str, ...), target=(str, ...), dataset=(str, ...),
+                         overlap=(_Overlap|None, None), annotations=(str, ''))
+_Ranks = create_model('_Ranks', __base__=_Loose, # of images; of the captions of each image
+                      i2t=(Annotated[str, Field(pattern=r'^[1-9]\d*( [1-9]\d*)*$')], ...),
+                      t2i=(Annotated[str, Field(pattern=r'^[1-9]\d*([ ;][1-9]\d*)*$')], ...))
 
 class _Data(_Loose):
     fingerprint:str

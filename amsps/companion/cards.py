@@ -183,10 +183,8 @@ def model_card(
 
 def _split_line(record):
     test = next((p.strip() for p in record['data']['summary'].split(';') if p.strip().startswith('test ')), 'test')
-    seen = ''.join(f' **{_capital(overlap_text(o, names=False))}.**' for o in overlaps_of(record))
+    seen = ''.join(f' **{overlap_text(o, names=False)}.**' for o in overlaps_of(record))
     return f"On {test.removeprefix('test ')}, in percent. Intervals are over test images, not over training runs.{seen}"
-
-def _capital(text): return text[:1].upper()+text[1:]
 
 _NO_LICENCE = ('No licence was chosen for the trained weights, and without one nobody may use them. Ask the person who '
                'shared them.')

@@ -245,31 +245,27 @@ _SIX = [f'{d}_r{k}' for d in ('i2t','t2i') for k in (1, 5, 10)]
 def _captions_each(packed, summary):
     "Captions of each test image, from packed ranks or, about, from the summary of the data; None if unknown"
     if packed: return [len(ranks.split()) for ranks in packed['t2i'].split(';')]
-    from amsps.companion.formats import size_of_test
-    size = size_of_test(summary)
+    from amsps.companion.formats import test_size
+    size = test_size(summary)
     if size is None: return None
     n,m = size
     return [m//n+(i<m%n) for i in range(n)]
 
-def _limit_numbers(
+def _limits(
     metrics, # Of the test split
     packed=None, # Ranks of the test split
     summary='', # Of the data
+    numbers=False, # `chance`: metric -> value, `intervals`: metric -> (low, high), and no lines
 ):
-    "`chance`: metric -> value, `intervals`: metric -> (low, high); empty for a large split below its ceiling"
+    "Title -> line: what chance gives, and intervals; empty for a large split below its ceiling"
     counts = _captions_each(packed, summary)
     if not counts or len(counts)>=_FEW and max(metrics[k] for k in _SIX)<100: return {}
     from amsps.companion.significance import metric_intervals
     from amsps.metrics import chance_metrics, wilson_interval
     ends = metric_intervals(packed) if packed else {k:wilson_interval(metrics[k], len(counts)) for k in _SIX}
-    return dict(chance=chance_metrics(counts), intervals=ends)
-
-def _limits(metrics, packed=None, summary=''):
-    "Title -> line: what chance gives, and intervals; empty for a large split below its ceiling"
-    numbers = _limit_numbers(metrics, packed, summary)
-    if not numbers: return {}
-    n,(chance,ends) = len(_captions_each(packed, summary)),numbers.values()
-    lines = {'chance':f'{_metric_line(chance)}  (random ranks of {n:,} images)', '95 %':_interval_line(ends)}
+    chance = chance_metrics(counts)
+    if numbers: return dict(chance=chance, intervals=ends)
+    lines = {'chance':f'{_metric_line(chance)}  (random ranks of {len(counts):,} images)', '95 %':_interval_line(ends)}
     if 'rsum' in ends and ends['rsum'][0]<=chance['rsum']<=ends['rsum'][1]:
         lines['note'] = 'too few test images to tell this rSum from chance'
     return lines
@@ -1124,7 +1120,7 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     if as_json:
         more = dict(relevance=graded) if relevance else {}
         if other or overlap: more['overlap'] = overlap # null: not known
-        echo(json.dumps(metrics|more|_limit_numbers(metrics['test'], test['ranks']), indent=1))
+        echo(json.dumps(metrics|more|_limits(metrics['test'], test['ranks'], numbers=True), indent=1))
         return
     _print_metrics(metrics, graded, relevance)
     _echo_limits(9, metrics['test'], test['ranks'])
@@ -1237,7 +1233,7 @@ def _evaluate_as_it_is(name, place, cache_dir, keep, as_json):
     record = zero_shot(config, data)
     if keep: write_atomically(keep/f"{record['name']}.json", json.dumps(record, indent=1))
     if as_json:
-        echo(json.dumps(record['metrics']|_limit_numbers(record['metrics']['test'], record['ranks']), indent=1))
+        echo(json.dumps(record['metrics']|_limits(record['metrics']['test'], record['ranks'], numbers=True), indent=1))
         return
     _print_metrics(record['metrics'], {}, None)
     _echo_limits(9, record['metrics']['test'], record['ranks'])

@@ -6,7 +6,7 @@
 __all__ = ['IMAGE_FOLDERS', 'SPLIT_NAMES', 'IMAGE_COLUMNS', 'CAPTION_COLUMNS', 'TABLES', 'LAYOUTS', 'find_path', 'image_folder',
            'draw_sizes', 'draw_splits', 'note_drawn', 'read_flickr8k', 'read_flickr30k', 'read_karpathy', 'find_table',
            'Columns', 'read_table', 'read_captions', 'read_coco', 'read_precomp', 'convert_bottom_up', 'read_bottom_up',
-           'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'known_sets', 'size_of_test', 'check_pictures',
+           'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'known_sets', 'test_size', 'check_pictures',
            'check_dataset']
 
 # %% ../../nbs/companion/23_formats.ipynb #9dbc30c8
@@ -1333,7 +1333,7 @@ def known_sets()->dict[str,dict]: # Dataset -> title, source, `splits`: name -> 
     return json.loads(existing_asset('data/datasets.json').read_text('utf-8'))
 
 # %% ../../nbs/companion/23_formats.ipynb #df5dcb4c
-def size_of_test(
+def test_size(
     summary:str, # Of the data of a run
 )->tuple[int,int]|None: # Images and captions; None where the summary does not say
     "Size of the test split"

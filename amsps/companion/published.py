@@ -19,7 +19,7 @@ from .grid import read_grid, records_for
 from .kernels import NotebookFailure, run_notebook
 from .paths import asset, writable_folder
 from .tables import COLUMNS, by_label, check_comparable, latex_text, readable_table
-from .tables import published_fault, results_frame, row_of, summary_table, write_table
+from .tables import compare_fault, results_frame, row_of, summary_table, write_table
 from ..data import read_rows
 from ..errors import InputError
 
@@ -191,7 +191,7 @@ def _check_records(records, dataset, metrics):
         name,has = r['name'],r['metrics']
         if r['config']['dataset']!=dataset:
             raise InputError(f"{name} is a run on {r['config']['dataset']}, not on {dataset}")
-        if (fault:=published_fault(r)):
+        if (fault:=compare_fault(r)):
             raise InputError(f"{name} {fault}; move the record to a folder of its own")
         if metrics not in has:
             raise InputError(f"{name} has no metrics `{metrics}`, only {', '.join(has)}; "

@@ -37,7 +37,7 @@ from .kernels import NotebookFailure, notebook_threads, run_notebook
 from .paths import asset, is_plain_name, path_name, writable_folder
 from .significance import seed_difference
 from .tables import age_note, by_dataset, check_one_dataset, cost_table, data_name, levels_frame
-from .tables import paired_differences, plain_text, published_fault, question_table, read_records
+from .tables import paired_differences, plain_text, compare_fault, question_table, read_records
 from .tables import results_frame, row_of
 from ..errors import InputError
 from ..training import write_atomically
@@ -57,7 +57,7 @@ def _has(key): return lambda records: any(key in r for r in records)
 
 # %% ../../nbs/companion/35_report.ipynb #cd94636e
 def _has_published(records): # on the test split of published results, and not trained on it
-    return records[0]['config']['dataset'] in COMPARED and not any(map(published_fault, records))
+    return records[0]['config']['dataset'] in COMPARED and not any(map(compare_fault, records))
 
 # %% ../../nbs/companion/35_report.ipynb #2e542f29
 def _has_parts(records): return any(part_of(row_of(r)) for r in records)
@@ -986,7 +986,7 @@ def write_html(
     return target
 
 # %% ../../nbs/companion/35_report.ipynb #7f0f3c59
-def _check_outputs(wanted, can, records_dir, fault=''): # The last from `published_fault`
+def _check_outputs(wanted, can, records_dir, fault=''): # The last from `compare_fault`
     missing = [o for o in wanted if o not in can]
     if not missing: return
     hint = ': name the pictures with --data-root' if missing[0]=='figure_retrieval' else ''
@@ -1050,7 +1050,7 @@ def make_report(
     cache.mkdir(parents=True, exist_ok=True)
     data_root = str(Path(data_root).resolve()) if data_root else ''
     can = available_outputs(records, has_pictures(records, data_root))
-    name,fault = next(((r['name'], why) for r in records if (why:=published_fault(r))), ('', ''))
+    name,fault = next(((r['name'], why) for r in records if (why:=compare_fault(r))), ('', ''))
     _check_outputs(outputs, can, records_dir, fault)
     if fault and not outputs: say(f'no comparison with published results: {name} {fault}')
     arguments = dict(records_dir=str(Path(records_dir).resolve()), folder=str(folder), cache=str(cache),

@@ -35,7 +35,7 @@ from .config import WITHOUT_ANSWERS, RunConfig, check_trains, label_of, parse_co
 from .datasets import RunData, answer_files, backbone_digest, image_digests, load_data, model_digest
 from .datasets import saved_start, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
-from .formats import size_of_test
+from .formats import test_size
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
 from ..dual import DualText
@@ -482,7 +482,7 @@ def _ranks_fault(record):
         own = recall_metrics(*(torch.from_numpy(r) for r in (i2t, t2i)))
     except (KeyError, TypeError, ValueError, AttributeError):
         return '`ranks` are no ranks'
-    said = size_of_test(record['data']['summary'])
+    said = test_size(record['data']['summary'])
     if said not in (None, size):
         return 'its data have {:,} test images with {:,} captions, and its ranks {:,} with {:,}'.format(*said, *size)
     for k,v in own.items():
@@ -567,7 +567,11 @@ _PERCENT = re.compile(r'(metrics|levels|hidden_curve)\..*|history\.\d+\.dev_(i2t
 def _differences(record, again, found):
     "Name -> difference between a record and its repetition, in percent; `found` is from `differing`"
     out = {k:_distance(k, *v) for k,v in found.items() if _PERCENT.fullmatch(k) or _is_precision(k, record, again)}
-    losses = {k:_relative(*v) for k,v in found.items() if re.fullmatch(r'history\.\d+\.loss', k)}
+    def relative(old, new):
+        numbers = all(isinstance(x, (int,float)) and math.isfinite(x) for x in (old, new))
+        return 100*abs(new/old-1) if numbers and old else math.inf
+
+    losses = {k:relative(*v) for k,v in found.items() if re.fullmatch(r'history\.\d+\.loss', k)}
     out |= {k:d if k=='history.0.loss' else d/4 for k,d in losses.items()}
     return out if out else _shares(record, again, found)
 
@@ -577,11 +581,6 @@ def _is_precision(name, record, again, least=1000):
     i = int(name.split('.')[1])
     passes = [x['mining'][i] for x in (record, again) if i<len(x.get('mining') or [])]
     return len(passes)==2 and min(p.get('mined') or 0 for p in passes)>=least
-
-def _relative(old, new):
-    "Difference of two losses, in percent of the first"
-    numbers = all(isinstance(x, (int,float)) and math.isfinite(x) for x in (old, new))
-    return 100*abs(new/old-1) if numbers and old else math.inf
 
 def _shares(record, again, found):
     "Of each part of a record the percentage of its values that differ by more than rounding"

@@ -117,11 +117,6 @@ def rsum_interval(
     return 6*low,6*high
 
 # %% ../../nbs/companion/32_significance.ipynb #0f6cd394
-def _equal_images(captions):
-    "Number of images with equally many captions that tell as much about a share of captions [Kish 1965]"
-    counts = np.asarray(captions).astype(int)
-    return max(1, int(counts.sum())**2//int((counts**2).sum()))
-
 def metric_intervals(
     packed:dict[str,str], # Ranks of a run, from `pack_ranks`
 )->dict[str,tuple[float,float]]: # `i2t_r1` to `t2i_r10` in percent, and `rsum`
@@ -130,7 +125,9 @@ def metric_intervals(
     n = len(captions)
     shares = 100*hits.sum(0)/np.repeat([n,captions.sum()], len(RECALL_AT))
     names = [f'{d}_r{k}' for d in ('i2t','t2i') for k in RECALL_AT]
-    images = [n]*3+[_equal_images(captions)]*3
+    counts = captions.astype(int)
+    equal = max(1, int(counts.sum())**2//int((counts**2).sum())) # images with equally many captions [Kish 1965]
+    images = [n]*3+[equal]*3
     out = {name:wilson_interval(*x) for name,*x in zip(names, shares.tolist(), images)}
     return out | dict(rsum=rsum_interval(packed))
 
@@ -164,12 +161,9 @@ def verdict(
     return NO_DIFFERENCE if -smallest<low and high<smallest else UNDECIDED
 
 # %% ../../nbs/companion/32_significance.ipynb #d0f1ffff
-def _nodes(n=400):
-    "Places in 0..1, denser at the ends, and their weights in an integral"
-    x,w = np.polynomial.legendre.leggauss(n)
-    return (1-np.cos(np.pi*(x+1)/2))/2,w*np.pi/4*np.sin(np.pi*(x+1)/2)
-
-_SHARES,_WEIGHTS = _nodes()
+_X,_W = np.polynomial.legendre.leggauss(400)
+_SHARES = (1-np.cos(np.pi*(_X+1)/2))/2 # places in 0..1, denser at the ends
+_WEIGHTS = _W*np.pi/4*np.sin(np.pi*(_X+1)/2) # of these, in an integral
 
 def power_of(
     seeds:int, # Pairs, from 2
