@@ -37,6 +37,7 @@ OF_MODEL = { # rows of a model that are compared with more than its first one, o
     'Tuned text encoder, AMSPS, graded, batch only': ['AMSPS, batch only', 'AMSPS, smoothed, batch only'],
     'Tuned text encoder, AMSPS, smoothed, batch only': ['AMSPS, batch only'],
     'Tuned text encoder, AMSPS': ['AMSPS, batch only'],
+    'Tuned encoders, AMSPS, batch only': ['InfoNCE', 'InfoNCE + consensus'],
 }
 
 
