@@ -598,11 +598,11 @@ def explain_output(
     return 'made',', '.join(n for n in made['files'] if n.endswith(('.md','.png')))
 
 # %% ../../nbs/companion/35_report.ipynb #40e0497f
-def _parameters(output, records_dir, new, data_root, palette): # of the notebook
-    parameters = dict(records=str(records_dir), output=str(new))
-    if output.startswith('figure'): parameters['palette'] = palette
-    if output=='figure_retrieval': parameters['data_root'] = data_root
-    return parameters
+def _parameters(output, records_dir, new, data_root, palette): # those that the notebook has
+    import papermill # here, because its import takes seconds
+    given = dict(records=str(records_dir), output=str(new), palette=palette, data_root=data_root)
+    known = papermill.inspect_notebook(str(_notebook(output)))
+    return {name:value for name,value in given.items() if name in known}
 
 # %% ../../nbs/companion/35_report.ipynb #05b4bf62
 def _move(new, folder, output):

@@ -577,14 +577,13 @@ def write_summary(
     return shown
 
 def write_differences(
-    frame:pd.DataFrame, # From `results_frame`
+    differences:pd.DataFrame, # From `paired_differences`
     stem:Path, # Path without a suffix
     caption:str,
     records:list[dict],
-    metrics:tuple[str,...]|None=None, # See `paired_differences`
 )->pd.DataFrame: # What Markdown and LaTeX show
     "Write a table of differences; each line comes from two rows"
-    differences = paired_differences(frame, metrics).set_index('loss')
+    differences = differences.set_index('loss')
     shown = readable_differences(differences)
     sources = [[loss, against] for loss,against in zip(differences.index, differences.against)]
     note = 'Exploratory: not among the questions of the grid, and not corrected for many comparisons.'
@@ -601,14 +600,13 @@ def age_note(
     return f"{fixed}; {older} of the {len(records)} runs {'is' if older==1 else 'are'} older."
 
 def write_questions(
-    frame:pd.DataFrame, # From `results_frame`
+    table:pd.DataFrame, # From `question_table`
     stem:Path, # Path without a suffix
     caption:str, # Sentences
     records:list[dict],
 )->pd.DataFrame: # What Markdown and LaTeX show
     "Write the table of questions; each line comes from two rows"
-    table = question_table(frame)
-    shown,asked = readable_questions(table),len(_questions_of(frame))
+    shown,asked = readable_questions(table),len(questions_on(data_name(records[0])))
     note = (f'{len(table)} of {asked} questions have runs; p is corrected for all {asked}, '
             f'the answer of no difference is not. {age_note(records)}')
     sources = [[loss, against] for loss,against in zip(table.loss, table.against)]
