@@ -65,7 +65,7 @@ OPTIONS = [ # Options that would have no effect
     (['verify', '--data-root', 'x'], '--data-root is for records on photographs'),
     (['verify', '--text-backbone', 'x'], '--text-backbone is for records with a text encoder'),
     (['reproduce', '--explain', '--jobs', 2], '--jobs does nothing with --explain'),
-    (['report', 'x', '--table', 'main', '--palette', 'light'], '--palette is for figures'),
+    (['report', 'x', '--table', 'cost', '--palette', 'light'], '--palette is for figures'),
     (['train', '--loss', 'infonce', '--margin', 0.3], '--margin is no parameter of this --loss'),
 ]
 

@@ -34,7 +34,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple, get_args, get_origin
-from .paths import terminal_text, writable_folder
+from .paths import asset, terminal_text, writable_folder
 from ..errors import InputError, InputNote, out_of_memory, quoted
 try:
     import typer
@@ -344,10 +344,13 @@ has_effect('refused_weight', 'loss_needs', lambda needs: 'offline' in needs,
            'is for a --loss that draws candidates one by one, such as ahrl with an --offline-weight above 0')
 
 # %% ../../nbs/companion/59_cli.ipynb #ce5ae736
+def _draws(output): # whether the notebook of an output draws: then it has a palette
+    notebook = asset(f'nbs/experiments/{output}.ipynb')
+    return notebook.is_file() and '"palette: str' in notebook.read_text('utf-8')
+
 has_effect('address', 'executor', lambda e: e=='dask', 'is of a Dask scheduler; add --executor dask, or leave it out')
 has_effect('jobs stop address', 'explain', lambda e: not e, 'does nothing with --explain, which makes nothing')
-has_effect('palette', 'outputs', lambda o: not o or any(x.startswith('figure') for x in o),
-           'is for figures, and only tables are made')
+has_effect('palette', 'outputs', lambda o: not o or any(map(_draws, o)), 'is for figures, and only tables are made')
 has_effect('backbone relevance', 'zero_shot', lambda z: z is not False, 'is for a finished run, not for a --model')
 has_effect('order', 'reviewed', lambda s: s=='train', 'is for the mined pairs of the training split; leave it out')
 has_effect('backbone', 'reviewed', lambda s: s!='train', 'is for --split dev or test; mined pairs need no encoder')
@@ -797,7 +800,6 @@ def _outputs(tables, figures):
 # %% ../../nbs/companion/59_cli.ipynb #ac1c1418
 def _own_or(folder):
     "The folder, or the companion's own of that name where there is none here"
-    from amsps.companion.paths import asset
     own = asset(str(folder))
     return own if not folder.exists() and not folder.is_absolute() and own.is_dir() else folder
 
