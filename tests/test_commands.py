@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from amsps.companion.config import parse_config
-from conftest import SMALL, TINY, command_line, forked
+from amsps.companion.grid import records_for
+from amsps.companion.tables import read_records
+from conftest import ROOT, SMALL, TINY, command_line, forked
 from layouts import write
 
 
@@ -363,3 +365,22 @@ def test_explain_and_force(concepts):
     for unknown in (['--force', 'AHLR'], ['--force', 'table_main', '--explain']):
         r = run(*unknown)
         assert r.returncode==2 and f'{" ".join(unknown[:2])}: no run, row, table or figure of this grid' in r.stderr
+
+
+def test_a_figure_of_differences_needs_two_seeds(cli, tmp_path):
+    "A report of fewer seeds takes back the figure that it cannot draw any more"
+    own,copied = ROOT/'data/results/scenes',tmp_path/'records'
+    copied.mkdir()
+    for r in records_for(read_records(own), 'table_main'):
+        if r['row'] in ('Hardest triplet', 'InfoNCE') and r['config']['seed']<2:
+            shutil.copy(own/f"{r['name']}.json", copied/f"{r['config']['seed']}-{r['name']}.json")
+    report = ['report', copied, '--output', tmp_path/'out', '--cache-dir', tmp_path/'cache', '--table', 'main']
+    drawn = [tmp_path/f'out/figure_main.{suffix}' for suffix in ('pdf', 'png', 'json')]
+    r = cli(*report, '--palette', 'light')
+    assert r.returncode==0 and all(f.exists() for f in drawn), r.stdout+r.stderr
+    assert 'exploratory' in json.loads(drawn[2].read_text('utf-8'))['caption']
+    for f in copied.glob('1-*.json'):
+        f.unlink()
+    r = cli(*report)
+    assert r.returncode==0 and not any(f.exists() for f in drawn), r.stdout+r.stderr
+    assert '| InfoNCE' in (tmp_path/'out/table_differences.md').read_text('utf-8')

@@ -346,7 +346,9 @@ has_effect('refused_weight', 'loss_needs', lambda needs: 'offline' in needs,
 # %% ../../nbs/companion/59_cli.ipynb #ce5ae736
 def _draws(output): # whether the notebook of an output draws: then it has a palette
     notebook = asset(f'nbs/experiments/{output}.ipynb')
-    return notebook.is_file() and '"palette: str' in notebook.read_text('utf-8')
+    if not notebook.is_file(): return True # an unknown name has a message of its own
+    cells = json.loads(notebook.read_text('utf-8'))['cells']
+    return any(line.startswith('palette') for c in cells for line in ''.join(c['source']).splitlines())
 
 has_effect('address', 'executor', lambda e: e=='dask', 'is of a Dask scheduler; add --executor dask, or leave it out')
 has_effect('jobs stop address', 'explain', lambda e: not e, 'does nothing with --explain, which makes nothing')

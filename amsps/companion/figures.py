@@ -545,20 +545,21 @@ def _forest(lines, looks, names, height):
 
 # %% ../../nbs/companion/34_figures.ipynb #eb7cf4a7
 def with_interval(
-    differences:pd.DataFrame, # From `paired_differences` or `question_table`
+    differences:pd.DataFrame, # From `paired_differences`
     metrics:tuple[str,...]=('rSum', 't2i mAP@R'), # Names of the metrics to keep
-)->pd.DataFrame: # Some of the lines
+)->pd.DataFrame: # Some of the lines, the first metric first
     "The differences that a figure can show"
-    return differences[differences.low.notna() & differences.metric.isin(metrics)].reset_index(drop=True)
+    lines = differences[differences.low.notna() & differences.metric.isin(metrics)]
+    return lines.sort_values('metric', key=lambda m: m.map(metrics.index), kind='stable', ignore_index=True)
 
 def differences_figure(
     differences:pd.DataFrame, # From `with_interval`, not empty
 ): # matplotlib figure
-    "Rows below the row that is subtracted from them, and the interval of each difference"
+    "Rows below the row that they are compared with, and the interval of each difference"
     places,names,heads = {},[],[]
     for reference in _in_grid_order(differences.against, row_order()):
         heads.append(len(names))
-        names.append(f'minus {figure_text(reference)}')
+        names.append(f'against {figure_text(reference)}')
         for row in _in_grid_order(differences.loss[differences.against==reference], row_order()):
             places[row,reference] = len(names)
             names.append(figure_text(row))
@@ -572,10 +573,11 @@ def differences_figure(
 
 # %% ../../nbs/companion/34_figures.ipynb #51848be2
 def questions_figure(
-    questions:pd.DataFrame, # From `with_interval` of a `question_table`, not empty
+    questions:pd.DataFrame, # From `question_table`; at least one, and each has an interval
 ): # matplotlib figure
     "The interval and the answer of each question, and the differences that are too small to matter"
-    names = [f'{figure_text(q.loss)}\nminus {figure_text(q.against)}, {q.pairs} seeds' for q in questions.itertuples()]
+    pairs = zip(questions.loss, questions.against, questions.pairs)
+    names = [f'{figure_text(row)}\nagainst {figure_text(against)}, {n} seeds' for row,against,n in pairs]
     kinds = [next(v for v in VERDICTS if answer.startswith(v)) for answer in questions.answer]
     fig,panels = _forest(questions.assign(place=range(len(names)), kind=kinds), VERDICTS, names, height=.36)
     for ax,own in panels:
@@ -583,7 +585,12 @@ def questions_figure(
     return fig
 
 # %% ../../nbs/companion/34_figures.ipynb #106d14fd
-_BARS = 'Points are means over seeds, bars their 95 % intervals; rows with one common seed are left out.'
+_BARS = 'Points are means over seeds, bars their 95 % intervals; a difference of one seed has none and is left out.'
+
+def _save_intervals(draw, lines, stem, caption, records): # of the runs that are shown
+    if lines.empty: return
+    own = [r for r in records if row_of(r) in {*lines.loss, *lines.against}]
+    save_figure(draw(lines), stem, caption, own)
 
 def save_differences(
     differences:pd.DataFrame, # From `paired_differences`
@@ -592,10 +599,8 @@ def save_differences(
     records:list[dict],
 ):
     "Write the figure of differences; nothing where none has an interval"
-    shown = with_interval(differences)
-    if shown.empty: return
-    own = [r for r in records if row_of(r) in {*shown.loss, *shown.against}]
-    save_figure(differences_figure(shown), stem, f'{caption} {_BARS}', own)
+    note = 'Not corrected for many comparisons; exploratory, but for the questions of the grid.'
+    _save_intervals(differences_figure, with_interval(differences), stem, f'{caption} {_BARS} {note}', records)
 
 def save_questions(
     questions:pd.DataFrame, # From `question_table`
@@ -604,10 +609,9 @@ def save_questions(
     records:list[dict],
 ):
     "Write the figure of questions; nothing where none has an interval"
-    shown = with_interval(questions)
-    if shown.empty: return
-    band = 'In the grey band a difference is smaller than the smallest one worth having.'
-    save_figure(questions_figure(shown), stem, f'{caption} {_BARS} {band}', records)
+    note = 'In the grey band a difference is smaller than the smallest one worth having.'
+    known = questions[questions.low.notna()].reset_index(drop=True)
+    _save_intervals(questions_figure, known, stem, f'{caption} {_BARS} {note}', records)
 
 # %% ../../nbs/companion/34_figures.ipynb #d549c6fc
 def _draw_map(ax, record, perplexity):

@@ -598,11 +598,11 @@ def explain_output(
     return 'made',', '.join(n for n in made['files'] if n.endswith(('.md','.png')))
 
 # %% ../../nbs/companion/35_report.ipynb #40e0497f
-def _parameters(output, records_dir, new, data_root, palette): # those that the notebook has
+def _parameters(output, records_dir, new, data_root, palette): # of the notebook; the last two only if it has them
     import papermill # here, because its import takes seconds
-    given = dict(records=str(records_dir), output=str(new), palette=palette, data_root=data_root)
     known = papermill.inspect_notebook(str(_notebook(output)))
-    return {name:value for name,value in given.items() if name in known}
+    more = dict(data_root=data_root, palette=palette)
+    return dict(records=str(records_dir), output=str(new)) | {k:v for k,v in more.items() if k in known}
 
 # %% ../../nbs/companion/35_report.ipynb #05b4bf62
 def _move(new, folder, output):
@@ -632,12 +632,19 @@ def make_output(
     parameters = _parameters(output, records_dir, new, data_root, palette)
     failure = run_notebook(_notebook(output), Path(cache)/f'{output}.ipynb', parameters)
     if failure: return failure
+    before = made_of(output, folder).get('files', {})
     made = dict(inputs=inputs, answer=answer_of(output, records, new), files=_move(new, folder, output))
+    _remove({name:d for name,d in before.items() if name not in made['files']}, folder) # a figure of fewer seeds
     (folder/'made').mkdir(exist_ok=True)
     write_atomically(folder/f'made/{output}.json', json.dumps(made, indent=1, ensure_ascii=False)+'\n')
     shutil.rmtree(new)
 
 # %% ../../nbs/companion/35_report.ipynb #86bc1788
+def _remove(files, folder): # name -> digest: those that are as they were made
+    for name,made in files.items():
+        path = folder/name
+        if path.is_file() and not path.is_symlink() and _file_digest(path)==made: path.unlink()
+
 def remove_output(
     output:str, # Table or figure of the grid
     folder:Path, # With the tables and figures
@@ -646,9 +653,7 @@ def remove_output(
     folder = Path(folder)
     files = made_of(output, folder).get('files', {})
     (folder/f'made/{output}.json').unlink(missing_ok=True)
-    for name,made in files.items():
-        path = folder/name
-        if path.is_file() and not path.is_symlink() and _file_digest(path)==made: path.unlink()
+    _remove(files, folder)
 
 # %% ../../nbs/companion/35_report.ipynb #b4a0ca50
 def _math(latex, options): # MathML
