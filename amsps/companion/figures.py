@@ -581,6 +581,7 @@ def questions_figure(
     kinds = [next(v for v in VERDICTS if answer.startswith(v)) for answer in questions.answer]
     fig,panels = _forest(questions.assign(place=range(len(names)), kind=kinds), VERDICTS, names, height=.36)
     for ax,own in panels:
+        ax.use_sticky_edges = False # room beside the band
         ax.barh(own.place, 2*own.smallest, left=-own.smallest, height=1, color='.92', lw=0, zorder=.2)
     return fig
 
