@@ -344,7 +344,7 @@ has_effect('refused_weight', 'loss_needs', lambda needs: 'offline' in needs,
            'is for a --loss that draws candidates one by one, such as ahrl with an --offline-weight above 0')
 
 # %% ../../nbs/companion/59_cli.ipynb #ce5ae736
-def _draws(output): # whether the notebook of an output draws: then it has a palette
+def _draws_a_figure(output): # whether the notebook of an output draws: then it has a palette
     notebook = asset(f'nbs/experiments/{output}.ipynb')
     if not notebook.is_file(): return True # an unknown name has a message of its own
     cells = json.loads(notebook.read_text('utf-8'))['cells']
@@ -352,7 +352,8 @@ def _draws(output): # whether the notebook of an output draws: then it has a pal
 
 has_effect('address', 'executor', lambda e: e=='dask', 'is of a Dask scheduler; add --executor dask, or leave it out')
 has_effect('jobs stop address', 'explain', lambda e: not e, 'does nothing with --explain, which makes nothing')
-has_effect('palette', 'outputs', lambda o: not o or any(map(_draws, o)), 'is for figures, and only tables are made')
+has_effect('palette', 'outputs', lambda o: not o or any(map(_draws_a_figure, o)),
+           'is for figures, and only tables are made')
 has_effect('backbone relevance', 'zero_shot', lambda z: z is not False, 'is for a finished run, not for a --model')
 has_effect('order', 'reviewed', lambda s: s=='train', 'is for the mined pairs of the training split; leave it out')
 has_effect('backbone', 'reviewed', lambda s: s!='train', 'is for --split dev or test; mined pairs need no encoder')

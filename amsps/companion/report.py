@@ -634,13 +634,13 @@ def make_output(
     if failure: return failure
     before = made_of(output, folder).get('files', {})
     made = dict(inputs=inputs, answer=answer_of(output, records, new), files=_move(new, folder, output))
-    _remove({name:d for name,d in before.items() if name not in made['files']}, folder) # a figure of fewer seeds
+    _take_back({name:d for name,d in before.items() if name not in made['files']}, folder) # a figure of fewer seeds
     (folder/'made').mkdir(exist_ok=True)
     write_atomically(folder/f'made/{output}.json', json.dumps(made, indent=1, ensure_ascii=False)+'\n')
     shutil.rmtree(new)
 
 # %% ../../nbs/companion/35_report.ipynb #86bc1788
-def _remove(files, folder): # name -> digest: those that are as they were made
+def _take_back(files, folder): # name -> digest: those that are as they were made
     for name,made in files.items():
         path = folder/name
         if path.is_file() and not path.is_symlink() and _file_digest(path)==made: path.unlink()
@@ -653,7 +653,7 @@ def remove_output(
     folder = Path(folder)
     files = made_of(output, folder).get('files', {})
     (folder/f'made/{output}.json').unlink(missing_ok=True)
-    _remove(files, folder)
+    _take_back(files, folder)
 
 # %% ../../nbs/companion/35_report.ipynb #b4a0ca50
 def _math(latex, options): # MathML
