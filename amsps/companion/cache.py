@@ -327,6 +327,7 @@ class _Settings(_Loose):
     label:str = ''
     n_concepts:int = 0
     text_backbone:str = ''
+    tune_vision_layers:Annotated[int, Field(ge=0)] = 0
 
 class _Key(_Loose):
     config:dict
@@ -341,6 +342,15 @@ _Transfer = create_model('_Transfer', __base__=_Loose, run=(str, ...), target=(s
 _Ranks = create_model('_Ranks', __base__=_Loose, # of images; of the captions of each image
                       i2t=(Annotated[str, Field(pattern=r'^[1-9]\d*( [1-9]\d*)*$')], ...),
                       t2i=(Annotated[str, Field(pattern=r'^[1-9]\d*([ ;][1-9]\d*)*$')], ...))
+
+class _Environment(_Loose):
+    commit:str|None
+    uncommitted:bool
+    device:str
+    packages:dict[str,str]
+
+class _Pass(_Loose):
+    mined:_Count
 
 class _Data(_Loose):
     fingerprint:str
@@ -363,8 +373,9 @@ class _Record(_Loose):
     levels:dict[str,dict[str,float]] = {}
     ranks:_Ranks|None = None
     transfer:_Transfer|None = None
-    environment:dict = {}
-    mining:list[dict]|None = None
+    environment:_Environment|None = None
+    mining:list[_Pass]|None = None
+    peak_memory_mib:Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.
 
 # %% ../../nbs/companion/24_cache.ipynb #f215a328
 def _record_fault(record):
@@ -377,7 +388,15 @@ def _record_fault(record):
         return _first_fault(e)
     if not is_plain_name(record['name']):
         return f"its `name` {record['name'][:80]!r} is not a plain name"
-    return None if 'rsum' in record['metrics'].get('test', {}) else 'its `metrics` lack the rSum on test'
+    if 'rsum' not in record['metrics'].get('test', {}):
+        return 'its `metrics` lack the rSum on test'
+    return _ranks_fault(record['ranks']) if record.get('ranks') else None
+
+def _ranks_fault(packed):
+    "What is wrong with packed ranks of a record, or None"
+    images,of_captions = len(packed['i2t'].split()),len(packed['t2i'].split(';'))
+    if images==of_captions: return None
+    return f'its `ranks` are of {images:,} images, and of the captions of {of_captions:,}'
 
 def _first_fault(error):
     "The first complaint about a record"

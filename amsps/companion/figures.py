@@ -8,9 +8,9 @@ __all__ = ['WIDTH', 'TEXT_SIZE', 'STYLE', 'DEFAULT_FONTS', 'MARKERS', 'KINDS', '
            'colour_of', 'style_of', 'new_figure', 'panel_grid', 'drawn_texts', 'colliding_labels', 'text_sizes',
            'save_figure', 'describe_seeds', 'similarity_panels', 'summed_histogram', 'similarity_figure',
            'epochs_frame', 'mining_frame', 'dynamics_figure', 'hidden_shares', 'hidden_figure', 'sweep_points',
-           'shared_means', 'own_runs', 'sensitivity_figure', 'swept_value', 'when_points', 'mean_curve', 'when_figure',
-           'forest_of', 'map_figure', 'strongest_links', 'separate', 'concept_graph', 'graph_layout', 'concept_figure',
-           'example_lookup', 'shown_examples', 'retrieval_figure']
+           'shared_means', 'own_runs', 'sensitivity_figure', 'swept_value', 'when_points', 'mean_curve', 'varied_in',
+           'when_figure', 'forest_of', 'map_figure', 'strongest_links', 'separate', 'concept_graph', 'graph_layout',
+           'concept_figure', 'example_lookup', 'shown_examples', 'retrieval_figure']
 
 # %% ../../nbs/companion/34_figures.ipynb #1a1fa91b
 import re
@@ -247,6 +247,7 @@ def _draw_similarities(ax, title, histograms):
         ax.stairs(density, edges, color=colour(place), label=label, lw=1.3)
         ends.append(np.flatnonzero(counts)[[0,-1]])
     ax.set_title(figure_text(title))
+    if not ends: return edges[0],edges[-1]
     return edges[min(e[0] for e in ends)],edges[max(e[1] for e in ends)+1]
 
 # %% ../../nbs/companion/34_figures.ipynb #26324f17
@@ -472,8 +473,9 @@ def mean_curve(
 def _draw_curves(ax, points, rows, reference=''):
     "A line and a band for each row"
     for row in rows:
+        if row==reference: continue
         curve,style = mean_curve(points, row, reference),style_of(row, rows)
-        if row==reference or curve.empty: continue
+        if curve.empty: continue
         ax.plot(curve.index, curve['mean'], label=figure_text(row), **style)
         ax.fill_between(curve.index, curve.low, curve.high, color=style['color'], alpha=.15, lw=0)
     if reference: ax.axhline(0, color=colour_of(reference, rows), lw=1, ls='--', zorder=1.5)
@@ -489,6 +491,13 @@ def _in_grid_order(names, of):
     "Different names, in the order in which the grid has them"
     return sorted(dict.fromkeys(names), key=lambda n: of.index(n) if n in of else len(of))
 
+def varied_in(
+    points:pd.DataFrame, # From `when_points`
+)->list[str]: # Parameters, in the order of the grid
+    "What has several values: all of 400 images, and 400 of them, are one"
+    varied = points.groupby('parameter').value.nunique()
+    return _in_grid_order(varied[varied>1].index, [s.parameter for s in read_grid().sweeps])
+
 def when_figure(
     records:list[dict], # From `records_for`, with `sweep`
     metric:str, # Of test
@@ -496,8 +505,7 @@ def when_figure(
 ): # matplotlib figure
     "A test metric of several rows over data and batch sizes, and its difference from the first row"
     points = when_points(records, metric)
-    varied = points.groupby('parameter').value.nunique()
-    swept = _in_grid_order(varied[varied>1].index, [s.parameter for s in read_grid().sweeps])
+    swept = varied_in(points)
     rows = _in_grid_order(points.row, row_order())
     fig,axs = new_figure(4.2, 2, len(swept), sharey='row', sharex='col')
     for column,p in zip(axs.T, swept):
@@ -517,26 +525,43 @@ _SIDES = {'interval above zero':('^', 2), 'interval below zero':('v', 3), 'zero 
 _VERDICTS = {BETTER:('^', 2), WORSE:('v', 3), NO_DIFFERENCE:('s', 0), UNDECIDED:('o', 7)} # Of a question
 
 # %% ../../nbs/companion/34_figures.ipynb #b38aad35
-def _forest(lines, looks, names, height):
-    "One panel for each metric, and its lines; `names` are the texts at the places 0, 1, ..., of `height` inches each"
-    def draw(ax, own):
-        for kind,(marker,place) in looks.items():
-            d = own[own.kind==kind]
-            reach = np.stack([d.difference-d.low, d.high-d.difference])
-            ax.errorbar(d.difference, d.place, xerr=reach, fmt=marker, color=colour(place), elinewidth=1.2)
-        ax.axvline(0, color='.4', lw=.8, zorder=1)
-        ax.grid(axis='y', visible=False)
-        ax.tick_params(axis='y', length=0)
-        ax.set_xlabel(f'difference in {own.metric.iloc[0]}')
+_LONG = 6 # An interval so many times as long as the median one goes on beyond the axis
 
+def _ends_of(own):
+    "Ends of the axis of differences: all points, and all intervals but the long ones"
+    width = own.high-own.low
+    usual = own[width<=_LONG*width.median()]
+    band = own.smallest.max() if 'smallest' in own else 0
+    low = min(-band, own.difference.min(), usual.low.min())
+    high = max(band, own.difference.max(), usual.high.max())
+    room = .04*(high-low)
+    return low-room,high+room
+
+def _draw_intervals(ax, own, styles):
+    "Points and bars; an arrow where a bar goes on beyond the axis"
+    left,right = _ends_of(own)
+    for kind,(marker,place) in styles.items():
+        d = own[own.kind==kind]
+        bars = np.stack([d.difference-d.low.clip(lower=left), d.high.clip(upper=right)-d.difference])
+        ax.errorbar(d.difference, d.place, xerr=bars, fmt=marker, color=colour(place), elinewidth=1.2)
+        for end,beyond,arrow in ((left, d.low<left, '<'), (right, d.high>right, '>')):
+            if beyond.any(): ax.plot([end]*beyond.sum(), d.place[beyond], arrow, color=colour(place), clip_on=False)
+    ax.set_xlim(left, right)
+    ax.axvline(0, color='.4', lw=.8, zorder=1)
+    ax.grid(axis='y', visible=False)
+    ax.tick_params(axis='y', length=0)
+    ax.set_xlabel(f'difference in {own.metric.iloc[0]}')
+
+def _forest(lines, styles, names, height):
+    "One panel for each metric, and its lines; `names` are the texts at the places 0, 1, ..., of `height` inches each"
     panels = [lines[lines.metric==metric] for metric in dict.fromkeys(lines.metric)]
     fig,axs = new_figure(height*len(names)+.7, 1, len(panels), sharey=True)
     for ax,own in zip(axs[0], panels):
-        draw(ax, own)
+        _draw_intervals(ax, own, styles)
     axs[0,0].set_yticks(range(len(names)), names)
     axs[0,0].set_ylim(len(names)-.5, -.5)
     handles = [Line2D([], [], marker=marker, color=colour(place), ls='', label=kind)
-               for kind,(marker,place) in looks.items() if kind in set(lines.kind)]
+               for kind,(marker,place) in styles.items() if kind in set(lines.kind)]
     fig.legend(handles=handles, loc='outside upper center', ncols=len(handles))
     return fig,list(zip(axs[0], panels))
 
@@ -566,12 +591,12 @@ def _of_asked(lines):
     kinds = [next(v for v in _VERDICTS if answer.startswith(v)) for answer in lines.answer]
     fig,panels = _forest(lines.assign(place=range(len(names)), kind=kinds), _VERDICTS, names, height=.36)
     for ax,own in panels:
-        ax.use_sticky_edges = False # room beside the band
         ax.barh(own.place, 2*own.smallest, left=-own.smallest, height=1, color='.92', lw=0, zorder=.2)
     return fig
 
 # %% ../../nbs/companion/34_figures.ipynb #106d14fd
-_BARS = 'Points are means over seeds, bars their 95 % intervals; a difference of one seed has none and is left out.'
+_BARS = ('Points are means over seeds, bars their 95 % intervals; an arrow marks a bar that goes on. A difference of one '
+         'seed, or one that is equal in all seeds, has no interval and is left out.')
 INTERVAL_NOTES = dict( # For captions
     differences=f'{_BARS} Not corrected for many comparisons; exploratory, but for the questions of the grid.',
     questions=f'{_BARS} In the grey band a difference is smaller than the smallest one worth having.')

@@ -36,9 +36,9 @@ from .grid import questions_on, read_grid, records_for, row_order
 from .kernels import NotebookFailure, notebook_threads, run_notebook
 from .paths import asset, is_plain_name, path_name, writable_folder
 from .significance import seed_difference
-from .tables import age_note, by_dataset, check_one_dataset, cost_table, data_name, levels_frame
-from .tables import paired_differences, plain_text, compare_fault, question_table, read_records
-from .tables import results_frame, row_of
+from .tables import age_note, by_dataset, check_one_dataset, cost_table, data_name, interval_text
+from .tables import levels_frame, paired_differences, plain_text, compare_fault, question_table
+from .tables import read_records, results_frame, row_of
 from ..errors import InputError
 from ..training import write_atomically
 
@@ -86,10 +86,14 @@ def _has_sweeps(records): # at least one with two values
     points = {(r['sweep'][0], r['sweep'][2]) for r in records if r['sweep']}
     return len(points)>len({parameter for parameter,_ in points})
 
+def _has_curves(records): # at least one with two values, of which none stands for another one
+    from amsps.companion.figures import varied_in, when_points
+    return _has_sweeps(records) and bool(varied_in(when_points(records, 'rsum')))
+
 # %% ../../nbs/companion/35_report.ipynb #df6cbd02
 NEEDS = dict(table_comparison=_has_published, table_questions=_has_questions, table_ablation=_has_parts,
              table_levels=_has('levels'), table_generality=_has_models, table_hidden=_has_judgements,
-             figure_hidden=_has('hidden_curve'), figure_sensitivity=_has_sweeps, figure_when=_has_sweeps,
+             figure_hidden=_has('hidden_curve'), figure_sensitivity=_has_sweeps, figure_when=_has_curves,
              figure_dynamics=_has_steps, figure_concepts=_has('concepts'), figure_map=_has('map'),
              table_cost=_was_trained) # Of an output; the others need records only
 
@@ -130,8 +134,9 @@ def difference_text(
     d = difference
     text = f"{d['difference']:+.1f} against {quoted(d['against'])}"
     if d['pairs']<2: return f'{text} (one seed, no interval)'
+    if np.isnan(d['low']): return f"{text} (the same in all {d['pairs']} seeds, no interval)"
     zero = 'excludes' if is_clear(d) else 'includes'
-    interval = f"{d['low']:+.1f} to {d['high']:+.1f} over {d['pairs']} seeds, {zero} zero"
+    interval = f"{interval_text(d['low'], d['high'])} over {d['pairs']} seeds, {zero} zero"
     return f'{text} (95 % interval {interval})'
 
 # %% ../../nbs/companion/35_report.ipynb #a69cfba1
@@ -165,10 +170,21 @@ def questions_answer(
     text = f"{': '.join([text, '; '.join(answered)] if answered else [text])}."
     if undecided: text += f" Undecided: {'; '.join(undecided)}."
     lacking = asked-len(lines)
-    if lacking: text += f' Without runs: {lacking}.'
+    if lacking: text += f' Without runs to compare: {lacking}.'
     return f'{text} {age_note(records)}'
 
 # %% ../../nbs/companion/35_report.ipynb #cf5a90b9
+def _complete_means(frame, metric):
+    "Mean of each row whose seeds all have the metric"
+    return frame.groupby('loss', sort=False)[metric].apply(lambda x: x.mean(skipna=False)).dropna()
+
+def _best_of(frame, means, best):
+    "A row with its mean, and with its number of seeds where rows have different ones"
+    seeds = frame.groupby('loss').size()
+    n = int(seeds[best])
+    note = f" ({n} seed{'s'*(n>1)})" if seeds.nunique()>1 else ''
+    return f'{means[best]:.1f}{note}'
+
 def main_answer(
     records:list[dict], # With `row`, from `load_rows`
 )->str:
@@ -176,12 +192,15 @@ def main_answer(
     sets = by_dataset(records)
     if len(sets)>1: return ' '.join(f'On {name}, {main_answer(own)}' for name,own in sets.items())
     frame = results_frame(records)
-    means = frame.groupby('loss', sort=False).rsum.mean()
-    best,table = means.idxmax(),paired_differences(frame)
+    means = _complete_means(frame, 'rsum')
+    if means.empty: return 'No row has a number for rSum in all its seeds.'
+    best = means.idxmax()
+    table = paired_differences(frame)
     over = table[(table.loss==best)&(table.metric=='rSum')]
-    text = f'{quoted(best)} has the highest rSum, {means[best]:.1f}'
-    if len(means)==1: return f'{text}: it is the only row.'
-    if over.empty: return f'{text}: no row is above it, and there is no other reference to compare it with.'
+    text = f'{quoted(best)} has the highest rSum, {_best_of(frame, means, best)}'
+    if frame.loss.nunique()==1: return f'{text}: it is the only row.'
+    if len(means)==1: return f'{text}: no other row has a number in all its seeds.'
+    if over.empty: return f'{text}: no row is above it, and no reference shares a seed with it.'
     clauses = ' and '.join(map(difference_text, over.to_dict('records')))
     return f'{text}: {clauses}{exploratory_text(over)}.'
 
@@ -222,9 +241,10 @@ def wins_text(
     by = f'{min(values):+.1f}' if n==1 else f'{min(values):+.1f} to {max(values):+.1f}'
     text = f"in {sum(v>0 for v in values)} of {n} model{'s'*(n>1)}, by {by}"
     if single==n: return f'{text}; with one seed each, there is no interval'
-    clear = sum(is_clear(d) for d in differences)
+    above,below = (sum(is_clear(d) and d['low']*side>0 for d in differences) for side in (1, -1))
+    side = f', above it in {above} and below it in {below}' if below else ''
     note = f' ({single} more with one seed, without an interval)' if single else ''
-    return f'{text}; the 95 % interval over seeds excludes zero in {clear}{note}'
+    return f'{text}; the 95 % interval over seeds excludes zero in {above+below}{side}{note}'
 
 # %% ../../nbs/companion/35_report.ipynb #e1f038b7
 def _level_difference(frame, row): # of the fused level to the instance level
@@ -263,10 +283,11 @@ _HIDDEN = {'hidden_i2t_medr':'among captions', 'hidden_t2i_medr':'among images'}
 def _best_text(frame, metric, lowest):
     "The best row of a metric, its mean, and its difference to its first reference"
     table = paired_differences(frame, (metric,))
-    means = frame.groupby('loss', sort=False)[metric].mean()
+    means = _complete_means(frame, metric)
+    if means.empty: return 'no row: none has a number in all its seeds'
     best = means.idxmin() if lowest else means.idxmax()
     against = table[table.loss==best].to_dict('records')
-    return f'{quoted(best)}, {means[best]:.1f}'+''.join(f', {difference_text(d)}' for d in against[:1])
+    return f'{quoted(best)}, {_best_of(frame, means, best)}'+''.join(f', {difference_text(d)}' for d in against[:1])
 
 # %% ../../nbs/companion/35_report.ipynb #b5cc9a4d
 def hidden_answer(
@@ -352,13 +373,14 @@ def sensitivity_answer(
     "Over which range dev rSum varies"
     from amsps.companion.figures import own_runs, sweep_points
     points = sweep_points(records, ['rsum'])
-    ranges = pd.DataFrame({p:_sweep_range(of) for p,of in points.groupby('parameter', sort=False)}).T
+    ranges = pd.DataFrame({p:_sweep_range(of) for p,of in points.groupby('parameter', sort=False)}).T.dropna()
+    if ranges.empty: return 'No sweep has a seed that all its values share.'
     widths = ranges.high-ranges.low
     name = dict(zip(points.parameter, points.symbol))[widths.idxmax()]
     text = (f'Dev rSum varies between {ranges.low.min():.1f} and {ranges.high.max():.1f} over {len(ranges)} sweeps, '
             f"most with the {re.sub(r' *[$].*[$]', '', name)}, by {widths.max():.1f}")
     own = points[points.name.isin(own_runs(points))].drop_duplicates('name')
-    if len(own)<2: return f'{text}; with one seed, the part of chance is unknown.'
+    if len(own)<2: return f"{text}; with one {'seed' if len(own) else 'sweep'}, the part of chance is unknown."
     spread = own.rsum.max()-own.rsum.min()
     more = 'no more than' if widths.max()<=spread else 'more than'
     seeds = int(ranges.seeds.min())
@@ -389,17 +411,19 @@ def when_answer(
     points = when_points(records, metric)
     clauses = []
     for row in points.row.unique():
-        found = _verdicts(points, row)
-        if row=='InfoNCE' or not found: continue
+        found = Counter() if row=='InfoNCE' else _verdicts(points, row)
+        if not found: continue
         clauses.append(f"{quoted(row)} is better at {found['better']} of {found.total()} settings, worse at "
                        f"{found['worse']}, and undecided at {found['neither']}")
-    if not clauses: return 'With one seed each, there is no interval.'
+    if 'InfoNCE' not in set(points.row): return 'There are no runs of InfoNCE, with which the other rows are compared.'
+    if not clauses: return 'At no setting does a row share two seeds with InfoNCE, so that there is no interval.'
     name = 't2i mAP@R' if metric=='t2i_map_at_r' else 'rSum'
     return f"Compared with InfoNCE by test {name} (95 % interval of the difference over seeds), {'; '.join(clauses)}."
 
 # %% ../../nbs/companion/35_report.ipynb #47673797
 def _mined_text(passes): # `mining_frame`
-    last = passes[passes.epoch==passes.groupby('row').epoch.transform('max')].groupby('row').mean(numeric_only=True)
+    own = passes.groupby(['row','seed']).epoch # each run ends when it ends
+    last = passes[passes.epoch==own.transform('max')].groupby('row').mean(numeric_only=True)
     row = last.mined.idxmax()
     text = f"the last mining pass finds most with {quoted(row)}, {last.mined[row]:,.0f} pairs"
     if 'precision' not in last or np.isnan(last.precision[row]): return f'{text} (how many are right is not known)'

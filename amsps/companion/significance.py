@@ -18,7 +18,7 @@ def _wilcoxon(d):
     d = d[d!=0]
     if len(d)>13: return float(stats.wilcoxon(d).pvalue)
     ranks = stats.rankdata(np.abs(d))
-    signs = np.arange(2**len(d))[:,None]>>np.arange(len(d))&1
+    signs = (np.arange(2**len(d))[:,None] >> np.arange(len(d))) & 1
     sums = signs@ranks # under every choice of signs
     own = ranks[d>0].sum()
     return float(min(1, 2*min((sums>=own).mean(), (sums<=own).mean())))
@@ -28,16 +28,19 @@ def seed_difference(
     b:np.ndarray, # (S,) the same metric of the other model, same seeds
 )->dict[str,float]: # `difference` (a - b), `low`, `high` (95 %), `sd`, `effect`, `p` (of t), `wilcoxon`; NaN: undefined
     "Paired comparison over seeds"
-    d = (np.asarray(a, dtype=float)-np.asarray(b, dtype=float)).round(9) # rounding makes equal differences equal
+    a,b = np.asarray(a, dtype=float),np.asarray(b, dtype=float)
+    if a.ndim!=1 or a.shape!=b.shape:
+        raise ValueError(f"each seed needs a value of both models; got shapes {a.shape} and {b.shape}")
+    d = (a-b).round(9) # rounding makes equal differences equal
     n,nan = len(d),float('nan')
     if not n:
         raise ValueError("there are no pairs to compare")
     out = dict(difference=d.mean(), low=nan, high=nan, sd=nan, effect=nan, p=nan, wilcoxon=nan)
     if n==1: return out
-    sd = d.std(ddof=1)
-    half = stats.t.ppf(.975, n-1)*sd/np.sqrt(n)
-    out |= dict(low=d.mean()-half, high=d.mean()+half, sd=sd)
+    out['sd'] = sd = d.std(ddof=1)
     if sd>0:
+        half = stats.t.ppf(.975, n-1)*sd/np.sqrt(n)
+        out |= dict(low=d.mean()-half, high=d.mean()+half)
         out |= dict(effect=d.mean()/sd, p=float(stats.ttest_1samp(d, 0).pvalue))
         out['wilcoxon'] = _wilcoxon(d)
     return out
@@ -48,6 +51,8 @@ def query_hits(
 )->tuple[np.ndarray,np.ndarray]: # (N, 6) hits among the first 1, 5, 10, of image and captions; (N,) captions per image
     "Contribution of each test image to recall"
     i2t,t2i = unpack_ranks(packed)
+    if len(i2t)!=len(t2i):
+        raise ValueError(f"there are ranks of {len(i2t)} images, and of the captions of {len(t2i)}")
     hits = [[image<=k for k in RECALL_AT]+[(captions<=k).sum() for k in RECALL_AT] for image,captions in zip(i2t, t2i)]
     return np.array(hits, dtype=float),np.array([len(captions) for captions in t2i], dtype=float)
 
@@ -77,30 +82,30 @@ def _draw_differences(hits, captions, draws, seed):
     parts = (w.astype(float) for w in _drawn_images(n, draws, seed))
     return np.concatenate([_rsum(w@hits, w@captions, n) for w in parts])
 
-def query_bootstrap(
-    a:list[dict], # Packed ranks of a model's runs, one per seed
-    b:list[dict], # The same of the other model, on the same test split
-    draws:int=10_000, # Bootstrap samples
-    seed:int=0,
-)->dict[str,float]: # Of rSum: `difference` (a - b), `low`, `high` (95 %), `p` (two-sided, at least 1/draws)
-    "Paired bootstrap of rSum over test images"
-    x,n = _mean_hits(a)
-    y,m = _mean_hits(b)
-    if not np.array_equal(n, m):
-        raise ValueError("the two models have different queries: their test splits differ")
-    found = _draw_differences(x-y, n, draws=draws, seed=seed)
-    tail = min((found<=0).mean(), (found>=0).mean())
-    difference = _rsum((x-y).sum(0)[None], n.sum()[None], len(n))[0]
-    low,high = np.quantile(found, .025),np.quantile(found, .975)
-    return dict(difference=float(difference), low=float(low), high=float(high),
-                p=float(min(1, max(2*tail, 1/draws))))
-
-# %% ../../nbs/companion/32_significance.ipynb #649f53d7
 def _expanded(draws, n):
     "Interval from the bootstrap draws of n images, wider than the percentiles for small n"
     tail = stats.norm.cdf(-stats.t.ppf(.975, n-1)*np.sqrt(n/(n-1)))
     return tuple(np.quantile(draws, [tail, 1-tail]).tolist())
 
+def query_bootstrap(
+    a:list[dict], # Packed ranks of a model's runs, one per seed
+    b:list[dict], # The same of the other model, on the same test split
+    draws:int=10_000, # Bootstrap samples
+    seed:int=0,
+)->dict[str,float]: # Of rSum: `difference` (a - b), `low`, `high` (95 %), `p` (two-sided, from 1/draws); NaN: one image
+    "Paired bootstrap of rSum over test images"
+    x,n = _mean_hits(a)
+    y,m = _mean_hits(b)
+    if not np.array_equal(n, m):
+        raise ValueError("the two models have different queries: their test splits differ")
+    difference = float(_rsum((x-y).sum(0)[None], n.sum()[None], len(n))[0])
+    if len(n)==1: return dict(difference=difference, low=float('nan'), high=float('nan'), p=float('nan'))
+    found = _draw_differences(x-y, n, draws=draws, seed=seed)
+    low,high = _expanded(found, len(n))
+    tail = min((found<=0).mean(), (found>=0).mean())
+    return dict(difference=difference, low=low, high=high, p=float(min(1, max(2*tail, 1/draws))))
+
+# %% ../../nbs/companion/32_significance.ipynb #649f53d7
 def rsum_interval(
     packed:dict[str,str], # Ranks of a run, from `pack_ranks`
     draws:int=10_000, # Bootstrap samples
@@ -179,15 +184,14 @@ def power_of(
 
 # %% ../../nbs/companion/32_significance.ipynb #d3fba02d
 def seeds_needed(
-    sd:float, # Standard deviation of the paired differences, see `seed_difference`
+    sd:float, # Standard deviation of the paired differences, see `seed_difference`; 0: equal ones, spread unknown
     smallest:float, # Smallest difference worth having, > 0, in the same unit
     power:float=.8, # Probability of finding it
     questions:int=1, # Number of questions that share the 5 %
     most:int=100_000,
 )->float: # Number of seeds, from 2; NaN where the deviation is unknown, infinite above `most`
     "Number of seeds with which a difference is found with a given power"
-    if np.isnan(sd): return sd
-    if sd==0: return 2.
+    if np.isnan(sd) or sd==0: return float('nan')
     low,high = 1,2 # power is too low at `low`, enough at `high`
     while power_of(high, sd, smallest, questions)<power:
         low,high = high,2*high

@@ -6,7 +6,7 @@
 __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_CELLS', 'LEVELS', 'read_records',
            'check_one_dataset', 'row_of', 'data_name', 'by_dataset', 'compare_fault', 'split_fault', 'check_comparable',
            'load_rows', 'by_label', 'row_stem', 'results_frame', 'summary_table', 'readable_table', 'compact_table',
-           'cell_note', 'paired_differences', 'readable_differences', 'question_table', 'older_runs',
+           'cell_note', 'paired_differences', 'interval_text', 'readable_differences', 'question_table', 'older_runs',
            'readable_questions', 'provenance', 'write_provenance', 'markdown_text', 'plain_text', 'latex_text',
            'write_table', 'write_summary', 'write_differences', 'age_note', 'write_questions', 'levels_frame',
            'levels_table', 'cost_table']
@@ -22,7 +22,7 @@ from .config import RunConfig, label_of
 from .formats import known_sets, test_size
 from .grid import baseline, questions_fixed, questions_on, records_for, references, row_order
 from .paths import path_name
-from .significance import NO_DIFFERENCE, UNDECIDED, holm, query_bootstrap, seed_difference
+from .significance import LEVEL, NO_DIFFERENCE, UNDECIDED, holm, query_bootstrap, seed_difference
 from .significance import seeds_needed, verdict
 from ..errors import InputError, quoted
 
@@ -34,7 +34,7 @@ def _read_one(file):
     "One record, or an `InputError` that names the file"
     try:
         record = json.loads(file.read_text('utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    except (ValueError, RecursionError) as e: # also numbers of thousands of digits, and brackets in brackets
         raise InputError(f"{file} is not JSON ({quoted(e)}); remove it or make the run again") from None
     lacks = [k for k in RECORD_KEYS if k not in record] if isinstance(record, dict) else ['everything']
     if lacks or record['data'] is None:
@@ -386,12 +386,30 @@ def paired_differences(
     return _questions_first(table, frame)
 
 # %% ../../nbs/companion/33_tables.ipynb #41809f4e
-def _interval(low, high): return '–' if np.isnan(low) else f'{low:+.1f} to {high:+.1f}'
+def _signed(x, marks=()):
+    "A number with one digit, or more where it would round to a mark that it lies beside"
+    digits = next((d for d in (1, 2) if not any(round(x, d)==m!=x for m in marks)), 3)
+    return f'{x:+.{digits}f}'
+
+def interval_text(
+    low:float, # NaN: none
+    high:float,
+    smallest:float=0., # Difference that the ends are compared with, beside zero
+)->str: # Without brackets
+    "An interval for the eye, on which side of zero its ends lie, and within which difference"
+    marks = (0, smallest, -smallest)
+    return '–' if np.isnan(low) else f'{_signed(low, marks)} to {_signed(high, marks)}'
 
 def _with_interval(line):
     "A difference and its interval over seeds"
     shown = f'{line.difference:+.1f}'
-    return shown if np.isnan(line.low) else f'{shown} ({_interval(line.low, line.high)})'
+    if np.isnan(line.low): return shown
+    return f"{shown} ({interval_text(line.low, line.high, getattr(line, 'smallest', 0.))})"
+
+def _query_intervals(lines):
+    "Intervals over queries, and their heading; nothing where ranks are unknown"
+    if lines.query_low.isna().all(): return {}
+    return {'95 % over queries':[interval_text(low, high) for low,high in zip(lines.query_low, lines.query_high)]}
 
 def readable_differences(
     differences:pd.DataFrame, # From `paired_differences`
@@ -400,8 +418,7 @@ def readable_differences(
     d = differences
     shown = d[['against','metric','pairs']].copy()
     shown['difference (95 % over seeds)'] = [_with_interval(line) for line in d.itertuples()]
-    if d.query_low.notna().any():
-        shown['95 % over queries'] = [_interval(low, high) for low,high in zip(d.query_low, d.query_high)]
+    shown = shown.assign(**_query_intervals(d))
     shown['effect'] = ['–' if np.isnan(x) else f'{x:+.1f}' for x in d.effect]
     shown['kind'] = np.where(d.question=='', 'exploratory', 'question')
     return shown
@@ -430,7 +447,8 @@ def _answer(line):
     found = verdict(line.low, line.high, line.p_holm, smallest=line.smallest)
     if found==NO_DIFFERENCE: return f'no difference of {line.smallest:g} or more'
     if found!=UNDECIDED: return found
-    if np.isnan(line.seeds_needed): return 'undecided (one seed)'
+    if line.pairs<2: return 'undecided (one seed)'
+    if np.isnan(line.seeds_needed): return 'undecided (equal in all seeds)'
     if not line.pairs<line.seeds_needed<np.inf: return 'undecided (needs more seeds)'
     return f'undecided (needs {line.seeds_needed:.0f} seeds)'
 
@@ -455,10 +473,12 @@ def older_runs(
 
 # %% ../../nbs/companion/33_tables.ipynb #0a904fb2
 def _p(x):
-    "A p-value for the eye"
+    "A p-value for the eye; one just below 5 % does not become 5 %"
     if np.isnan(x): return '–'
     if x<.001: return '< .001'
-    return f'{x:.3f}'.lstrip('0') if x<1 else '1'
+    shown = f'{x:.3f}'
+    if x<LEVEL<=float(shown): shown = f'{x:.4f}'
+    return '1' if float(shown)==1 else shown.lstrip('0')
 
 def readable_questions(
     questions:pd.DataFrame, # From `question_table`
@@ -467,6 +487,7 @@ def readable_questions(
     shown = questions[['question','loss','against','metric','pairs']].set_index('question')
     shown = shown.rename(columns=dict(loss='row'))
     shown['difference (95 % over seeds)'] = [_with_interval(line) for line in questions.itertuples()]
+    shown = shown.assign(**_query_intervals(questions))
     shown['p, Holm'] = [_p(x) for x in questions.p_holm]
     return shown.assign(answer=questions.answer.tolist())
 
@@ -586,7 +607,9 @@ def write_differences(
     differences = differences.set_index('loss')
     shown = readable_differences(differences)
     sources = [[loss, against] for loss,against in zip(differences.index, differences.against)]
-    note = 'Exploratory: not among the questions of the grid, and not corrected for many comparisons.'
+    asked = (differences.question!='').any()
+    kind = 'Exploratory, but for the kind *question*, which table_questions answers' if asked else 'Exploratory'
+    note = f'{kind}. Not corrected for many comparisons.'
     write_table(shown, differences, stem, f'{caption} {note}', records=records, sources=sources)
     return shown
 
@@ -596,7 +619,7 @@ def age_note(
     "How many runs are older than the questions"
     older = older_runs(records)
     fixed = f'The questions were fixed on {questions_fixed()[:10]}'
-    if not older: return f'{fixed}, before all runs.'
+    if not older: return f'{fixed}, before these runs.'
     return f"{fixed}; {older} of the {len(records)} runs {'is' if older==1 else 'are'} older."
 
 def write_questions(
@@ -608,7 +631,7 @@ def write_questions(
     "Write the table of questions; each line comes from two rows"
     shown,asked = readable_questions(table),len(questions_on(data_name(records[0])))
     note = (f'{len(table)} of {asked} questions have runs; p is corrected for all {asked}, '
-            f'the answer of no difference is not. {age_note(records)}')
+            f'the answer of no difference is not. Answers are about these test images. {age_note(records)}')
     sources = [[loss, against] for loss,against in zip(table.loss, table.against)]
     write_table(shown, table.set_index('question'), stem, f'{caption} {note}', records=records, sources=sources)
     return shown
@@ -619,7 +642,8 @@ LEVELS = ('instance', 'consensus', 'fused')
 def _levels_of(record):
     "Levels of a run, with the metrics of each"
     test = record['metrics']['test']
-    if 'levels' in record: return {k:test | record['levels'][k] for k in LEVELS}
+    levels = record.get('levels') or {}
+    if levels: return {k:test | levels[k] for k in LEVELS if k in levels}
     return {} if record['config'].get('n_concepts') else dict(instance=test)
 
 def levels_frame(
@@ -650,7 +674,7 @@ def levels_table(
 def _cost_of(record):
     "What one run costs"
     seconds = record.get('cpu_seconds', record['wall_seconds'])
-    mining = sum(m['seconds'] for m in record.get('mining') or [])
+    mining = sum(m.get('seconds', 0.) for m in record.get('mining') or [])
     return dict(loss=row_of(record), seed=record['config']['seed'], epoch=seconds/len(record['history']), mining=mining,
                 memory=float(record['peak_memory_mib']))
 
