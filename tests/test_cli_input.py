@@ -58,6 +58,7 @@ OPTIONS = [ # Options that would have no effect
     (['reproduce', '--executor', 'dask', '--address', 'tcp://127.0.0.1:9'], 'no Dask scheduler answers'),
     (['reproduce', '--device', 'tpu'], "unknown device 'tpu'"),
     (['evaluate', 'x', '--accept', 2], 'give --relevance too'),
+    (['evaluate', 'x', '--relevance', 'y', '--accept', -1], "Invalid value for '--accept'"),
     (['verify', '--concept-vectors', '/nowhere.txt'], 'cannot read /nowhere.txt'),
     (['search', 'x', '--image', 'x.jpg'], 'x.jpg cannot be decoded'),
     (['search', 'x', '--image', '/nowhere.jpg', '--backbone', 'x'], '/nowhere.jpg cannot be decoded'),
@@ -211,6 +212,20 @@ def test_records(cli, tmp_path):
     (tmp_path/'a.json').write_text('{"name": "a"', 'utf-8')
     refused(cli('report', tmp_path), 'a.json is not JSON')
     refused(cli('evaluate', tmp_path), 'is no finished run')
+    refused(cli('evaluate', tmp_path/'nowhere'), 'there is no folder')
+    refused(cli('verify', tmp_path/'nowhere'), 'there is no', 'nowhere')
+    (tmp_path/'a.json').unlink()
+    refused(cli('verify', tmp_path), 'has no run record that can be made again')
+    (tmp_path/'gone.json').symlink_to(tmp_path/'nowhere.json')
+    refused(cli('report', tmp_path), 'gone.json cannot be read')
+    (tmp_path/'gone.json').unlink()
+    committed = next((ROOT/'data/results/flickr8k').glob('*.json'))
+    shutil.copy(committed, tmp_path/'a.json')
+    refused(cli('verify', tmp_path), 'were trained on photographs', '--data-root')
+    refused(cli('report', tmp_path, '--table', 'bogus', '--output', tmp_path/'out'), 'there is no table_bogus')
+    shutil.copy(committed, tmp_path/'b.json')
+    refused(cli('report', tmp_path, '--output', tmp_path/'out'), 'a.json', 'b.json', 'are records of one run')
+    assert not (tmp_path/'out').exists()
 
 def test_a_finished_run(cli, tmp_path):
     "It keeps its label, --runs means nothing for it, scenes meet no photographs, its name never leads out of a folder"
@@ -220,6 +235,13 @@ def test_a_finished_run(cli, tmp_path):
     refused(again, "keeps its label 'AMSPS'")
     run = next((tmp_path/'cache/runs').glob('*/record.json')).parent
     refused(cli('verify', run, '--runs', 2), '--runs is for a folder of records')
+    (tmp_path/'grades.csv').write_text('image,caption,grade\nscene00060,scene00061#0,1\n', 'utf-8')
+    by_grades = ['--relevance', tmp_path/'grades.csv', '--keep-record', tmp_path/'graded']
+    assert cli('evaluate', run, *cache, *by_grades).returncode==0
+    kept = json.loads((tmp_path/f'graded/{run.name}.json').read_text('utf-8'))['graded']
+    assert kept['by']==['grades.csv'] and 0<=kept['metrics']['test']['i2t_ndcg']<=100
+    (tmp_path/'grades.csv').write_text('image,caption,grade\nscene00060,scene00061#0,0\n', 'utf-8')
+    refused(cli('evaluate', run, *cache, *by_grades[:2], '--accept', 0), 'no pair of dev or test with a grade above 0')
     table = tmp_path/'photos/captions.csv'
     table.parent.mkdir()
     table.write_text('image,caption\na.jpg,a dog\n', 'utf-8')

@@ -798,7 +798,7 @@ def _given(**values):
 def _outputs(tables, figures):
     "Names of outputs as the grid has them"
     named = [('table_', t) for t in tables or ()]+[('figure_', f) for f in figures or ()]
-    return tuple(prefix+name.removeprefix(prefix) for prefix,name in named)
+    return tuple(dict.fromkeys(prefix+name.removeprefix(prefix) for prefix,name in named))
 
 # %% ../../nbs/companion/59_cli.ipynb #ac1c1418
 def _own_or(folder):
@@ -845,7 +845,6 @@ def _report(records, out, cache, **made):
     from amsps.companion.report import make_report
     from amsps.companion.tables import read_records
     _check_pictures(made['data_root'], read_records(records)[0]['config']['dataset'])
-    writable_folder(out)
     _fail(make_report(records, out, cache, say=echo, **made))
     main_table = Path(out)/'table_main.md'
     if main_table.exists() and not made['outputs']:
@@ -878,7 +877,7 @@ def compare(output:TablesOutput=None, cache_dir:Executed=''):
     echo(f"tables: {out}")
 
 # %% ../../nbs/companion/59_cli.ipynb #c121f8df
-_VERIFIED = "Folder of run records, or of one finished run with its model. [default: data/results/scenes]"
+_VERIFIED = "Folder of run records, of one finished run with its model, or one record. [default: data/results/scenes]"
 _TOLERANCE = ("Largest difference that passes, in percent: of mean recall, relative of the loss of the first epoch, "
     "half of it for single metrics, a quarter for later losses, precision of mining and the curve of hidden positives.")
 _AGAIN = "Number of records that are made again, the quickest first. [default: 1]"
@@ -905,7 +904,8 @@ def verify(
     \b
     Examples:
       amsps verify
-      amsps verify data/results/flickr8k --data-root DIR --backbone PATH"""
+      amsps verify data/results/flickr8k --data-root DIR --backbone PATH --text-backbone PATH
+      amsps verify NAME.json --data-root DIR --backbone PATH --text-backbone PATH"""
     _begin(computes=True)
     from amsps.companion.paths import existing_asset
     folder = _own_or(records) if records else existing_asset('data/results/scenes')
@@ -971,7 +971,9 @@ def _run_config(record, data_root, backbone, cache_dir, named=None):
 
 # %% ../../nbs/companion/59_cli.ipynb #d05fe81e
 def _refuse_scenes(record, data_root, named):
-    "Raise `InputError` for a run on scenes with other data, and for scenes as other data"
+    "Raise `InputError` for a run on scenes with other data, scenes as other data, and photographs without a folder"
+    if record['config']['dataset']!='scenes' and not data_root:
+        raise InputError(f"--data-root: {record['name']} was trained on photographs; name the folder that holds them")
     if record['config']['dataset']=='scenes' and (data_root or named):
         option = '--data-root' if data_root else _option(next(iter(named)))
         raise InputError(f"{option}: {record['name']} was trained on generated scenes, whose regions are no pictures: "
@@ -1061,7 +1063,7 @@ _GRADES = ("CSV or TSV of image, caption (their ids) and grade. Adds mAP@R, R-Pr
 _KEEP = ("Copy the record of the run to this folder, with the metrics that it lacks; on other data and with --model: "
          "a record of its own.")
 Relevance = Annotated[Path|None, _opt_plain(_GRADES)]
-Accept = Annotated[float|None, _opt_plain("Grade from which a pair of --relevance is relevant. [default: 1]")]
+Accept = Annotated[float|None, _opt_plain("Grade from which a pair of --relevance is relevant. [default: 1]", min=0)]
 AsJson = Annotated[bool, _opt_plain("Print all metrics as JSON.", 'Options', '--json')]
 KeepRecord = Annotated[Path|None, _opt_plain(_KEEP, PLACES)]
 
@@ -1105,6 +1107,8 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     from amsps.companion.evaluation import evaluate_run
     since = time.monotonic(),time.process_time()
     model,tokenizer,record = _load_run(run, backbone, cache_dir, keep)
+    if backbone and model.vision is not None and record['config'].get('save_vision')!='reference':
+        raise InputError(f"--backbone: {record['name']} has its vision encoder with it; leave the option out")
     config = _run_config(record, data_root, backbone, cache_dir, named)
     grades = _grades(relevance, config) if relevance else None
     if hasattr(grades, 'votes'): _echo_answers(grades, accept, err=as_json)
@@ -1116,10 +1120,12 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     metrics,test = evaluate_run(model, tokenizer, data, grades, accept)
     graded = test.pop('graded', {})
     overlap = _overlap_with(run, record, data)
+    kept = _kept_grades(graded, relevance, accept)
     if keep and other:
-        _keep_transfer(keep, record, config, data, metrics, test, target=other, overlap=overlap, since=since)
+        own = dict(target=other, overlap=overlap, since=since)
+        _keep_transfer(keep, record, config, data, metrics, test, graded=kept, **own)
     elif keep:
-        _keep_record(keep, record, data.fingerprint, metrics=metrics, test=test)
+        _keep_record(keep, record, data.fingerprint, metrics=metrics, test=test, graded=kept)
     if other: _echo_other(record, data, other, err=as_json)
     if other or overlap and overlap['count']: echo(f'overlap:  {overlap_text(overlap)}', err=as_json)
     if as_json:
@@ -1177,17 +1183,23 @@ def _load_run(run, backbone, cache_dir, keep_record=None):
     return model,tokenizer,record
 
 # %% ../../nbs/companion/59_cli.ipynb #d121ddee
-def _keep_record(folder, record, fingerprint, metrics, test):
+def _keep_record(folder, record, fingerprint, metrics, test, graded):
     from amsps.companion.runs import add_metrics
-    from amsps.training import write_atomically
     whole = add_metrics(record, fingerprint, metrics, test)
-    write_atomically(folder/f"{record['name']}.json", json.dumps(whole, indent=1))
+    _write_record(folder, whole|graded)
 
-def _keep_transfer(folder, *run, **more):
+def _keep_transfer(folder, *run, graded, **more):
     from amsps.companion.runs import transfer_record
+    _write_record(folder, transfer_record(*run, **more)|graded)
+
+def _write_record(folder, record):
     from amsps.training import write_atomically
-    made = transfer_record(*run, **more)
-    write_atomically(folder/f"{made['name']}.json", json.dumps(made, indent=1))
+    write_atomically(folder/f"{record['name']}.json", json.dumps(record, indent=1))
+
+def _kept_grades(graded, relevance, accept):
+    "What a record keeps of metrics by a file: its name, the grade of a relevant pair, and the metrics of each split"
+    names = [Path(x).name for x in str(relevance).split(',')]
+    return dict(graded=dict(by=names, accept=accept, metrics=graded)) if graded else {}
 
 # %% ../../nbs/companion/59_cli.ipynb #9e5a63b4
 def _print_metrics(metrics, graded, relevance):
@@ -1720,8 +1732,7 @@ def _record_lines(r):
         packages=', '.join(f'{k} {v}' for k,v in env['packages'].items()),
         data=f"{r['data']['summary']}; fingerprint {r['data']['fingerprint'][:12]}",
         settings=', '.join(changed) or 'the defaults',
-        dev=_metric_line(r['metrics']['dev']),
-        test=_metric_line(r['metrics']['test']))
+        **{split:_metric_line(r['metrics'][split]) for split in ('dev', 'test') if split in r['metrics']})
     lines |= _limits(r['metrics']['test'], r.get('ranks'), r['data']['summary'])
     from amsps.companion.cache import overlap_text, overlaps_of
     lines |= {title:overlap_text(o) for title,o in zip(('overlap', 'and'), overlaps_of(r))}

@@ -9,19 +9,20 @@ __all__ = ['LossName', 'OMITTED', 'WITHOUT_ANSWERS', 'GROUPS', 'CONFIG_RULES', '
            'ConsensusConfig', 'LossConfig', 'MiningConfig', 'OptimisationConfig', 'ProcessConfig', 'RunConfig',
            'config_groups', 'parse_config', 'config_rule', 'loss_needs', 'photographs_have_a_folder',
            'only_pretrained_text_is_frozen', 'tuned_layers_are_of_a_frozen_encoder', 'frozen_text_has_a_backbone',
-           'saved_folder', 'saved_shape', 'saved_model_keeps_its_shape', 'model_is_both_encoders', 'refers_to_vision',
-           'check_trains', 'some_losses_learn_a_temperature', 'trained_vision_has_a_backbone',
-           'adapters_are_of_trained_layers', 'checkpointing_is_of_trained_encoders', 'reference_is_to_a_frozen_encoder',
-           'views_are_of_trained_vision', 'centre_has_cells', 'chunks_have_no_batch_norm',
-           'sentence_evidence_is_frozen', 'relatedness_has_evidence', 'correction_needs_answers',
-           'weights_need_answers', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
-           'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
+           'untrained_text_has_two_heads', 'saved_folder', 'saved_shape', 'saved_model_keeps_its_shape',
+           'model_is_both_encoders', 'refers_to_vision', 'check_trains', 'some_losses_learn_a_temperature',
+           'trained_vision_has_a_backbone', 'adapters_are_of_trained_layers', 'checkpointing_is_of_trained_encoders',
+           'reference_is_to_a_frozen_encoder', 'views_are_of_trained_vision', 'centre_has_cells',
+           'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen', 'relatedness_has_evidence',
+           'correction_needs_answers', 'weights_need_answers', 'active_mode_begins', 'penalty_has_a_range',
+           'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
            'namespace_config', 'preset', 'few_pairs', 'expected', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/22_config.ipynb #1d9c3536
 import ast
 import json
 import threading
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -137,9 +138,10 @@ class ModelConfig(_Group):
     word_dropout: float = Field(0.0, ge=0, lt=1,
         description="Dropout rate on word embeddings, 0 to 1. "
                     "With a transformers text encoder: on its last hidden states.")
-    word_size: int = Field(64, ge=1, description="Dimensions of a word embedding. Bi-GRU only.")
+    word_size: int = Field(64, ge=1, description="Dimensions of a word embedding. Of a Bi-GRU, or of an `untrained` text encoder.")
     min_count: int = Field(4, ge=1,
-        description="Words that occur less often in the training captions become [UNK]. Bi-GRU only.")
+        description="Words that occur less often in the training captions become [UNK]. "
+                    "Of a Bi-GRU, or of an `untrained` text encoder.")
     text_backbone: str = Field('',
         description="Text encoder of transformers, folder or hub name. Empty: Bi-GRU. "
                     "`untrained`: a two-layer BERT with random weights and the vocabulary of the training captions.")
@@ -315,7 +317,9 @@ def _parameter_message(error):
     first = error.errors()[0]
     name = '.'.join(map(str, first['loc']))
     if first['type']=='extra_forbidden':
-        return f"unknown parameter `{name}`; choose from {', '.join(RunConfig.model_fields)}"
+        near = get_close_matches(name, RunConfig.model_fields, 3, .5)
+        meant = f"did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ''
+        return f"unknown parameter `{name}`: {meant}`amsps train --help` lists all; a newer amsps may have others"
     return f"parameter `{name}`: {first['msg'][0].lower()+first['msg'][1:]}; got {first['input']!r}"
 
 # %% ../../nbs/companion/22_config.ipynb #555cd28c
@@ -383,6 +387,11 @@ def frozen_text_has_a_backbone(config):
         return "`freeze_text` is of no use with `model`: `tune_text_layers` says how many of its text layers train"
     if config.freeze_text and not config.text_backbone:
         return "`freeze_text` needs a `text_backbone`; the Bi-GRU has nothing to freeze"
+
+@config_rule
+def untrained_text_has_two_heads(config):
+    if config.text_backbone=='untrained' and config.word_size%2:
+        return f"an `untrained` text encoder has two attention heads: `word_size` must be even; got {config.word_size}"
 
 # %% ../../nbs/companion/22_config.ipynb #b8f9fa9e
 def saved_folder(
@@ -653,8 +662,8 @@ def expected(
     config:RunConfig,
 )->str:
     "What to expect of a search in a small collection"
-    if not config.text_backbone and not config.model:
-        return ("little: a Bi-GRU knows only words of these captions; name a pretrained encoder with --text-backbone "
+    if config.text_backbone in ('','untrained') and not config.model:
+        return ("little: this text encoder knows only words of these captions; name a pretrained encoder with --text-backbone "
                 "and --freeze-text, or start from a model with --model")
     near = min(_MEASURED, key=lambda n: abs(n-pairs)/n)
     test,recall = _MEASURED[near]

@@ -643,7 +643,7 @@ def _relevance_columns(path, rows):
     "Column names in lower case, checked"
     header = [name.lower() for name in rows[0][1]] if rows else []
     if sorted(header) not in (['caption','image'], ['caption','grade','image']):
-        raise InputError(f"{path}, line 1: expected the columns image, caption and perhaps grade, with commas or tabs; "
+        raise InputError(f"{path}, line 1: expected the columns image, caption and perhaps grade, and no others; "
                          f"found {', '.join(header) or 'nothing'}")
     return header
 
@@ -663,8 +663,8 @@ def _graded_pair(row, header, image, caption, where):
         pair = image[cells['image']],caption[cells['caption']]
         grade = float(cells.get('grade', 1))
     except (KeyError, ValueError) as e:
-        raise InputError(f"{where}: expected the ids of a known image and caption and a number; found "
-                         f"{' '.join(row)[:80]!r} ({quoted(e)})") from None
+        raise InputError(f"{where}: expected the ids of a known image and caption, such as {next(iter(image), '')} and "
+                         f"{next(iter(caption), '')}, and a number; found {' '.join(row)[:80]!r} ({quoted(e)})") from None
     if not 0<=grade<float('inf'):
         raise InputError(f"{where}: a grade is a number from 0 upwards; found {grade}")
     return pair,grade

@@ -274,12 +274,13 @@ def _grades_of(data, relevance, accept):
     for name in _evaluated(data):
         split = data.split(name)
         own = csr_array(csr_array(relevance[split.rows])[:,split.columns])
-        if (own.data>=accept).any():
+        if ((own.data>0)&(own.data>=accept)).any():
             grades[name] = own
     if not grades:
-        raise InputError(f"the relevance file has no pair of dev or test with a grade of {accept:g} or more (its "
-                         f"highest grade is {relevance.max():g}): pairs of the training split, or across splits, do "
-                         "not count; lower `accept` (--accept), or complete the file")
+        least = f'of {accept:g} or more' if accept else 'above 0'
+        raise InputError(f"the relevance file has no pair of dev or test with a grade {least} (its highest grade is "
+                         f"{relevance.max():g}): pairs of the training split, or across splits, do not count; lower "
+                         "`accept` (--accept), or complete the file")
     return grades
 
 # %% ../../nbs/companion/27_evaluation.ipynb #1923dc11

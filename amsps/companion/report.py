@@ -988,13 +988,18 @@ def _data_text(records): # one summary, or one for each dataset
     if len(sets)==1: return records[0]['data']['summary']
     return '; '.join(f"{name}: {own[0]['data']['summary']}" for name,own in sets.items())
 
+def _is_of(output, records, folder):
+    "Whether an output was made from runs that are among these records"
+    made = made_of(output, folder)
+    return bool(made) and set(made['inputs'].get('runs', {}))<={r['name'] for r in records}
+
 def render_page(
     records:list[dict], # From `read_records`
     folder:Path, # With the tables and figures
 )->str: # HTML
     "One self-contained page of everything that was made in a folder"
     folder = Path(folder)
-    sections = [section_of(o, records, folder) for o in read_grid().outputs if made_of(o, folder)]
+    sections = [section_of(o, records, folder) for o in read_grid().outputs if _is_of(o, records, folder)]
     rows = _rows_of(folder, sections)
     lines = [(row, slug(row), sorted(x.values(), key=lambda r: r['seed'])) for row,x in rows.items()]
     return _JINJA.get_template('page').render(
@@ -1018,6 +1023,8 @@ def write_html(
 def _check_outputs(wanted, can, records_dir, fault=''): # The last from `compare_fault`
     missing = [o for o in wanted if o not in can]
     if not missing: return
+    if missing[0] not in read_grid().outputs:
+        raise InputError(f"there is no {missing[0]}; choose from {', '.join(read_grid().outputs)}")
     hint = ': name the pictures with --data-root' if missing[0]=='figure_retrieval' else ''
     if missing[0]=='table_comparison' and fault: hint = f': a run {fault}'
     raise InputError(f"the records in {records_dir} have nothing for {missing[0]}; they can fill {', '.join(can)}"
@@ -1074,13 +1081,14 @@ def make_report(
 )->list[NotebookFailure]: # Empty if all is well
     "Execute the table and figure notebooks that are out of date, and write the page"
     _check_folders(records_dir, folder)
-    records,folder,cache = read_records(records_dir),writable_folder(folder).resolve(),Path(cache).resolve()
+    records = read_records(records_dir)
     check_one_dataset(records)
-    cache.mkdir(parents=True, exist_ok=True)
     data_root = str(Path(data_root).resolve()) if data_root else ''
     can = available_outputs(records, has_pictures(records, data_root))
     name,fault = next(((r['name'], why) for r in records if (why:=compare_fault(r))), ('', ''))
     _check_outputs(outputs, can, records_dir, fault)
+    folder,cache = writable_folder(folder).resolve(),Path(cache).resolve()
+    cache.mkdir(parents=True, exist_ok=True)
     if fault and not outputs: say(f'no comparison with published results: {name} {fault}')
     arguments = dict(records_dir=str(Path(records_dir).resolve()), folder=str(folder), cache=str(cache),
                      data_root=data_root, palette=palette)

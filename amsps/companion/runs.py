@@ -439,6 +439,9 @@ def finished_record(
 )->dict:
     "The record of a run whose model is there; raises `InputError` where it is not finished, or not as it was saved"
     record = read_record(folder)
+    if not Path(folder).is_dir():
+        raise InputError(f"there is no folder {folder}; expected that of a finished run, which `amsps train` prints and "
+                         "`amsps runs list` shows")
     if record is None:
         raise InputError(f"{folder} is no finished run: it lacks record.json; `amsps train` prints the folder of a run "
                          "when it ends")
@@ -691,10 +694,18 @@ def _check_data(record, data):
         raise InputError(f"the data are not those of {record['name']} (fingerprint {data.fingerprint[:12]}, not "
                          f"{own[:12]})")
 
+def _check_backbone(record, config):
+    "Raise `InputError` for another vision model than that of the record, before it embeds anything"
+    own = (record.get('key') or {}).get('config', {}).get('backbone')
+    if not own or not config.backbone or backbone_digest(config.backbone)==own: return
+    raise InputError(f"--backbone: {public_name(config.backbone)} is not the vision model of {record['name']}, which is "
+                     f"{record['config']['backbone']}: other weights, or another configuration")
+
 def _made_again(record, given, cache):
     "A record without its model, trained or evaluated anew"
     config = _config_again(record, given, cache)
     _check_vectors(record, config)
+    _check_backbone(record, config)
     data = load_data(config)
     _check_data(record, data)
     return zero_shot(config, data) if record.get('zero_shot') else train_run(config, data)
@@ -720,9 +731,10 @@ def _other_machine(record, found):
 
 # %% ../../nbs/companion/28_runs.ipynb #41f518cf
 def records_in(
-    path:Path, # Folder of records, or of one finished run
+    path:Path, # Folder of records or of one finished run, or one record
 )->list[dict]:
-    "Run records of a folder, or of a finished run; other JSON files are passed over"
+    "Run records of a folder, of a finished run, or of one file; other JSON files of a folder are passed over"
+    if path.is_file(): return [check_record(read_json(path), path)]
     files = [path/'record.json'] if (path/'record.json').is_file() else sorted(path.glob('*.json'))
     found = []
     for file in files:
@@ -748,17 +760,23 @@ def _refuse_contradiction(record):
 
 # %% ../../nbs/companion/28_runs.ipynb #6cb2e17c
 def verify_records(
-    path:Path|None=None, # Folder of records, or of one finished run with its model; None: the project's, on scenes
+    path:Path|None=None, # Folder of records, of one finished run with its model, or a record; None: those of scenes
     n:int=1, # Records to make again, the quickest first
     given:dict={}, # `data_root`, `backbone`, `model`, `text_backbone`, `concept_vectors`, `judgements` that runs need
     say=print, # Called with a line for each record
 )->float: # The largest difference, in percent
     "Make records again and compare"
     path = asset('data/results/scenes') if path is None else Path(path)
-    records = [r for r in records_in(path) if r['config']['dataset']=='scenes' or given.get('data_root')]
+    if path.name=='record.json' and _is_saved(path.parent): path = path.parent
+    if not path.exists():
+        raise InputError(f"there is no {path}; expected a folder of run records, of a finished run, or NAME.json")
+    every = records_in(path)
+    records = [r for r in every if r['config']['dataset']=='scenes' or given.get('data_root')]
+    if not every:
+        raise InputError(f"{path} has no run record that can be made again: expected NAME.json, or record.json")
     if not records:
-        raise InputError(f"{path} has no run record that can be made again here: expected NAME.json, on scenes or with "
-                         "--data-root")
+        raise InputError(f"the runs of {path} were trained on photographs: say where these lie with `data_root` "
+                         "(--data-root)")
     own = [r for r in records if not r.get('transfer')]
     quickest = sorted(own or records, key=lambda r: r['wall_seconds'])[:n]
     for r in quickest: _refuse_contradiction(r)

@@ -34,11 +34,14 @@ def _read_one(file):
     "One record, or an `InputError` that names the file"
     try:
         record = json.loads(file.read_text('utf-8'))
+    except OSError as e:
+        raise InputError(f"{file} cannot be read ({e.strerror}); remove it") from None
     except (ValueError, RecursionError) as e: # also numbers of thousands of digits, and brackets in brackets
         raise InputError(f"{file} is not JSON ({quoted(e)}); remove it or make the run again") from None
     lacks = [k for k in RECORD_KEYS if k not in record] if isinstance(record, dict) else ['everything']
     if lacks or record['data'] is None:
-        raise InputError(f"{file} is not a run record: it lacks {', '.join(lacks) or 'data'}")
+        raise InputError(f"{file} is not a run record: it lacks {', '.join(lacks) or 'data'}; remove it, or make the run "
+                         "again")
     return check_record(record, file)
 
 # %% ../../nbs/companion/33_tables.ipynb #c1f0d4ae
@@ -51,7 +54,13 @@ def read_records(
     if not files:
         raise InputError(f"there are no run records in {folder}; expected NAME.json or NAME/record.json: "
                          "`amsps reproduce` or `amsps train` makes them")
-    return sorted(map(_read_one, files), key=lambda r: r['name'])
+    found = {}
+    for file in files:
+        record = _read_one(file)
+        known,_ = found.setdefault(record['name'], (file, record))
+        if known!=file:
+            raise InputError(f"{known} and {file} are records of one run, {record['name']}; remove one of them")
+    return sorted((r for _,r in found.values()), key=lambda r: r['name'])
 
 # %% ../../nbs/companion/33_tables.ipynb #8a9eb119
 def _features_of(record):
