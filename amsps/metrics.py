@@ -74,7 +74,8 @@ def _positions(name, x, size, length=None, device=None):
 def _ranks(name, x):
     "(Q,) int64 ranks on the CPU"
     t = _tensor(name, x).cpu()
-    whole = t.ndim==1 and len(t)>0 and t.dtype!=torch.bool and not t.is_complex() and bool((t==t.floor()).all() and t.isfinite().all())
+    real = t.ndim==1 and len(t)>0 and t.dtype!=torch.bool and not t.is_complex()
+    whole = real and bool(((t==t.floor()) & t.isfinite()).all())
     if not whole or t.min()<1:
         lowest = f', from {t.min().item()}' if t.numel() and not t.is_complex() else ''
         found = f'shape {tuple(t.shape)}, {t.dtype}{lowest}'

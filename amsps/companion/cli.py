@@ -1107,8 +1107,7 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     from amsps.companion.evaluation import evaluate_run
     since = time.monotonic(),time.process_time()
     model,tokenizer,record = _load_run(run, backbone, cache_dir, keep)
-    if backbone and model.vision is not None and record['config'].get('save_vision')!='reference':
-        raise InputError(f"--backbone: {record['name']} has its vision encoder with it; leave the option out")
+    _refuse_other_vision(record, model, backbone)
     config = _run_config(record, data_root, backbone, cache_dir, named)
     grades = _grades(relevance, config) if relevance else None
     if hasattr(grades, 'votes'): _echo_answers(grades, accept, err=as_json)
@@ -1136,6 +1135,13 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     _print_metrics(metrics, graded, relevance)
     _echo_limits(9, metrics['test'], test['ranks'])
     if not other: _print_agreement(metrics, record)
+
+def _refuse_other_vision(record, model, backbone):
+    "Raise `InputError` for a vision model beside the frozen one that lies with a run"
+    own = record['config']
+    needs_one = model.vision is None or own.get('save_vision')=='reference'
+    if needs_one or not backbone or own.get('tune_vision_layers'): return
+    raise InputError(f"--backbone: {record['name']} has its vision encoder with it; leave the option out")
 
 # %% ../../nbs/companion/59_cli.ipynb #5371e232
 _SAME_COUNTS = 'the same numbers of images and captions, with other pictures, features or captions'

@@ -138,7 +138,8 @@ class ModelConfig(_Group):
     word_dropout: float = Field(0.0, ge=0, lt=1,
         description="Dropout rate on word embeddings, 0 to 1. "
                     "With a transformers text encoder: on its last hidden states.")
-    word_size: int = Field(64, ge=1, description="Dimensions of a word embedding. Of a Bi-GRU, or of an `untrained` text encoder.")
+    word_size: int = Field(64, ge=1,
+        description="Dimensions of a word embedding. Of a Bi-GRU, or of an `untrained` text encoder.")
     min_count: int = Field(4, ge=1,
         description="Words that occur less often in the training captions become [UNK]. "
                     "Of a Bi-GRU, or of an `untrained` text encoder.")
@@ -663,8 +664,8 @@ def expected(
 )->str:
     "What to expect of a search in a small collection"
     if config.text_backbone in ('','untrained') and not config.model:
-        return ("little: this text encoder knows only words of these captions; name a pretrained encoder with --text-backbone "
-                "and --freeze-text, or start from a model with --model")
+        return ("little: this text encoder knows only words of these captions; name a pretrained one with "
+                "--text-backbone and --freeze-text, or start from a model with --model")
     near = min(_MEASURED, key=lambda n: abs(n-pairs)/n)
     test,recall = _MEASURED[near]
     return (f"{near} pairs of Flickr8k put the picture of a test caption among the first five of {test} in {recall} % "

@@ -663,8 +663,9 @@ def _graded_pair(row, header, image, caption, where):
         pair = image[cells['image']],caption[cells['caption']]
         grade = float(cells.get('grade', 1))
     except (KeyError, ValueError) as e:
-        raise InputError(f"{where}: expected the ids of a known image and caption, such as {next(iter(image), '')} and "
-                         f"{next(iter(caption), '')}, and a number; found {' '.join(row)[:80]!r} ({quoted(e)})") from None
+        some = f"{next(iter(image), '')} and {next(iter(caption), '')}"
+        raise InputError(f"{where}: expected the ids of a known image and caption, such as {some}, and a number; found "
+                         f"{' '.join(row)[:80]!r} ({quoted(e)})") from None
     if not 0<=grade<float('inf'):
         raise InputError(f"{where}: a grade is a number from 0 upwards; found {grade}")
     return pair,grade

@@ -595,8 +595,8 @@ def _of_asked(lines):
     return fig
 
 # %% ../../nbs/companion/34_figures.ipynb #106d14fd
-_BARS = ('Points are means over seeds, bars their 95 % intervals; an arrow marks a bar that goes on. A difference of one '
-         'seed, or one that is equal in all seeds, has no interval and is left out.')
+_BARS = ('Points are means over seeds, bars their 95 % intervals; an arrow marks a bar that goes on. A difference of '
+         'one seed, or one that is equal in all seeds, has no interval and is left out.')
 INTERVAL_NOTES = dict( # For captions
     differences=f'{_BARS} Not corrected for many comparisons; exploratory, but for the questions of the grid.',
     questions=f'{_BARS} In the grey band a difference is smaller than the smallest one worth having.')

@@ -440,8 +440,7 @@ def finished_record(
     "The record of a run whose model is there; raises `InputError` where it is not finished, or not as it was saved"
     record = read_record(folder)
     if not Path(folder).is_dir():
-        raise InputError(f"there is no folder {folder}; expected that of a finished run, which `amsps train` prints and "
-                         "`amsps runs list` shows")
+        raise InputError(f"there is no folder {folder}; expected that of a finished run, which `amsps train` prints")
     if record is None:
         raise InputError(f"{folder} is no finished run: it lacks record.json; `amsps train` prints the folder of a run "
                          "when it ends")
@@ -698,8 +697,8 @@ def _check_backbone(record, config):
     "Raise `InputError` for another vision model than that of the record, before it embeds anything"
     own = (record.get('key') or {}).get('config', {}).get('backbone')
     if not own or not config.backbone or backbone_digest(config.backbone)==own: return
-    raise InputError(f"--backbone: {public_name(config.backbone)} is not the vision model of {record['name']}, which is "
-                     f"{record['config']['backbone']}: other weights, or another configuration")
+    raise InputError(f"--backbone: {public_name(config.backbone)} is not the vision model of {record['name']}: other "
+                     f"weights, or another configuration, than {record['config']['backbone']} had")
 
 def _made_again(record, given, cache):
     "A record without its model, trained or evaluated anew"

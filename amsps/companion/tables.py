@@ -40,8 +40,8 @@ def _read_one(file):
         raise InputError(f"{file} is not JSON ({quoted(e)}); remove it or make the run again") from None
     lacks = [k for k in RECORD_KEYS if k not in record] if isinstance(record, dict) else ['everything']
     if lacks or record['data'] is None:
-        raise InputError(f"{file} is not a run record: it lacks {', '.join(lacks) or 'data'}; remove it, or make the run "
-                         "again")
+        what = ', '.join(lacks) or 'data'
+        raise InputError(f"{file} is not a run record: it lacks {what}; remove it, or make the run again")
     return check_record(record, file)
 
 # %% ../../nbs/companion/33_tables.ipynb #c1f0d4ae
