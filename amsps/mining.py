@@ -353,11 +353,12 @@ class SentenceEvidence:
         owner:np.ndarray, # (M,) int, image of each
         n:int, # N, number of images
         siblings:tuple|None=None, # (m, E) vectors of held-out captions, and their owners, for images with one caption
+        agreement:Tensor|None=None, # (k,) cosines of siblings elsewhere, -1 to 1; used where there are too few here
     ):
         self.vectors = torch.nn.functional.normalize(vectors.float(), dim=1)
         self.owner = torch.from_numpy(np.asarray(owner))
         self.sums = torch.zeros(n, vectors.shape[1]).index_add_(0, self.owner, self.vectors)
-        self.held_out = None if siblings is None or enough_siblings(owner) else self._agreement(*siblings)
+        self.held_out = None if enough_siblings(owner) else self._of_others(siblings, agreement)
 
     def to(self,
         device:torch.device, # Where `scores` computes from now on
@@ -373,6 +374,12 @@ class SentenceEvidence:
         if self.held_out is not None: return self.held_out
         others = torch.nn.functional.normalize(self.sums[self.owner]-self.vectors, dim=1)
         return (others*self.vectors).sum(1).clamp(0, 1).cpu()[_with_siblings(self.owner.numpy())]
+
+    def _of_others(self, siblings, agreement):
+        "Evidence of captions that match, from held-out images or, where these have too few, from elsewhere"
+        found = None if siblings is None else self._agreement(*siblings)
+        enough = found is not None and len(found)>=MIN_SIBLINGS
+        return found if enough or agreement is None else torch.as_tensor(agreement).float().clamp(0, 1)
 
     def _agreement(self, vectors, owner):
         "Evidence of held-out captions, each by one sibling"
@@ -444,8 +451,9 @@ class LengthEvidence(SentenceEvidence):
         n:int, # N, number of images
         lengths:np.ndarray, # (M,) int, words of each caption
         siblings:tuple|None=None, # As in `SentenceEvidence`; where it is used, lengths are not
+        agreement:Tensor|None=None, # The same
     ):
-        super().__init__(vectors, owner, n, siblings)
+        super().__init__(vectors, owner, n, siblings, agreement)
         self.bands = self.priors = None # (M,) band of each caption; (bands,) share of matches
         if not enough_siblings(owner): return
         self.bands = length_bands(np.asarray(lengths))
@@ -1311,8 +1319,8 @@ OWN_ARGUMENTS = frozenset(('relatedness', 'cider')) # Arguments that need no pas
 
 NO_SIBLINGS = ("the confidence of hidden positives is calibrated on how captions of one image agree; only {} captions "
                "share an image with another, in training and held out, and at least {} are needed, so no hidden "
-               "positives are mined: give images several captions, or take `siblings` of other images; candidates and "
-               "relatedness need none")
+               "positives are mined: give images several captions, or take `siblings` of other images, or `agreement` "
+               "of another collection; candidates and relatedness need none")
 
 # %% ../nbs/method/16_mining.ipynb #7142ca25
 def _check_captions(captions):

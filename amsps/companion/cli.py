@@ -577,7 +577,10 @@ def _collection_lines(found, config, given):
         yield f"start:  {config.model}, whose weights train on for {config.epochs} epochs"
     mines = configuration.loss_needs(config)&{'hidden', 'mined'} and config.evidence!='none'
     if mines and not found.calibrated:
-        yield "mining: too few training and dev images have several captions to calibrate it, so nothing is mined"
+        elsewhere = '' if config.evidence=='coverage' else (
+            ', unless the text encoder is all-MiniLM-L6-v2, for which captions of Flickr8k calibrate it')
+        yield ("mining: too few training and dev images have several captions to calibrate it, so nothing is mined"
+               f"{elsewhere}")
 
 # %% ../../nbs/companion/59_cli.ipynb #b1e6df17
 def _train(**values):

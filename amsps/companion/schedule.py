@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from filelock import FileLock, Timeout
+from .build import known_agreement
 from .cache import damaged_records, explain_run, key_name, known_records, knows_cost, load_record
 from .cache import whole_record
 from .config import RunConfig, loss_needs
@@ -60,12 +61,16 @@ _DATA = ('dataset', 'data_root', 'layout', 'image_column', 'caption_column', 'ba
 _PART = ('train_images', 'captions_per_image', 'judgements') # What is used of it
 
 def _note_siblings(config, data):
-    "Say that a run mines no hidden positives, where no images have captions to calibrate their confidence on"
+    "Say what a run calibrates hidden positives on, or that it mines none, where no images have several captions"
     if config.evidence=='none' or config.loss=='fne_like' or not loss_needs(config) & {'hidden','mined'}: return
     if any(enough_siblings(data.split(s).caption_image) for s in ('train','dev')): return
+    few = f"fewer than {MIN_SIBLINGS} captions share an image with another, in train and in dev"
+    if known_agreement(config) is not None:
+        note(f"the confidence of hidden positives is calibrated on captions of Flickr8k, because {few}: captions that "
+             "are much shorter than its 12 words give too many; give some images of dev several captions")
+        return
     note(f"{config.loss} mines no hidden positives here: their confidence is calibrated on how captions of one image "
-         f"agree, and fewer than {MIN_SIBLINGS} captions share an image with another, in train and in dev; give some "
-         "images of dev several captions")
+         f"agree, and {few}; give some images of dev several captions")
 
 def _checked(config, data):
     "Data of a run; an empty split, and a part larger than the split, are refused before anything starts"
