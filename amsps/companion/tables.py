@@ -496,6 +496,9 @@ def readable_questions(
     shown = questions[['question','loss','against','metric','pairs']].set_index('question')
     shown = shown.rename(columns=dict(loss='row'))
     shown['difference (95 % over seeds)'] = [_with_interval(line) for line in questions.itertuples()]
+    if questions.metric.nunique()==1: # named in the head instead
+        heads = {c:c.replace('difference', f'difference in {questions.metric.iloc[0]}') for c in shown}
+        shown = shown.drop(columns='metric').rename(columns=heads)
     shown = shown.assign(**_query_intervals(questions))
     shown['p, Holm'] = [_p(x) for x in questions.p_holm]
     return shown.assign(answer=questions.answer.tolist())
