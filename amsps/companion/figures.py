@@ -544,8 +544,9 @@ def _draw_intervals(ax, own, styles):
         d = own[own.kind==kind]
         bars = np.stack([d.difference-d.low.clip(lower=left), d.high.clip(upper=right)-d.difference])
         ax.errorbar(d.difference, d.place, xerr=bars, fmt=marker, color=colour(place), elinewidth=1.2)
-        for end,beyond,arrow in ((left, d.low<left, '<'), (right, d.high>right, '>')):
-            if beyond.any(): ax.plot([end]*beyond.sum(), d.place[beyond], arrow, color=colour(place), clip_on=False)
+        inside = .012*(right-left) # half an arrow
+        for end,beyond,arrow in ((left+inside, d.low<left, '<'), (right-inside, d.high>right, '>')):
+            if beyond.any(): ax.plot([end]*beyond.sum(), d.place[beyond], arrow, color=colour(place))
     ax.set_xlim(left, right)
     ax.axvline(0, color='.4', lw=.8, zorder=1)
     ax.grid(axis='y', visible=False)

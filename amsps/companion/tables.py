@@ -418,7 +418,8 @@ def _with_interval(line):
 def _query_intervals(lines):
     "Intervals over queries, and their heading; nothing where ranks are unknown"
     if lines.query_low.isna().all(): return {}
-    return {'95 % over queries':[interval_text(low, high) for low,high in zip(lines.query_low, lines.query_high)]}
+    ends = lines.assign(smallest=lines.get('smallest', 0.))[['query_low','query_high','smallest']]
+    return {'95 % over queries':[interval_text(*line) for line in ends.itertuples(index=False)]}
 
 def readable_differences(
     differences:pd.DataFrame, # From `paired_differences`
