@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['TIE', 'BLOCK_BYTES', 'MIN_ROWS', 'RECALL_AT', 'FOLD', 'TIED_LEVELS', 'CURVE', 'best_ranks', 'sim_blocks',
            'retrieval_ranks', 'recall_at', 'median_rank', 'recall_metrics', 'chance_metrics', 'wilson_interval',
-           'pack_ranks', 'unpack_ranks', 'fold_metrics', 'precision_at_r', 'relevance_metrics', 'graded_metrics',
-           'eccv_covers', 'eccv_metrics', 'judgement_metrics', 'pair_ranks', 'hidden_metrics', 'hidden_curve']
+           'pack_ranks', 'unpack_ranks', 'fold_metrics', 'precision_at_r', 'chance_at_r', 'relevance_metrics',
+           'graded_metrics', 'eccv_covers', 'eccv_metrics', 'judgement_metrics', 'pair_ranks', 'hidden_metrics',
+           'hidden_curve']
 
 # %% ../nbs/method/15_metrics.ipynb #b7175471
 import io
@@ -337,6 +338,20 @@ def precision_at_r(
     precision = hits.cumsum()/np.arange(1, r+1)
     return float((precision*hits).sum()/r),float(hits.sum()/r)
 
+# %% ../nbs/method/15_metrics.ipynb #c4a2c0d1
+def chance_at_r(
+    relevant:np.ndarray, # (Q,) whole numbers, relevant items of each query, each at least 1
+    items:np.ndarray|int, # (Q,) items of each query, or one number for all; at least as many as are relevant
+)->float: # Percent
+    "Expected mAP@R of random orders"
+    r,n = np.broadcast_arrays(np.asarray(relevant, dtype=int), items)
+    if r.ndim!=1 or not len(r) or r.min()<1 or (r>n).any():
+        raise ValueError("`relevant` must be the number of relevant items of each query, from 1 to the number of "
+                         f"items; got {relevant} of {items}")
+    harmonic = np.cumsum(1/np.arange(1, r.max()+1))[r-1] # 1 + 1/2 + ... + 1/R
+    also_relevant = (r-1)/np.maximum(n-1, 1) # Probability of another item
+    return float(100*((harmonic+(r-harmonic)*also_relevant)/n).mean())
+
 # %% ../nbs/method/15_metrics.ipynb #cc2e337a
 def _at_r(sims, relevance):
     "(b, 2) AP@R and R-Precision of b queries, 0 to 1; NaN where nothing is relevant"
@@ -406,19 +421,25 @@ def _mean_ndcg(queries, items, relevance):
     return 100*float(np.nanmean(scores))
 
 # %% ../nbs/method/15_metrics.ipynb #5b8fd721
+def _chance_of(relevance):
+    "`chance_at_r` of the queries that have something relevant; NaN where there is none"
+    counts = np.asarray((csr_array(relevance)!=0).sum(1)).ravel()
+    return chance_at_r(counts[counts>0], relevance.shape[1]) if counts.any() else float('nan')
+
 def graded_metrics(
     image_embeds:Tensor, # (N, D) unit length
     text_embeds:Tensor, # (M, D) unit length
     relevance:csr_array, # (N, M) grades, > 0 where caption j is relevant to image i
     accept:float=1., # Grade from which a pair is relevant for mAP@R and R-Precision
-)->dict[str,float]: # As `relevance_metrics`, and `i2t_ndcg`, `t2i_ndcg`; percent, over queries with something relevant
-    "mAP@R, R-Precision and nDCG of graded relevance"
+)->dict[str,float]: # As `relevance_metrics`, `i2t_map_at_r_chance`, `i2t_ndcg`, also for `t2i`; percent
+    "mAP@R, R-Precision and nDCG of graded relevance, over queries with something relevant"
     if not 0<=accept<float('inf'):
         raise ValueError(f"`accept` must be a grade from 0 upwards; got {accept}")
     image_embeds,text_embeds = _embeddings(image_embeds, text_embeds)
     relevance = _relevance(relevance, (len(image_embeds), len(text_embeds)))
     accepted = csr_array(relevance>=accept) if accept>0 else relevance
     out = relevance_metrics(image_embeds, text_embeds, accepted)
+    out |= {f'{name}_map_at_r_chance':_chance_of(own) for name,own in (('i2t', accepted), ('t2i', accepted.T))}
     out['i2t_ndcg'] = _mean_ndcg(image_embeds, text_embeds, relevance)
     out['t2i_ndcg'] = _mean_ndcg(text_embeds, image_embeds, relevance.T)
     return out

@@ -239,26 +239,27 @@ def _metric_line(m):
     return f"{line}  mAP@R {m['i2t_map_at_r']:.1f}/{m['t2i_map_at_r']:.1f}"
 
 # %% ../../nbs/companion/59_cli.ipynb #45fc6cc3
-_FEW = 100 # Test images below which chance and intervals are shown
+_FEW = 100 # Images of dev or test below which chance and intervals are shown
 _SIX = [f'{d}_r{k}' for d in ('i2t','t2i') for k in (1, 5, 10)]
 
-def _captions_each(packed, summary):
-    "Captions of each test image, from packed ranks or, about, from the summary of the data; None if unknown"
+def _captions_each(packed, summary, split='test'):
+    "Captions of each image, from packed ranks or, about, from the summary of the data; None if unknown"
     if packed: return [len(ranks.split()) for ranks in packed['t2i'].split(';')]
-    from amsps.companion.formats import test_size
-    size = test_size(summary)
+    from amsps.companion.formats import split_size
+    size = split_size(summary, split)
     if size is None: return None
     n,m = size
     return [m//n+(i<m%n) for i in range(n)]
 
 def _limits(
-    metrics, # Of the test split
-    packed=None, # Ranks of the test split
+    metrics, # Of a split
+    packed=None, # Its ranks
     summary='', # Of the data
+    split='test', # Or dev
     numbers=False, # `chance`: metric -> value, `intervals`: metric -> (low, high), and no lines
 ):
     "Title -> line: what chance gives, and intervals; empty for a large split below its ceiling"
-    counts = _captions_each(packed, summary)
+    counts = _captions_each(packed, summary, split)
     if not counts or len(counts)>=_FEW and max(metrics[k] for k in _SIX)<100: return {}
     from amsps.companion.significance import metric_intervals
     from amsps.metrics import chance_metrics, wilson_interval
@@ -267,7 +268,9 @@ def _limits(
     if numbers: return dict(chance=chance, intervals=ends)
     lines = {'chance':f'{_metric_line(chance)}  (random ranks of {len(counts):,} images)', '95 %':_interval_line(ends)}
     if 'rsum' in ends and ends['rsum'][0]<=chance['rsum']<=ends['rsum'][1]:
-        lines['note'] = 'too few test images to tell this rSum from chance'
+        lines['note'] = f'too few {split} images to tell this rSum from chance'
+    if 'rsum' in ends and ends['rsum'][1]<chance['rsum']:
+        lines['note'] = 'this rSum is below chance'
     return lines
 
 def _interval_line(ends):
@@ -1135,8 +1138,8 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
         if other or overlap: more['overlap'] = overlap # null: not known
         echo(json.dumps(metrics|more|_limits(metrics['test'], test['ranks'], numbers=True), indent=1))
         return
-    _print_metrics(metrics, graded, relevance)
-    _echo_limits(9, metrics['test'], test['ranks'])
+    _print_metrics(metrics, test['ranks'], data.annotations.summary())
+    _print_graded(graded, relevance)
     if not other: _print_agreement(metrics, record)
 
 def _refuse_other_vision(record, model, backbone):
@@ -1211,9 +1214,13 @@ def _kept_grades(graded, relevance, accept):
     return dict(graded=dict(by=names, accept=accept, metrics=graded)) if graded else {}
 
 # %% ../../nbs/companion/59_cli.ipynb #9e5a63b4
-def _print_metrics(metrics, graded, relevance):
+def _print_metrics(metrics, packed, summary):
+    "Metrics of each split, with what a reader of a small one has to know; `packed` are the ranks of test"
     for split,m in metrics.items():
         echo(f'{split+":":9}{_metric_line(m)}')
+        if split in ('dev', 'test'): _echo_limits(9, m, packed if split=='test' else None, summary, split)
+
+def _print_graded(graded, relevance):
     names = ','.join(Path(x).name for x in str(relevance).split(','))
     for split,m in graded.items():
         echo(f"{split+':':9}by {names}  {_graded_line(m)}")
@@ -1221,7 +1228,8 @@ def _print_metrics(metrics, graded, relevance):
 # %% ../../nbs/companion/59_cli.ipynb #7fe74ac1
 def _graded_line(m):
     names = dict(map_at_r='mAP@R', r_precision='R-P', ndcg='nDCG')
-    def of(d): return '  '.join(f"{name} {m[f'{d}_{k}']:.1f}" for k,name in names.items() if f'{d}_{k}' in m)
+    def shown(key): return f"{m[key]:.1f}{f' (chance {m[chance]:.1f})' if (chance:=f'{key}_chance') in m else ''}"
+    def of(d): return '  '.join(f"{name} {shown(f'{d}_{k}')}" for k,name in names.items() if f'{d}_{k}' in m)
     parts = [f"{d} {of(d)}{_queries(m, d)}" for d in ('i2t', 't2i')]
     return '  '.join(parts)
 
@@ -1261,8 +1269,7 @@ def _evaluate_as_it_is(name, place, cache_dir, keep, as_json):
     if as_json:
         echo(json.dumps(record['metrics']|_limits(record['metrics']['test'], record['ranks'], numbers=True), indent=1))
         return
-    _print_metrics(record['metrics'], {}, None)
-    _echo_limits(9, record['metrics']['test'], record['ranks'])
+    _print_metrics(record['metrics'], record['ranks'], record['data']['summary'])
 
 def _print_agreement(metrics, record):
     "Whether metrics on the run's own data are those of its record"
@@ -1743,6 +1750,9 @@ def _record_lines(r):
         settings=', '.join(changed) or 'the defaults',
         **{split:_metric_line(r['metrics'][split]) for split in ('dev', 'test') if split in r['metrics']})
     lines |= _limits(r['metrics']['test'], r.get('ranks'), r['data']['summary'])
+    if 'dev' in r['metrics']:
+        of_dev = _limits(r['metrics']['dev'], None, r['data']['summary'], 'dev')
+        lines |= {f'dev {title}':line for title,line in of_dev.items()}
     from amsps.companion.cache import overlap_text, overlaps_of
     lines |= {title:overlap_text(o) for title,o in zip(('overlap', 'and'), overlaps_of(r))}
     return lines|(dict(code=f"{len(r['key']['code'])} definitions") if 'key' in r else {})

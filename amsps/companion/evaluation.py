@@ -19,7 +19,8 @@ from .datasets import Answers, RunData
 from ..consensus import ConceptGraph
 from ..data import PairDataset, on_device
 from ..errors import InputError
-from ..metrics import FOLD, eccv_covers, eccv_metrics, fold_metrics, graded_metrics, hidden_curve, hidden_metrics
+from ..metrics import FOLD, chance_at_r, eccv_covers, eccv_metrics, fold_metrics, graded_metrics, hidden_curve
+from ..metrics import hidden_metrics
 from ..metrics import judgement_metrics, pack_ranks, pair_ranks, precision_at_r, recall_metrics, relevance_metrics
 from ..metrics import retrieval_ranks, sim_blocks
 from ..training import embed
@@ -302,9 +303,13 @@ def _mean_over_queries(name, query, sims, match):
     "Means over the queries that have items that match and items that do not; NaN where there is none"
     order = np.argsort(query, kind='stable')
     groups = np.split(order, np.flatnonzero(np.diff(query[order]))+1)
-    scores = [precision_at_r(sims[g], match[g]) for g in groups if 0<match[g].sum()<len(g)]
-    precision,recall = 100*np.mean(scores, axis=0) if scores else (np.nan, np.nan)
-    return {f'{name}_map_at_r':float(precision), f'{name}_r_precision':float(recall), f'{name}_queries':len(scores)}
+    mixed = [g for g in groups if 0<match[g].sum()<len(g)]
+    means = dict(map_at_r=np.nan, r_precision=np.nan, map_at_r_chance=np.nan)
+    if mixed:
+        precision,recall = 100*np.mean([precision_at_r(sims[g], match[g]) for g in mixed], axis=0)
+        chance = chance_at_r([int(match[g].sum()) for g in mixed], [len(g) for g in mixed])
+        means = dict(map_at_r=float(precision), r_precision=float(recall), map_at_r_chance=chance)
+    return {f'{name}_{k}':x for k,x in means.items()} | {f'{name}_queries':len(mixed)}
 
 def answered_metrics(
     images:Tensor, # (n, D) unit length
@@ -312,7 +317,7 @@ def answered_metrics(
     image:np.ndarray, # (P,) of judged pairs
     caption:np.ndarray, # (P,)
     match:np.ndarray, # (P,) bool
-)->dict[str,float]: # Percent: `i2t_map_at_r`, `i2t_r_precision`; `i2t_queries`, their number; also for `t2i`
+)->dict[str,float]: # Percent: `i2t_map_at_r`, its `_chance`, `i2t_r_precision`; `i2t_queries`, their number; also `t2i`
     "mAP@R and R-Precision where each query ranks its judged items alone"
     sims = (images[image]*texts[caption]).sum(1).float().cpu().numpy()
     return _mean_over_queries('i2t', image, sims, match)|_mean_over_queries('t2i', caption, sims, match)

@@ -6,7 +6,7 @@
 __all__ = ['IMAGE_FOLDERS', 'SPLIT_NAMES', 'IMAGE_COLUMNS', 'CAPTION_COLUMNS', 'TABLES', 'LAYOUTS', 'find_path', 'image_folder',
            'draw_sizes', 'draw_splits', 'note_drawn', 'read_flickr8k', 'read_flickr30k', 'read_karpathy', 'find_table',
            'Columns', 'read_table', 'read_captions', 'read_coco', 'read_precomp', 'convert_bottom_up', 'read_bottom_up',
-           'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'known_sets', 'test_size', 'check_pictures',
+           'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'known_sets', 'split_size', 'check_pictures',
            'check_dataset']
 
 # %% ../../nbs/companion/23_formats.ipynb #9dbc30c8
@@ -1333,11 +1333,12 @@ def known_sets()->dict[str,dict]: # Dataset -> title, source, `splits`: name -> 
     return json.loads(existing_asset('data/datasets.json').read_text('utf-8'))
 
 # %% ../../nbs/companion/23_formats.ipynb #df5dcb4c
-def test_size(
+def split_size(
     summary:str, # Of the data of a run
+    split:str='test', # Or train, dev
 )->tuple[int,int]|None: # Images and captions; None where the summary does not say
-    "Size of the test split"
-    found = re.search(r'\btest ([\d,]+) images / ([\d,]+) captions', summary)
+    "Size of a split"
+    found = re.search(rf'\b{split} ([\d,]+) images / ([\d,]+) captions', summary)
     return tuple(int(x.replace(',', '')) for x in found.groups()) if found else None
 
 # %% ../../nbs/companion/23_formats.ipynb #26cf8cf1

@@ -35,7 +35,7 @@ from .config import WITHOUT_ANSWERS, RunConfig, check_trains, label_of, parse_co
 from .datasets import RunData, answer_files, backbone_digest, image_digests, load_data, model_digest
 from .datasets import saved_start, text_digest
 from .evaluation import concept_record, evaluate_run, similarities_of
-from .formats import test_size
+from .formats import split_size
 from .paths import asset, cache_root, clone_root, default_cache
 from ..distributed import join_processes, rank_and_world, wait_for_all
 from ..dual import DualText
@@ -484,7 +484,7 @@ def _ranks_fault(record):
         own = recall_metrics(*(torch.from_numpy(r) for r in (i2t, t2i)))
     except (KeyError, TypeError, ValueError, AttributeError):
         return '`ranks` are no ranks'
-    said = test_size(record['data']['summary'])
+    said = split_size(record['data']['summary'])
     if said not in (None, size):
         return 'its data have {:,} test images with {:,} captions, and its ranks {:,} with {:,}'.format(*said, *size)
     for k,v in own.items():

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from .cache import check_record, knows_cost, overlaps_of
 from .config import RunConfig, label_of
-from .formats import known_sets, test_size
+from .formats import known_sets, split_size
 from .grid import baseline, questions_fixed, questions_on, records_for, references, row_order
 from .paths import path_name
 from .significance import LEVEL, NO_DIFFERENCE, UNDECIDED, holm, query_bootstrap, seed_difference
@@ -129,7 +129,7 @@ def _check_one_dataset(records):
 # %% ../../nbs/companion/33_tables.ipynb #3101ae20
 def _test_size(record):
     "Images and captions of the test split, by the summary of the data or by the ranks; None where neither is known"
-    size,packed = test_size((record.get('data') or {}).get('summary', '')),record.get('ranks')
+    size,packed = split_size((record.get('data') or {}).get('summary', '')),record.get('ranks')
     if size or not packed: return size
     return tuple(len(re.findall(r'\d+', packed[d])) for d in ('i2t', 't2i'))
 
