@@ -177,6 +177,12 @@ def test_other_data(cli, small_flickr8k, small_vit, tmp_path):
     r = cli(*evaluate, '--data-root', tmp_path/'twin', '--keep-record', tmp_path/'twins')
     assert r.returncode==2 and 'add --dataset own' in r.stderr, r.stdout+r.stderr
     assert not [*(tmp_path/'twins').glob('*')]
+    table = tmp_path/'photos/captions.csv'
+    every = table.read_text('utf-8')
+    table.write_text(every.replace(',test', ',train'), 'utf-8')
+    r = cli(*evaluate, '--data-root', tmp_path/'photos')
+    assert r.returncode==2 and 'photos has no test images' in r.stderr and '`test` in every row' in r.stderr, r.stderr
+    table.write_text(every, 'utf-8')
     (run/'train-pictures.txt').unlink()
     assert 'overlap:  not known' in cli(*evaluate, '--data-root', tmp_path/'photos').stdout
     said = 'overlap:  1 of 4 test images is a training image of the run (byte for byte): scene00023.'

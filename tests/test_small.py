@@ -53,7 +53,8 @@ def test_fifty_pictures(cli, vision, tmp_path):
     folder = photographs(tmp_path/'photos', 50)
     r = cli('train', '--dataset', 'own', '--data-root', folder, '--backbone', vision, '--cache-dir', tmp_path/'cache')
     assert r.returncode==0, r.stderr
-    for said in ('small:  32 training pairs, so --loss infonce', 'expect: little: this text encoder', '12 test images, drawn by',
+    for said in ('small:  32 training pairs, so --loss infonce', 'expect: little: this text encoder',
+                 '12 test images, drawn by',
                  'too few test images to tell this rSum from chance', '(random ranks of 12 images)'):
         assert said in r.stdout, r.stdout
     run = next(x for x in (tmp_path/'cache/runs').iterdir() if (x/'record.json').is_file())

@@ -1118,6 +1118,7 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     grades = _grades(relevance, config) if relevance else None
     if hasattr(grades, 'votes'): _echo_answers(grades, accept, err=as_json)
     data = _run_data(record, config, run, model)
+    _check_test(data, data_root)
     other = _other_data(record, config, data, named)
     if keep and other==_SAME_COUNTS:
         raise InputError(_OTHERS_KEPT.format(record['name'], _SAME_COUNTS))
@@ -1148,6 +1149,13 @@ def _refuse_other_vision(record, model, backbone):
     needs_one = model.vision is None or own.get('save_vision')=='reference'
     if needs_one or not backbone or own.get('tune_vision_layers'): return
     raise InputError(f"--backbone: {record['name']} has its vision encoder with it; leave the option out")
+
+def _check_test(data, folder):
+    "Raise `InputError` for a folder without test images"
+    splits = sorted(set(data.annotations.splits))
+    if 'test' not in splits:
+        raise InputError(f"--data-root: {folder} has no test images, its images are {' and '.join(splits)}; a column "
+                         "`split` with `test` in every row evaluates all of them")
 
 # %% ../../nbs/companion/59_cli.ipynb #5371e232
 _SAME_COUNTS = 'the same numbers of images and captions, with other pictures, features or captions'
