@@ -345,7 +345,7 @@ _Ranks = create_model('_Ranks', __base__=_Loose, # of images; of the captions of
 
 class _Environment(_Loose):
     commit:str|None
-    uncommitted:bool
+    uncommitted:bool|None # None: outside a clone
     device:str
     packages:dict[str,str]
 

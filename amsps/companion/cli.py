@@ -1144,11 +1144,13 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     if not other: _print_agreement(metrics, record)
 
 def _refuse_other_vision(record, model, backbone):
-    "Raise `InputError` for a vision model beside the frozen one that lies with a run"
-    own = record['config']
-    needs_one = model.vision is None or own.get('save_vision')=='reference'
-    if needs_one or not backbone or own.get('tune_vision_layers'): return
-    raise InputError(f"--backbone: {record['name']} has its vision encoder with it; leave the option out")
+    "Raise `InputError` for another vision model than the frozen one that lies with a run"
+    from amsps.companion.datasets import backbone_digest
+    if not backbone or model.vision is None or record['config'].get('tune_vision_layers'): return
+    own = (record.get('key') or {}).get('config', {}).get('backbone')
+    if own and backbone_digest(backbone)!=own:
+        raise InputError(f"--backbone: {backbone} is not the vision model of {record['name']}, which lies with it; "
+                         "leave the option out")
 
 def _check_test(data, folder):
     "Raise `InputError` for a folder without test images"
