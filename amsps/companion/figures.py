@@ -439,7 +439,11 @@ def swept_value(
     "The value of a sweep as a number on an axis; 0 stands for all and becomes the number that there is"
     parameter,_,value = record['sweep']
     if value or parameter not in OMITTED: return value
-    images,captions = (int(n.replace(',', '')) for n in _TRAINING.search(record['data']['summary']).groups())
+    said = _TRAINING.search(record['data']['summary'])
+    if said is None:
+        raise InputError(f"the record {record['name']} does not say how many training images and captions it had; "
+                         f"expected `train 6,000 images / 30,000 captions`, found {record['data']['summary'][:60]!r}")
+    images,captions = (int(n.replace(',', '')) for n in said.groups())
     return images if parameter=='train_images' else round(captions/images, 1)
 
 # %% ../../nbs/companion/34_figures.ipynb #7f1fe8bb

@@ -200,7 +200,7 @@ def main_answer(
     text = f'{quoted(best)} has the highest rSum, {_best_of(frame, means, best)}'
     if frame.loss.nunique()==1: return f'{text}: it is the only row.'
     if len(means)==1: return f'{text}: no other row has a number in all its seeds.'
-    if over.empty: return f'{text}: no row is above it, and no reference shares a seed with it.'
+    if over.empty: return f'{text}: no row is above it, and there is no other reference that shares a seed with it.'
     clauses = ' and '.join(map(difference_text, over.to_dict('records')))
     return f'{text}: {clauses}{exploratory_text(over)}.'
 
