@@ -358,7 +358,7 @@ class SentenceEvidence:
         self.vectors = torch.nn.functional.normalize(vectors.float(), dim=1)
         self.owner = torch.from_numpy(np.asarray(owner))
         self.sums = torch.zeros(n, vectors.shape[1]).index_add_(0, self.owner, self.vectors)
-        self.held_out = None if enough_siblings(owner) else self._of_others(siblings, agreement)
+        self.held_out = None if enough_siblings(owner) else self._agreement(siblings, agreement)
 
     def to(self,
         device:torch.device, # Where `scores` computes from now on
@@ -375,17 +375,16 @@ class SentenceEvidence:
         others = torch.nn.functional.normalize(self.sums[self.owner]-self.vectors, dim=1)
         return (others*self.vectors).sum(1).clamp(0, 1).cpu()[_with_siblings(self.owner.numpy())]
 
-    def _of_others(self, siblings, agreement):
-        "Evidence of captions that match, from held-out images or, where these have too few, from elsewhere"
-        found = None if siblings is None else self._agreement(*siblings)
-        enough = found is not None and len(found)>=MIN_SIBLINGS
-        return found if enough or agreement is None else torch.as_tensor(agreement).float().clamp(0, 1)
-
-    def _agreement(self, vectors, owner):
-        "Evidence of held-out captions, each by one sibling"
-        unit = torch.nn.functional.normalize(vectors.float(), dim=1)
-        caption,sibling = (torch.from_numpy(x) for x in sibling_pairs(owner))
-        return (unit[caption]*unit[sibling]).sum(1).clamp(0, 1)
+    def _agreement(self, siblings, elsewhere):
+        "Evidence of held-out captions, each by one sibling; or from elsewhere, where they have too few"
+        found = None
+        if siblings is not None:
+            vectors,owner = siblings
+            unit = torch.nn.functional.normalize(vectors.float(), dim=1)
+            caption,sibling = (torch.from_numpy(x) for x in sibling_pairs(owner))
+            found = (unit[caption]*unit[sibling]).sum(1).clamp(0, 1)
+        few = found is None or len(found)<MIN_SIBLINGS
+        return torch.as_tensor(elsewhere).float().clamp(0, 1) if few and elsewhere is not None else found
 
 # %% ../nbs/method/16_mining.ipynb #80b77175
 MIN_BAND = 200 # Captions in a band of length, at least
@@ -1319,8 +1318,9 @@ OWN_ARGUMENTS = frozenset(('relatedness', 'cider')) # Arguments that need no pas
 
 NO_SIBLINGS = ("the confidence of hidden positives is calibrated on how captions of one image agree; only {} captions "
                "share an image with another, in training and held out, and at least {} are needed, so no hidden "
-               "positives are mined: give images several captions, or take `siblings` of other images, or `agreement` "
-               "of another collection; candidates and relatedness need none")
+               "positives are mined: give images several captions, pass `siblings` of other images, or pass as "
+               "`evidence` a `SentenceEvidence` with the `agreement` of another collection; candidates and relatedness "
+               "need none")
 
 # %% ../nbs/method/16_mining.ipynb #7142ca25
 def _check_captions(captions):

@@ -224,7 +224,8 @@ def test_records(cli, tmp_path):
     refused(cli('verify', tmp_path), 'were trained on photographs', '--data-root')
     refused(cli('report', tmp_path, '--table', 'bogus', '--output', tmp_path/'out'), 'there is no table_bogus')
     shutil.copy(committed, tmp_path/'b.json')
-    refused(cli('report', tmp_path, '--output', tmp_path/'out'), 'a.json', 'b.json', 'are records of one run')
+    refused(cli('report', tmp_path, '--output', tmp_path/'out'), 'a.json', 'b.json', 'are records of one run',
+            'move one of them out')
     assert not (tmp_path/'out').exists()
 
 def test_a_finished_run(cli, tmp_path):
@@ -240,6 +241,9 @@ def test_a_finished_run(cli, tmp_path):
     assert cli('evaluate', run, *cache, *by_grades).returncode==0
     kept = json.loads((tmp_path/f'graded/{run.name}.json').read_text('utf-8'))['graded']
     assert kept['by']==['grades.csv'] and 0<=kept['metrics']['test']['i2t_ndcg']<=100
+    assert cli('evaluate', run, *cache, '--keep-record', tmp_path/'graded').returncode==0
+    assert json.loads((tmp_path/f'graded/{run.name}.json').read_text('utf-8'))['graded']==kept
+    refused(cli('verify', run/'record.json', '--runs', 2), '--runs is for a folder of records')
     (tmp_path/'grades.csv').write_text('image,caption,grade\nscene00060,scene00061#0,0\n', 'utf-8')
     refused(cli('evaluate', run, *cache, *by_grades[:2], '--accept', 0), 'no pair of dev or test with a grade above 0')
     table = tmp_path/'photos/captions.csv'

@@ -1,6 +1,7 @@
 "Every layout of the field is read, checked, trained on and searched as a user would; features stay on disk."
 import csv
 import json
+import shutil
 import subprocess
 import sys
 import numpy as np
@@ -104,6 +105,13 @@ def test_own_photographs(cli, source, backbone, tmp_path):
     assert r.returncode==0, r.stderr
     assert 'equal to the record' in r.stdout
     assert r.stdout.count('nDCG')==4
+
+    other = json.loads((backbone/'config.json').read_text('utf-8'))
+    another = shutil.copytree(backbone, tmp_path/'another')
+    (another/'config.json').write_text(json.dumps(other|dict(layer_norm_eps=.5)), 'utf-8')
+    for command in (['evaluate', run], ['search', run, '--caption', 'a ball']):
+        r = cli(*command, '--data-root', data, '--backbone', another, *cache)
+        assert r.returncode==2 and 'another is not the vision model of' in r.stderr, r.stderr
 
     r = cli('search', run, '--caption', 'a red ball', '--top', 12, *common)
     assert r.returncode==0, r.stderr

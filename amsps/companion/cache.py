@@ -349,7 +349,7 @@ class _Environment(_Loose):
     device:str
     packages:dict[str,str]
 
-class _Pass(_Loose):
+class _MiningPass(_Loose):
     mined:_Count
 
 class _Data(_Loose):
@@ -374,7 +374,7 @@ class _Record(_Loose):
     ranks:_Ranks|None = None
     transfer:_Transfer|None = None
     environment:_Environment|None = None
-    mining:list[_Pass]|None = None
+    mining:list[_MiningPass]|None = None
     peak_memory_mib:Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.
 
 # %% ../../nbs/companion/24_cache.ipynb #f215a328

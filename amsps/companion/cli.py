@@ -580,10 +580,9 @@ def _collection_lines(found, config, given):
         yield f"start:  {config.model}, whose weights train on for {config.epochs} epochs"
     mines = configuration.loss_needs(config)&{'hidden', 'mined'} and config.evidence!='none'
     if mines and not found.calibrated:
-        elsewhere = '' if config.evidence=='coverage' else (
-            ', unless the text encoder is all-MiniLM-L6-v2, for which captions of Flickr8k calibrate it')
-        yield ("mining: too few training and dev images have several captions to calibrate it, so nothing is mined"
-               f"{elsewhere}")
+        from amsps.companion.build import agreement_of
+        instead = 'nothing is mined' if agreement_of(config) is None else 'it is calibrated on captions of Flickr8k'
+        yield f"mining: too few training and dev images have several captions to calibrate it, so {instead}"
 
 # %% ../../nbs/companion/59_cli.ipynb #b1e6df17
 def _train(**values):
@@ -924,7 +923,7 @@ def verify(
 def _check_verify(folder, runs, given):
     "Raise `InputError` for options that nothing in a folder needs"
     from amsps.companion.runs import records_in
-    one = (folder/'record.json').is_file()
+    one = folder.is_file() or (folder/'record.json').is_file()
     check_options(_given(runs=runs), one_run=one)
     vectors = given.get('concept_vectors')
     if vectors and not os.access(vectors, os.R_OK):
@@ -949,7 +948,7 @@ def _verify(folder, runs, tolerance, given):
 
 # %% ../../nbs/companion/59_cli.ipynb #58cdb7ed
 _RUN = "Folder of a finished run, as `amsps train` prints it."
-_SAME = f"Vision {_MODEL}. Only for a run that was saved without one. Not for scenes."
+_SAME = f"Vision {_MODEL}, that of the run. Needed only where it was saved without one. Not for scenes."
 RunFolder = Annotated[Path, typer.Argument(help=_RUN, metavar='RUN', show_default=False)]
 SameBackbone = Annotated[str, _opt_plain(_SAME, DATA)]
 MaybeRun = Annotated[Path|None, typer.Argument(help=f"{_RUN} Not with --model.", metavar='[RUN]', show_default=False)]
@@ -999,6 +998,7 @@ def _run_data(record, config, run, model):
     "Data for a finished run; features of another size are refused"
     import torch
     from amsps.companion.datasets import load_data
+    _refuse_encoder(record, config, model)
     part_of_run,compared = config.tune_vision_layers or config.model,config.save_vision=='reference'
     unknown = config.backbone or model.vision is None
     if unknown and not part_of_run and not compared: _note_backbone(record, config.backbone)
@@ -1019,6 +1019,15 @@ def _check_size(record, size, run):
         found = f"the features are of size {size}, those that {run} was trained on of {own}"
         advice = f"name the run's own `backbone` ({trained_on}), and a folder with pictures"
         raise InputError(f"{found}: {advice if trained_on else 'the folder needs region features of that size'}")
+
+def _refuse_encoder(record, config, model):
+    "Raise `InputError` for another vision model than the frozen one that lies with a run, before it embeds anything"
+    from amsps.companion.datasets import backbone_digest
+    if not config.backbone or model.vision is None or config.tune_vision_layers: return
+    own = (record.get('key') or {}).get('config', {}).get('backbone')
+    if own and backbone_digest(config.backbone)!=own:
+        raise InputError(f"--backbone: {config.backbone} is not the vision model of {record['name']}, which lies with "
+                         "it; leave the option out")
 
 # %% ../../nbs/companion/59_cli.ipynb #b26d3fd1
 def _check_kind(record, config, model):
@@ -1113,12 +1122,11 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     from amsps.companion.evaluation import evaluate_run
     since = time.monotonic(),time.process_time()
     model,tokenizer,record = _load_run(run, backbone, cache_dir, keep)
-    _refuse_other_vision(record, model, backbone)
     config = _run_config(record, data_root, backbone, cache_dir, named)
     grades = _grades(relevance, config) if relevance else None
     if hasattr(grades, 'votes'): _echo_answers(grades, accept, err=as_json)
     data = _run_data(record, config, run, model)
-    _check_test(data, data_root)
+    _check_has_test(data, data_root)
     other = _other_data(record, config, data, named)
     if keep and other==_SAME_COUNTS:
         raise InputError(_OTHERS_KEPT.format(record['name'], _SAME_COUNTS))
@@ -1126,7 +1134,7 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
     metrics,test = evaluate_run(model, tokenizer, data, grades, accept)
     graded = test.pop('graded', {})
     overlap = _overlap_with(run, record, data)
-    kept = _kept_grades(graded, relevance, accept)
+    kept = _grades_to_keep(graded, relevance, accept)
     if keep and other:
         own = dict(target=other, overlap=overlap, since=since)
         _keep_transfer(keep, record, config, data, metrics, test, graded=kept, **own)
@@ -1140,19 +1148,10 @@ def _evaluate_run(run, named, data_root, backbone, relevance, accept, cache_dir,
         echo(json.dumps(metrics|more|_limits(metrics['test'], test['ranks'], numbers=True), indent=1))
         return
     _print_metrics(metrics, test['ranks'], data.annotations.summary())
-    _print_graded(graded, relevance)
+    _print_by_grade(graded, relevance)
     if not other: _print_agreement(metrics, record)
 
-def _refuse_other_vision(record, model, backbone):
-    "Raise `InputError` for another vision model than the frozen one that lies with a run"
-    from amsps.companion.datasets import backbone_digest
-    if not backbone or model.vision is None or record['config'].get('tune_vision_layers'): return
-    own = (record.get('key') or {}).get('config', {}).get('backbone')
-    if own and backbone_digest(backbone)!=own:
-        raise InputError(f"--backbone: {backbone} is not the vision model of {record['name']}, which lies with it; "
-                         "leave the option out")
-
-def _check_test(data, folder):
+def _check_has_test(data, folder):
     "Raise `InputError` for a folder without test images"
     splits = sorted(set(data.annotations.splits))
     if 'test' not in splits:
@@ -1208,17 +1207,23 @@ def _load_run(run, backbone, cache_dir, keep_record=None):
 def _keep_record(folder, record, fingerprint, metrics, test, graded):
     from amsps.companion.runs import add_metrics
     whole = add_metrics(record, fingerprint, metrics, test)
-    _write_record(folder, whole|graded)
+    _record_to_file(folder, whole|_grades_in_file(folder/f"{record['name']}.json")|graded)
+
+def _grades_in_file(path):
+    "Metrics by a relevance file, in a record that was kept before"
+    from amsps.companion.cache import read_json
+    known = read_json(path) if path.is_file() else {}
+    return {k:known[k] for k in ('graded',) if k in known}
 
 def _keep_transfer(folder, *run, graded, **more):
     from amsps.companion.runs import transfer_record
-    _write_record(folder, transfer_record(*run, **more)|graded)
+    _record_to_file(folder, transfer_record(*run, **more)|graded)
 
-def _write_record(folder, record):
+def _record_to_file(folder, record):
     from amsps.training import write_atomically
     write_atomically(folder/f"{record['name']}.json", json.dumps(record, indent=1))
 
-def _kept_grades(graded, relevance, accept):
+def _grades_to_keep(graded, relevance, accept):
     "What a record keeps of metrics by a file: its name, the grade of a relevant pair, and the metrics of each split"
     names = [Path(x).name for x in str(relevance).split(',')]
     return dict(graded=dict(by=names, accept=accept, metrics=graded)) if graded else {}
@@ -1230,7 +1235,7 @@ def _print_metrics(metrics, packed, summary):
         echo(f'{split+":":9}{_metric_line(m)}')
         if split in ('dev', 'test'): _echo_limits(9, m, packed if split=='test' else None, summary, split)
 
-def _print_graded(graded, relevance):
+def _print_by_grade(graded, relevance):
     names = ','.join(Path(x).name for x in str(relevance).split(','))
     for split,m in graded.items():
         echo(f"{split+':':9}by {names}  {_graded_line(m)}")

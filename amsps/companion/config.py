@@ -9,13 +9,13 @@ __all__ = ['LossName', 'OMITTED', 'WITHOUT_ANSWERS', 'GROUPS', 'CONFIG_RULES', '
            'ConsensusConfig', 'LossConfig', 'MiningConfig', 'OptimisationConfig', 'ProcessConfig', 'RunConfig',
            'config_groups', 'parse_config', 'config_rule', 'loss_needs', 'photographs_have_a_folder',
            'only_pretrained_text_is_frozen', 'tuned_layers_are_of_a_frozen_encoder', 'frozen_text_has_a_backbone',
-           'untrained_text_has_two_heads', 'saved_folder', 'saved_shape', 'saved_model_keeps_its_shape',
-           'model_is_both_encoders', 'refers_to_vision', 'check_trains', 'some_losses_learn_a_temperature',
-           'trained_vision_has_a_backbone', 'adapters_are_of_trained_layers', 'checkpointing_is_of_trained_encoders',
-           'reference_is_to_a_frozen_encoder', 'views_are_of_trained_vision', 'centre_has_cells',
-           'chunks_have_no_batch_norm', 'sentence_evidence_is_frozen', 'relatedness_has_evidence',
-           'correction_needs_answers', 'weights_need_answers', 'active_mode_begins', 'penalty_has_a_range',
-           'enough_concepts', 'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
+           'heads_fit', 'saved_folder', 'saved_shape', 'saved_model_keeps_its_shape', 'model_is_both_encoders',
+           'refers_to_vision', 'check_trains', 'some_losses_learn_a_temperature', 'trained_vision_has_a_backbone',
+           'adapters_are_of_trained_layers', 'checkpointing_is_of_trained_encoders', 'reference_is_to_a_frozen_encoder',
+           'views_are_of_trained_vision', 'centre_has_cells', 'chunks_have_no_batch_norm',
+           'sentence_evidence_is_frozen', 'relatedness_has_evidence', 'correction_needs_answers',
+           'weights_need_answers', 'active_mode_begins', 'penalty_has_a_range', 'enough_concepts',
+           'likelihood_is_not_alone', 'form_needs_a_level', 'vectors_need_a_graph', 'refuse_unknown',
            'namespace_config', 'preset', 'few_pairs', 'expected', 'check_palette', 'label_of']
 
 # %% ../../nbs/companion/22_config.ipynb #1d9c3536
@@ -390,7 +390,7 @@ def frozen_text_has_a_backbone(config):
         return "`freeze_text` needs a `text_backbone`; the Bi-GRU has nothing to freeze"
 
 @config_rule
-def untrained_text_has_two_heads(config):
+def heads_fit(config):
     if config.text_backbone=='untrained' and config.word_size%2:
         return f"an `untrained` text encoder has two attention heads: `word_size` must be even; got {config.word_size}"
 

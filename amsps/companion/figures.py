@@ -541,7 +541,7 @@ def _ends_of(own):
     room = .04*(high-low)
     return low-room,high+room
 
-def _draw_intervals(ax, own, styles):
+def _draw_bars(ax, own, styles):
     "Points and bars; an arrow where a bar goes on beyond the axis"
     left,right = _ends_of(own)
     for kind,(marker,place) in styles.items():
@@ -562,7 +562,7 @@ def _forest(lines, styles, names, height):
     panels = [lines[lines.metric==metric] for metric in dict.fromkeys(lines.metric)]
     fig,axs = new_figure(height*len(names)+.7, 1, len(panels), sharey=True)
     for ax,own in zip(axs[0], panels):
-        _draw_intervals(ax, own, styles)
+        _draw_bars(ax, own, styles)
     axs[0,0].set_yticks(range(len(names)), names)
     axs[0,0].set_ylim(len(names)-.5, -.5)
     handles = [Line2D([], [], marker=marker, color=colour(place), ls='', label=kind)

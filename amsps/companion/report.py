@@ -32,7 +32,7 @@ from filelock import FileLock
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from .cache import code_behind, digest
-from .grid import questions_on, read_grid, records_for, row_order
+from .grid import questions_on, read_grid, records_for, references, row_order
 from .kernels import NotebookFailure, notebook_threads, run_notebook
 from .paths import asset, is_plain_name, path_name, writable_folder
 from .significance import seed_difference
@@ -174,11 +174,11 @@ def questions_answer(
     return f'{text} {age_note(records)}'
 
 # %% ../../nbs/companion/35_report.ipynb #cf5a90b9
-def _complete_means(frame, metric):
+def _row_means(frame, metric):
     "Mean of each row whose seeds all have the metric"
     return frame.groupby('loss', sort=False)[metric].apply(lambda x: x.mean(skipna=False)).dropna()
 
-def _best_of(frame, means, best):
+def _mean_text(frame, means, best):
     "A row with its mean, and with its number of seeds where rows have different ones"
     seeds = frame.groupby('loss').size()
     n = int(seeds[best])
@@ -192,15 +192,17 @@ def main_answer(
     sets = by_dataset(records)
     if len(sets)>1: return ' '.join(f'On {name}, {main_answer(own)}' for name,own in sets.items())
     frame = results_frame(records)
-    means = _complete_means(frame, 'rsum')
+    means = _row_means(frame, 'rsum')
     if means.empty: return 'No row has a number for rSum in all its seeds.'
     best = means.idxmax()
     table = paired_differences(frame)
     over = table[(table.loss==best)&(table.metric=='rSum')]
-    text = f'{quoted(best)} has the highest rSum, {_best_of(frame, means, best)}'
+    compared = references(best, list(frame.loss.unique()))
+    text = f'{quoted(best)} has the highest rSum, {_mean_text(frame, means, best)}'
     if frame.loss.nunique()==1: return f'{text}: it is the only row.'
     if len(means)==1: return f'{text}: no other row has a number in all its seeds.'
-    if over.empty: return f'{text}: no row is above it, and there is no other reference that shares a seed with it.'
+    if not compared: return f'{text}: it is the row that the others are compared with.'
+    if over.empty: return f'{text}: no row that it is compared with shares a seed with it.'
     clauses = ' and '.join(map(difference_text, over.to_dict('records')))
     return f'{text}: {clauses}{exploratory_text(over)}.'
 
@@ -238,12 +240,14 @@ def wins_text(
     "In how many models a difference is positive"
     values = [d['difference'] for d in differences]
     n,single = len(values),sum(d['pairs']<2 for d in differences)
+    equal = sum(np.isnan(d['low']) for d in differences)-single # in all seeds
     by = f'{min(values):+.1f}' if n==1 else f'{min(values):+.1f} to {max(values):+.1f}'
     text = f"in {sum(v>0 for v in values)} of {n} model{'s'*(n>1)}, by {by}"
     if single==n: return f'{text}; with one seed each, there is no interval'
     above,below = (sum(is_clear(d) and d['low']*side>0 for d in differences) for side in (1, -1))
     side = f', above it in {above} and below it in {below}' if below else ''
-    note = f' ({single} more with one seed, without an interval)' if single else ''
+    lacking = [f'{k} more {why}' for k,why in ((single, 'with one seed'), (equal, 'equal in all seeds')) if k]
+    note = f" ({', '.join(lacking)}, without an interval)" if lacking else ''
     return f'{text}; the 95 % interval over seeds excludes zero in {above+below}{side}{note}'
 
 # %% ../../nbs/companion/35_report.ipynb #e1f038b7
@@ -258,6 +262,7 @@ def levels_answer(
     "Whether the fused embedding is better than the instance level alone"
     frame = levels_frame(records)
     rows = frame[frame.level=='fused'].loss.unique()
+    if not len(rows): return 'No record has the fused level.'
     wins = wins_text([_level_difference(frame, row) for row in rows])
     return f'The fused embedding has a higher rSum than the instance level alone {wins}.'
 
@@ -283,11 +288,11 @@ _HIDDEN = {'hidden_i2t_medr':'among captions', 'hidden_t2i_medr':'among images'}
 def _best_text(frame, metric, lowest):
     "The best row of a metric, its mean, and its difference to its first reference"
     table = paired_differences(frame, (metric,))
-    means = _complete_means(frame, metric)
+    means = _row_means(frame, metric)
     if means.empty: return 'no row: none has a number in all its seeds'
     best = means.idxmin() if lowest else means.idxmax()
     against = table[table.loss==best].to_dict('records')
-    return f'{quoted(best)}, {_best_of(frame, means, best)}'+''.join(f', {difference_text(d)}' for d in against[:1])
+    return f'{quoted(best)}, {_mean_text(frame, means, best)}'+''.join(f', {difference_text(d)}' for d in against[:1])
 
 # %% ../../nbs/companion/35_report.ipynb #b5cc9a4d
 def hidden_answer(
@@ -375,9 +380,10 @@ def sensitivity_answer(
     points = sweep_points(records, ['rsum'])
     ranges = pd.DataFrame({p:_sweep_range(of) for p,of in points.groupby('parameter', sort=False)}).T.dropna()
     if ranges.empty: return 'No sweep has a seed that all its values share.'
+    sweeps = 'one sweep' if len(ranges)==1 else f'{len(ranges)} sweeps'
     widths = ranges.high-ranges.low
     name = dict(zip(points.parameter, points.symbol))[widths.idxmax()]
-    text = (f'Dev rSum varies between {ranges.low.min():.1f} and {ranges.high.max():.1f} over {len(ranges)} sweeps, '
+    text = (f'Dev rSum varies between {ranges.low.min():.1f} and {ranges.high.max():.1f} over {sweeps}, '
             f"most with the {re.sub(r' *[$].*[$]', '', name)}, by {widths.max():.1f}")
     own = points[points.name.isin(own_runs(points))].drop_duplicates('name')
     if len(own)<2: return f"{text}; with one {'seed' if len(own) else 'sweep'}, the part of chance is unknown."
@@ -988,10 +994,11 @@ def _data_text(records): # one summary, or one for each dataset
     if len(sets)==1: return records[0]['data']['summary']
     return '; '.join(f"{name}: {own[0]['data']['summary']}" for name,own in sets.items())
 
-def _is_of(output, records, folder):
+def _made_from(output, records, folder):
     "Whether an output was made from runs that are among these records"
     made = made_of(output, folder)
-    return bool(made) and set(made['inputs'].get('runs', {}))<={r['name'] for r in records}
+    if 'runs' not in made.get('inputs', {}): return False
+    return set(made['inputs']['runs'])<={r['name'] for r in records}
 
 def render_page(
     records:list[dict], # From `read_records`
@@ -999,7 +1006,7 @@ def render_page(
 )->str: # HTML
     "One self-contained page of everything that was made in a folder"
     folder = Path(folder)
-    sections = [section_of(o, records, folder) for o in read_grid().outputs if _is_of(o, records, folder)]
+    sections = [section_of(o, records, folder) for o in read_grid().outputs if _made_from(o, records, folder)]
     rows = _rows_of(folder, sections)
     lines = [(row, slug(row), sorted(x.values(), key=lambda r: r['seed'])) for row,x in rows.items()]
     return _JINJA.get_template('page').render(

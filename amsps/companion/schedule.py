@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from filelock import FileLock, Timeout
-from .build import known_agreement
+from .build import agreement_of
 from .cache import damaged_records, explain_run, key_name, known_records, knows_cost, load_record
 from .cache import whole_record
 from .config import RunConfig, loss_needs
@@ -65,7 +65,7 @@ def _note_siblings(config, data):
     if config.evidence=='none' or config.loss=='fne_like' or not loss_needs(config) & {'hidden','mined'}: return
     if any(enough_siblings(data.split(s).caption_image) for s in ('train','dev')): return
     few = f"fewer than {MIN_SIBLINGS} captions share an image with another, in train and in dev"
-    if known_agreement(config) is not None:
+    if agreement_of(config) is not None:
         note(f"the confidence of hidden positives is calibrated on captions of Flickr8k, because {few}: captions that "
              "are much shorter than its 12 words give too many; give some images of dev several captions")
         return

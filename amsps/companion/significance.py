@@ -92,7 +92,7 @@ def query_bootstrap(
     b:list[dict], # The same of the other model, on the same test split
     draws:int=10_000, # Bootstrap samples
     seed:int=0,
-)->dict[str,float]: # Of rSum: `difference` (a - b), `low`, `high` (95 %), `p` (two-sided, from 1/draws); NaN: one image
+)->dict[str,float]: # Of rSum: `difference` (a - b), `low`, `high` (95 %), `p` (two-sided); NaN: one image
     "Paired bootstrap of rSum over test images"
     x,n = _mean_hits(a)
     y,m = _mean_hits(b)
@@ -102,8 +102,9 @@ def query_bootstrap(
     if len(n)==1: return dict(difference=difference, low=float('nan'), high=float('nan'), p=float('nan'))
     found = _draw_differences(x-y, n, draws=draws, seed=seed)
     low,high = _expanded(found, len(n))
-    tail = min((found<=0).mean(), (found>=0).mean())
-    return dict(difference=difference, low=low, high=high, p=float(min(1, max(2*tail, 1/draws))))
+    tail = max(min((found<=0).mean(), (found>=0).mean()), .5/draws)
+    t = stats.norm.isf(tail)*np.sqrt(1-1/len(n)) # where the expanded interval ends at zero
+    return dict(difference=difference, low=low, high=high, p=float(min(1, 2*stats.t.sf(t, len(n)-1))))
 
 # %% ../../nbs/companion/32_significance.ipynb #649f53d7
 def rsum_interval(

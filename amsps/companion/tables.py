@@ -59,7 +59,8 @@ def read_records(
         record = _read_one(file)
         known,_ = found.setdefault(record['name'], (file, record))
         if known!=file:
-            raise InputError(f"{known} and {file} are records of one run, {record['name']}; remove one of them")
+            raise InputError(f"{known} and {file} are records of one run, {record['name']}; move one of "
+                             "them out of this folder")
     return sorted((r for _,r in found.values()), key=lambda r: r['name'])
 
 # %% ../../nbs/companion/33_tables.ipynb #8a9eb119
@@ -395,9 +396,9 @@ def paired_differences(
     return _questions_first(table, frame)
 
 # %% ../../nbs/companion/33_tables.ipynb #41809f4e
-def _signed(x, marks=()):
+def _with_sign(x, marks):
     "A number with one digit, or more where it would round to a mark that it lies beside"
-    digits = next((d for d in (1, 2) if not any(round(x, d)==m!=x for m in marks)), 3)
+    digits = next((d for d in range(1, 9) if not any(round(x, d)==m!=x for m in marks)), 1)
     return f'{x:+.{digits}f}'
 
 def interval_text(
@@ -407,7 +408,7 @@ def interval_text(
 )->str: # Without brackets
     "An interval for the eye, on which side of zero its ends lie, and within which difference"
     marks = (0, smallest, -smallest)
-    return '–' if np.isnan(low) else f'{_signed(low, marks)} to {_signed(high, marks)}'
+    return '–' if np.isnan(low) else f'{_with_sign(low, marks)} to {_with_sign(high, marks)}'
 
 def _with_interval(line):
     "A difference and its interval over seeds"
@@ -415,11 +416,10 @@ def _with_interval(line):
     if np.isnan(line.low): return shown
     return f"{shown} ({interval_text(line.low, line.high, getattr(line, 'smallest', 0.))})"
 
-def _query_intervals(lines):
+def _by_query(lines):
     "Intervals over queries, and their heading; nothing where ranks are unknown"
     if lines.query_low.isna().all(): return {}
-    ends = lines.assign(smallest=lines.get('smallest', 0.))[['query_low','query_high','smallest']]
-    return {'95 % over queries':[interval_text(*line) for line in ends.itertuples(index=False)]}
+    return {'95 % over queries':[interval_text(low, high) for low,high in zip(lines.query_low, lines.query_high)]}
 
 def readable_differences(
     differences:pd.DataFrame, # From `paired_differences`
@@ -428,7 +428,7 @@ def readable_differences(
     d = differences
     shown = d[['against','metric','pairs']].copy()
     shown['difference (95 % over seeds)'] = [_with_interval(line) for line in d.itertuples()]
-    shown = shown.assign(**_query_intervals(d))
+    shown = shown.assign(**_by_query(d))
     shown['effect'] = ['–' if np.isnan(x) else f'{x:+.1f}' for x in d.effect]
     shown['kind'] = np.where(d.question=='', 'exploratory', 'question')
     return shown
@@ -486,8 +486,8 @@ def _p(x):
     "A p-value for the eye; one just below 5 % does not become 5 %"
     if np.isnan(x): return '–'
     if x<.001: return '< .001'
-    shown = f'{x:.3f}'
-    if x<LEVEL<=float(shown): shown = f'{x:.4f}'
+    digits = next(d for d in range(3, 20) if not round(x, d)==LEVEL!=x)
+    shown = f'{x:.{digits}f}'
     return '1' if float(shown)==1 else shown.lstrip('0')
 
 def readable_questions(
@@ -500,7 +500,7 @@ def readable_questions(
     if questions.metric.nunique()==1: # named in the head instead
         heads = {c:c.replace('difference', f'difference in {questions.metric.iloc[0]}') for c in shown}
         shown = shown.drop(columns='metric').rename(columns=heads)
-    shown = shown.assign(**_query_intervals(questions))
+    shown = shown.assign(**_by_query(questions))
     shown['p, Holm'] = [_p(x) for x in questions.p_holm]
     return shown.assign(answer=questions.answer.tolist())
 
@@ -621,8 +621,8 @@ def write_differences(
     shown = readable_differences(differences)
     sources = [[loss, against] for loss,against in zip(differences.index, differences.against)]
     asked = (differences.question!='').any()
-    kind = 'Exploratory, but for the kind *question*, which table_questions answers' if asked else 'Exploratory'
-    note = f'{kind}. Not corrected for many comparisons.'
+    but = ', but for the lines of the kind question: the table of questions answers these' if asked else ''
+    note = f'Exploratory{but}. Not corrected for many comparisons.'
     write_table(shown, differences, stem, f'{caption} {note}', records=records, sources=sources)
     return shown
 
@@ -687,7 +687,7 @@ def levels_table(
 def _cost_of(record):
     "What one run costs"
     seconds = record.get('cpu_seconds', record['wall_seconds'])
-    mining = sum(m.get('seconds', 0.) for m in record.get('mining') or [])
+    mining = sum(m.get('seconds', np.nan) for m in record.get('mining') or [])
     return dict(loss=row_of(record), seed=record['config']['seed'], epoch=seconds/len(record['history']), mining=mining,
                 memory=float(record['peak_memory_mib']))
 
