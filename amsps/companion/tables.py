@@ -7,9 +7,9 @@ __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_C
            'check_one_dataset', 'row_of', 'data_name', 'by_dataset', 'compare_fault', 'split_fault', 'check_comparable',
            'load_rows', 'by_label', 'row_stem', 'results_frame', 'summary_table', 'readable_table', 'compact_table',
            'cell_note', 'paired_differences', 'interval_text', 'readable_differences', 'question_table', 'older_runs',
-           'readable_questions', 'provenance', 'write_provenance', 'markdown_text', 'plain_text', 'latex_text',
-           'write_table', 'write_summary', 'write_differences', 'age_note', 'write_questions', 'levels_frame',
-           'levels_table', 'cost_table']
+           'p_value_text', 'readable_questions', 'provenance', 'write_provenance', 'markdown_text', 'plain_text',
+           'latex_text', 'write_table', 'write_summary', 'write_differences', 'age_note', 'write_questions',
+           'levels_frame', 'levels_table', 'cost_table']
 
 # %% ../../nbs/companion/33_tables.ipynb #80ea0fea
 import json
@@ -482,7 +482,9 @@ def older_runs(
     return sum(r['finished']<questions_fixed() for r in records)
 
 # %% ../../nbs/companion/33_tables.ipynb #0a904fb2
-def _p(x):
+def p_value_text(
+    x:float, # NaN: none
+)->str:
     "A p-value for the eye; one just below 5 % does not become 5 %"
     if np.isnan(x): return '–'
     if x<.001: return '< .001'
@@ -501,7 +503,7 @@ def readable_questions(
         heads = {c:c.replace('difference', f'difference in {questions.metric.iloc[0]}') for c in shown}
         shown = shown.drop(columns='metric').rename(columns=heads)
     shown = shown.assign(**_by_query(questions))
-    shown['p, Holm'] = [_p(x) for x in questions.p_holm]
+    shown['p, Holm'] = [p_value_text(x) for x in questions.p_holm]
     return shown.assign(answer=questions.answer.tolist())
 
 # %% ../../nbs/companion/33_tables.ipynb #a285e002
