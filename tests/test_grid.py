@@ -134,7 +134,7 @@ def test_parts_of_the_whole():
 
 
 def test_colours():
-    names = ['Hardest triplet', 'InfoNCE', 'AHRL', 'AMSPS', 'FNE', 'AOQ', 'AMSPS, graded', 'SAM']
+    names = ['Hardest triplet', 'InfoNCE', 'AHRL', 'AMSPS', 'FNE', 'AOQ', 'AMSPS, graded', 'InfoNCE + consensus']
     assert row_colours()=={name:slot for slot,name in enumerate(names)}
 
 
