@@ -408,23 +408,28 @@ def _verdicts(points, row, reference='InfoNCE'): # from `when_points`
         found['worse'] += is_clear(d) and d['low']<=0
     return found
 
+def _counted(points, row, reference):
+    "Clause about a row; empty where it shares no two seeds with the other one"
+    found = _verdicts(points, row, reference)
+    if not found: return ''
+    return (f"{quoted(row)} is better at {found['better']} of {found.total()} settings, worse at {found['worse']}, and "
+            f"undecided at {found['neither']}")
+
 def when_answer(
     records:list[dict], # With `row` and `sweep`, from `load_rows`
 )->str:
-    "At how many settings rows with mining are better than InfoNCE"
+    "At how many settings rows are better than InfoNCE, and AMSPS than InfoNCE with its consensus level"
     from amsps.companion.figures import when_points
     metric = 't2i_map_at_r' if all('t2i_map_at_r' in r['metrics']['test'] for r in records) else 'rsum'
     points = when_points(records, metric)
-    clauses = []
-    for row in points.row.unique():
-        found = Counter() if row=='InfoNCE' else _verdicts(points, row)
-        if not found: continue
-        clauses.append(f"{quoted(row)} is better at {found['better']} of {found.total()} settings, worse at "
-                       f"{found['worse']}, and undecided at {found['neither']}")
     if 'InfoNCE' not in set(points.row): return 'There are no runs of InfoNCE, with which the other rows are compared.'
+    others = [row for row in points.row.unique() if row!='InfoNCE']
+    clauses = [text for text in (_counted(points, row, 'InfoNCE') for row in others) if text]
     if not clauses: return 'At no setting does a row share two seeds with InfoNCE, so that there is no interval.'
     name = 't2i mAP@R' if metric=='t2i_map_at_r' else 'rSum'
-    return f"Compared with InfoNCE by test {name} (95 % interval of the difference over seeds), {'; '.join(clauses)}."
+    text = f"Compared with InfoNCE by test {name} (95 % interval of the difference over seeds), {'; '.join(clauses)}."
+    leveled = _counted(points, 'AMSPS', 'InfoNCE + consensus')
+    return f'{text} Compared with InfoNCE + consensus, {leveled}.' if leveled else text
 
 # %% ../../nbs/companion/35_report.ipynb #47673797
 def _mined_text(passes): # `mining_frame`
