@@ -408,7 +408,7 @@ def _verdicts(points, row, reference='InfoNCE'): # from `when_points`
         found['worse'] += is_clear(d) and d['low']<=0
     return found
 
-def _counted(points, row, reference):
+def _sizes_where(points, row, reference):
     "Clause about a row; empty where it shares no two seeds with the other one"
     found = _verdicts(points, row, reference)
     if not found: return ''
@@ -424,11 +424,11 @@ def when_answer(
     points = when_points(records, metric)
     if 'InfoNCE' not in set(points.row): return 'There are no runs of InfoNCE, with which the other rows are compared.'
     others = [row for row in points.row.unique() if row!='InfoNCE']
-    clauses = [text for text in (_counted(points, row, 'InfoNCE') for row in others) if text]
+    clauses = [text for text in (_sizes_where(points, row, 'InfoNCE') for row in others) if text]
     if not clauses: return 'At no setting does a row share two seeds with InfoNCE, so that there is no interval.'
     name = 't2i mAP@R' if metric=='t2i_map_at_r' else 'rSum'
     text = f"Compared with InfoNCE by test {name} (95 % interval of the difference over seeds), {'; '.join(clauses)}."
-    leveled = _counted(points, 'AMSPS', 'InfoNCE + consensus')
+    leveled = _sizes_where(points, 'AMSPS', 'InfoNCE + consensus')
     return f'{text} Compared with InfoNCE + consensus, {leveled}.' if leveled else text
 
 # %% ../../nbs/companion/35_report.ipynb #47673797
