@@ -133,6 +133,16 @@ def test_parts_of_the_whole():
     assert parts==[name for name in row_order() if name.startswith(('+ ', 'AHRL without ', 'AMSPS without '))]
 
 
+@pytest.mark.parametrize('dataset,options', [('scenes-full', {}), ('flickr8k', PHOTOGRAPHS)])
+def test_the_hinge_differs_by_its_parts_alone(dataset, options):
+    "Margin and warm-up of the row are those of the hardest triplet, which has them from the defaults of a dataset"
+    rows = {r.name:r.config for r in grid_rows(dataset, **options)}
+    plain,parts = rows['Hardest triplet'],rows['Hardest triplet + candidates, cross pairs, penalty']
+    warm_up = plain.warmup_epochs
+    assert (parts.margin, parts.warmup_epochs, parts.active_from)==(plain.margin, warm_up, warm_up)
+    assert (parts.selection, parts.adaptive_margin, parts.filter_hidden, parts.mining_weight)==('hardest', 0, False, 0)
+
+
 def test_colours():
     names = ['Hardest triplet', 'InfoNCE', 'AHRL', 'AMSPS', 'FNE', 'AOQ', 'AMSPS, graded', 'InfoNCE + consensus']
     assert row_colours()=={name:slot for slot,name in enumerate(names)}
