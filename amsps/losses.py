@@ -95,7 +95,7 @@ def safe_selection(
     hardest:Tensor, # (...) largest violations
     mean:Tensor, # (...) mean violations
     margin:float, # The margin of `gaps`, the same for every pair
-    epsilon:float=0.02, # Similarities closer than this tie
+    epsilon:float=0.01, # Similarities closer than this tie
 )->Tensor: # (...) >= 0
     "Largest violation, or the mean where the hardest negative ties with the positive"
     gap = gaps.masked_fill(~negatives, float('-inf')).amax(-1)
@@ -110,7 +110,7 @@ def select_gaps(
     how:str='hardest', # One of `SELECTIONS`
     temperature:float=0.05, # > 0, for `smooth`, cosine units
     margin:float=0.2, # For `safe`: the margin of `gaps`
-    epsilon:float=0.02, # For `safe`: similarities closer than this tie
+    epsilon:float=0.01, # For `safe`: similarities closer than this tie
 )->Tensor: # (...) >= 0
     "One violation for each anchor"
     if how=='smooth': return soft_maximum(gaps, negatives, temperature)
@@ -132,7 +132,7 @@ def plain_violations(
     positives:tuple[Tensor,Tensor], # (B,) positive similarity of each image, of each caption
     how:str, # One of `SELECTIONS`; `safe` with one margin for all
     temperature:float=0.05, # For `smooth`
-    epsilon:float=0.02, # For `safe`
+    epsilon:float=0.01, # For `safe`
 )->tuple[Tensor,Tensor]: # (B,) of the images, (B,) of the captions
     "Violations of the anchors of both directions"
     transposed = margin.T if torch.is_tensor(margin) else margin
@@ -186,7 +186,7 @@ def both_violations(
     positives:tuple[Tensor,Tensor], # (B,) positive similarity of each image, of each caption
     how:str, # One of `SELECTIONS`; `safe` with one margin for all
     temperature:float=0.05, # For `smooth`
-    epsilon:float=0.02, # For `safe`
+    epsilon:float=0.01, # For `safe`
 )->tuple[Tensor,Tensor]: # (B,) of the images, (B,) of the captions
     "`plain_violations`, by the faster of two ways"
     given = dict(margin=margin, positives=positives, temperature=temperature)
@@ -200,7 +200,8 @@ MODES = ('warmup', 'hard', 'active')
 class Loss(Protocol):
     "Interface of a loss"
     mode:str # One of `MODES`
-    needs:frozenset # Names of the `extras` of the active mode: any of relatedness, hidden, offline, mined
+    needs:frozenset # Names of the `extras` of the active mode: any of relatedness, hidden, offline, mined,
+              # and of cider, quintuplet, queue for the published losses
     plateau:float|None # Loss where all similarities are equal: training that stays there has collapsed; or None
 
     def __call__(self,
@@ -249,7 +250,7 @@ class TripletLoss(nn.Module):
     margin:float = 0.2 # Cosine units, 0..2; the field uses 0.2
     selection:str = 'hardest' # One of `SELECTIONS`
     temperature:float = 0.05 # > 0, for `smooth`, cosine units
-    epsilon:float = 0.02 # >= 0, for `safe`, cosine units
+    epsilon:float = 0.01 # >= 0, for `safe`, cosine units
     needs = frozenset() # the batch is enough
 
     def __post_init__(self):
@@ -450,6 +451,7 @@ class AHRL(nn.Module):
     graded_weight:float = 0. # a, >= 0
     graded_temperature:float = 0.2 # tau_g, > 0, of relatedness
     reduction:str = 'mean' # Over the anchors: mean or sum
+    epsilon:float = 0.01 # >= 0, for `safe`, cosine units [SelHN]
 
     def __post_init__(self):
         super().__init__()
@@ -458,7 +460,8 @@ class AHRL(nn.Module):
         self._check_choices()
 
     @property
-    def plateau(self)->float|None: return plateau_of(self.selection, self.margin) # before the active mode
+    def plateau(self)->float|None: # Before the active mode; a sum depends on the size of the batch
+        return plateau_of(self.selection, self.margin) if self.reduction=='mean' else None
 
 # %% ../nbs/method/13_losses.ipynb #a6537628
 @patch_to(AHRL)
@@ -468,7 +471,8 @@ def _check_numbers(self):
     check_interval('[0, 1]', adaptive_margin=self.adaptive_margin)
     check_interval('[-1, 2]', offline_margin=self.offline_margin, mining_margin=self.mining_margin)
     check_interval('[0, inf)', offline_weight=self.offline_weight, cross_weight=self.cross_weight,
-                   mining_weight=self.mining_weight, graded_weight=self.graded_weight, penalty_beta=self.penalty_beta)
+                   mining_weight=self.mining_weight, graded_weight=self.graded_weight, penalty_beta=self.penalty_beta,
+                   epsilon=self.epsilon)
     check_interval('(0, inf)', temperature=self.temperature, penalty_alpha=self.penalty_alpha,
                    graded_temperature=self.graded_temperature)
     check_interval('(0, 1)', hidden_confidence=self.hidden_confidence)
@@ -618,7 +622,8 @@ def online_term(self,
     "L_on of the image anchors and of the caption anchors"
     margin = semantic_margin(self.margin, self.adaptive_margin, relatedness)
     own = positive,positive
-    return torch.stack(both_violations(sims, negatives, margin, own, how=self._how, temperature=self.temperature))
+    settings = dict(how=self._how, temperature=self.temperature, epsilon=self.epsilon)
+    return torch.stack(both_violations(sims, negatives, margin, own, **settings))
 
 # %% ../nbs/method/13_losses.ipynb #469911bc
 @patch_to(AHRL)
@@ -797,7 +802,7 @@ def register_loss(
     label:str, # In tables
     factory:Callable[...,Loss], # A class, or a function that returns a loss
     parameters:tuple[str,...]=(), # Names of run parameters that the factory takes
-    needs:tuple[str,...]=(), # Inputs that its active mode may need: relatedness, hidden, offline, mined
+    needs:tuple[str,...]=(), # Inputs that its active mode may need, of those that `Loss` lists
 ):
     "Add a loss to `LOSSES`. In a module, write all but `factory` as literals: they are read from the source too."
     if name in LOSSES:
