@@ -57,8 +57,9 @@ def references_by_name(row, rows, models):
     whole = row.partition(' without ')[0]
     if row!=whole and whole in rows:
         return [whole]
-    if row=='+ hidden positives' and '+ known pairs' in rows and '+ smooth selection' in rows:
-        return ['+ smooth selection', '+ known pairs']
+    if row=='+ hidden positives' and '+ known pairs' in rows:
+        others = [r for r in rows if r!='+ known pairs']
+        return [*references_by_name(row, others, models), '+ known pairs']
     if row.startswith('+ ') and '+ smooth selection' in rows and row!='+ smooth selection':
         return ['+ smooth selection']
     same_level = ['Hardest triplet + consensus', 'InfoNCE + consensus']
