@@ -516,7 +516,10 @@ def _tells_nothing(separation, n, prior):
     error = 2*np.sqrt(separation*(1-separation)/n)
     return separation-error<MIN_SEPARATION or prior>=MAX_PRIOR
 
-def _quantile_edges(scores, bins): return np.unique(np.quantile(scores, np.linspace(0, 1, bins+1)[1:-1]))
+def _quantile_edges(scores, bins):
+    "Edges of bins with equally many scores; scores that are all but equal get a bin of their own"
+    edges = np.unique(np.quantile(scores, np.linspace(0, 1, bins+1)[1:-1]))
+    return edges if len(edges)!=1 else np.append(np.nextafter(np.float32(edges), np.float32(-np.inf)), edges)
 
 # %% ../nbs/method/16_mining.ipynb #31c8107f
 def fit_match_model(
@@ -1448,6 +1451,7 @@ def _check_pairs(self, pairs, name):
 def reset(self):
     "Forget all passes"
     self.passes = 0 # Calls of `refresh`
+    self.estimates = 0 # Passes that estimated confidences; the others keep those of the last one
     self.steps = 0 # Calls of `extras` without a `step`
     self.counts = {} # Of the last pass, see `mining_log`
     self.mined = None # `MinedSet` that training uses: without the hidden positives of held-out images
@@ -1470,8 +1474,8 @@ def _new_confidence(self, images, texts, match):
     own = self._no_pairs()
     if match.prior: own = mine_hidden(images, texts, self.settled, match, self.evidence, floor, among=part)
     new = csr_array(sum(gather_objects(own), self._no_pairs()))
-    if self.confidence is None: return new,match
-    return update_confidence(self.confidence, new, self.passes, self.hidden_confidence),match
+    if not self.estimates: return new,match
+    return update_confidence(self.confidence, new, self.estimates, self.hidden_confidence),match
 
 @patch_to(Miner)
 def _match_model(self, images, texts, match):
@@ -1495,7 +1499,7 @@ NEARLY_MINED = .5 # Share of the threshold from which a pair is nearly mined
 def _corrected(self, match, images, texts):
     "The model with the correction of the first pass: later ones have trained on the answers"
     if not self.correct_confidence or self.accepted is None or not match.prior: return match
-    if not self.passes:
+    if not self.estimates:
         confidence,yes = self._answered(match, images, texts)
         if len(yes)>=MIN_ANSWERS: self.correction = fit_correction(confidence, yes)
     if self.correction is None: return match
@@ -1570,23 +1574,24 @@ def update(self,
     images:Tensor, # (N, D) unit length
     texts:Tensor, # (M, D) unit length
     match:MatchModel|None=None, # P(match | similarity), for a miner without evidence
-    needs:frozenset=MINED_ARGUMENTS, # Arguments of the loss to prepare
+    needs:frozenset=MINED_ARGUMENTS-{'queue'}, # Arguments of the loss to prepare
     stored:tuple|None=None, # With `memory`: what to keep, by default the embeddings
 )->dict[str,float]: # Of `mining_log`, `prior`: share of the unannotated pairs that match, and `separation`
     "Mine with embeddings of the whole training set"
     if isinstance(self.evidence, SentenceEvidence): self.evidence.to(images.device)
-    confidence,fitted = self._no_pairs(),{}
+    fitted = {}
+    if self.confidence is None: self.confidence = self._no_pairs()
     if needs & {'hidden','mined'}:
-        confidence,match = self._new_confidence(images, texts, match)
+        self.confidence,match = self._new_confidence(images, texts, match)
+        self.estimates += 1
         fitted = {} if match is NO_MATCHES else dict(separation=match.separation)
-    self.confidence = confidence
     candidates = _no_candidates(*self.known.shape)
     if needs & {'offline','quintuplet'}: candidates = self._new_candidates(images, texts)
     self.mined = MinedSet(candidates, self._used(), self.known, self._refused_first())
     self.passes += 1
     self.prepared = frozenset(needs) & MINED_ARGUMENTS
     if self.keeps(needs): self.stored = (images, texts) if stored is None else stored
-    hidden = filter_confidence(confidence, self.hidden_confidence)
+    hidden = filter_confidence(self.confidence, self.hidden_confidence)
     prior = match.prior if fitted else 0.
     self.counts = mining_log(hidden, candidates, self.known, self.relevance)|dict(prior=prior, **fitted)
     return self.counts
@@ -1599,7 +1604,7 @@ def refresh(self,
     encode_texts:Callable, # The same for captions
     batch_size:int=256, # Positions in one call
     match:MatchModel|None=None, # P(match | similarity), for a miner without evidence
-    needs:frozenset=MINED_ARGUMENTS, # Arguments of the loss to prepare
+    needs:frozenset=MINED_ARGUMENTS-{'queue'}, # Arguments of the loss to prepare
 )->dict[str,float]: # Counts, see `mining_log`, and `prior`
     """Embed the whole training set with the model as it is, and mine it
 
@@ -1608,7 +1613,8 @@ def refresh(self,
         encode_texts: the same for captions.
         batch_size: positions in one call; memory is bounded by it, by the embeddings, and by blocks of similarities.
         match: P(match | similarity) from `fit_match_model`, for a miner without evidence.
-        needs: what to prepare, by default all of 'hidden', 'offline' and 'mined'; `loss.needs` leaves out the rest.
+        needs: what to prepare; `loss.needs` leaves out what the loss does not use. The default is all but 'queue',
+            which keeps the embeddings of the whole set.
 
     Returns counts: `mined` hidden positives and their mean `confidence`, `candidates`, and `precision` and `recall`
     where relevance is known.
@@ -1745,7 +1751,7 @@ def _check_needs(self, needs):
     missing = (needs & MINED_ARGUMENTS)-self.prepared
     if missing:
         what = f"the loss is in its active mode and needs {', '.join(sorted(missing))}, which no pass has prepared"
-        raise InputError(f"{what}; call `refresh` first, or set `loss.mode` to 'warmup'")
+        raise InputError(f"{what}; call `refresh` with `needs=loss.needs` first, or set `loss.mode` to 'warmup'")
     if 'relatedness' in needs and self.evidence is None:
         raise InputError("the adaptive margin needs the relatedness of captions; give the miner `evidence`")
 
@@ -1879,7 +1885,7 @@ def _next_step(self):
 def save(self,
     folder:Path, # Created if missing
     name:str='miner', # Of the files: NAME.npz, and memory-NAME.npz with `memory`
-    memory:bool=True, # Write the memory too, where there is one
+    memory:bool=True, # Write the memory too, where there is one; `load` needs the same choice
 ):
     "Write the state after a pass, without pickles"
     if self.mined is None:
@@ -1890,7 +1896,7 @@ def save(self,
         images,texts = (x.cpu().numpy() for x in self.stored)
         _write_arrays(folder/f'memory-{name}.npz', dict(images=images, texts=texts))
     found = MinedSet(self.mined.candidates, self.confidence, self.known)
-    counts = dict(passes=np.array(self.passes), steps=np.array(self.steps))
+    counts = {k:np.array(getattr(self, k)) for k in ('passes', 'estimates', 'steps')}
     corrected = {} if self.correction is None else dict(correction=np.array(self.correction))
     counts |= corrected|dict(prepared=np.array(sorted(self.prepared)))
     _write_arrays(folder/f'{name}.npz', found.arrays()|counts)
@@ -1911,6 +1917,7 @@ def load(self,
     self.confidence = found.hidden
     self.mined = MinedSet(found.candidates, self._used(), self.known, self._refused_first())
     self.passes,self.steps = int(arrays['passes']),int(arrays['steps'])
+    self.estimates = int(arrays.get('estimates', self.passes)) # states of older versions have no such number
     self.correction = tuple(arrays['correction'].tolist()) if 'correction' in arrays else None
     self.prepared = frozenset(arrays['prepared'].tolist())
     if memory and self.keeps(self.prepared):

@@ -7,7 +7,8 @@ __all__ = ['SCHEDULES', 'BATCHES', 'PRECISIONS', 'SEAL', 'embed_images', 'embed_
            'LearningModes', 'TrainingCollapse', 'check_finite', 'HostCopy', 'CollapseGuard', 'MiningStore',
            'append_line', 'log_objects', 'MiningCallback', 'RetrievalTrainer', 'LengthBatches', 'ImageBatches',
            'RankNoise', 'EpochLog', 'write_atomically', 'describe_loss', 'note', 'file_digests', 'seal', 'is_sealed',
-           'CheckpointSeal', 'checkpoints_of', 'hold_features', 'place_features', 'epoch_history', 'fit']
+           'CheckpointSeal', 'checkpoints_of', 'hold_features', 'place_features', 'is_slow_bfloat16', 'epoch_history',
+           'fit']
 
 # %% ../nbs/method/18_training.ipynb #06d3a635
 import hashlib
@@ -17,6 +18,7 @@ import re
 import shutil
 import time
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from functools import cached_property, partial
 from pathlib import Path
 import numpy as np
@@ -447,16 +449,24 @@ def extras(self,
     pairs = on_device(self.miner.batch_pairs(needs, image, caption), device)
     levels = output.levels()
     levels = {k:levels[k] for k in weighted_levels(model.consensus)}
-    if needs & {'quintuplet','queue'}:
-        given = dict(levels=levels, needs=needs, step=step, autocast=autocast)
-        return self._published(model, tokenizer, image, caption, **given)
-    if not needs & {'offline','mined'}: return dict.fromkeys(levels, pairs)
+    batch = dict(model=model, tokenizer=tokenizer, image=image, caption=caption, levels=levels, step=step)
+    out = dict.fromkeys(levels, pairs)
+    if needs & {'offline','mined'}: out = _merged(out, self._drawn(needs=needs, autocast=autocast, **batch))
+    if 'quintuplet' in needs: out = _merged(out, self._quintuplets(autocast=autocast, **batch))
+    if 'queue' in needs: out = _merged(out, self._queued(**batch))
+    return out
+
+def _merged(a, b): return {k:a[k]|b[k] for k in a} # Level -> arguments
+
+@patch_to(MiningCallback)
+def _drawn(self, model, tokenizer, image, caption, levels, needs, step, autocast):
+    "Arguments `offline` and `mined` of each level"
     draw = self.miner.draw_for(image, caption, step)
     part = nonempty_shard(len(image))
     texts,images = (x[part] for x in drawn_positions(draw, needs))
     with autocast: of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
-    known = self._of_draw(image, caption, draw, device)
-    return {k:pairs|_drawn_terms(needs, v, t, of_texts[k], of_images[k], *known) for k,(v,t) in levels.items()}
+    known = self._of_draw(image, caption, draw, levels['fused'][0].device)
+    return {k:_drawn_terms(needs, v, t, of_texts[k], of_images[k], *known) for k,(v,t) in levels.items()}
 
 @patch_to(MiningCallback)
 def _of_draw(self, image, caption, draw, device):
@@ -467,19 +477,17 @@ def _of_draw(self, image, caption, draw, device):
 
 # %% ../nbs/method/18_training.ipynb #618173b4
 @patch_to(MiningCallback)
-def _published(self, model, tokenizer, image, caption, levels, needs, step, autocast):
-    "Arguments `quintuplet` or `queue` of each level"
+def _quintuplets(self, model, tokenizer, image, caption, levels, step, autocast):
+    "Argument `quintuplet` of each level"
     device = levels['fused'][0].device
-    if 'quintuplet' in needs:
-        draw = self.miner.draw_quintuplets_for(image, caption, step)
-        part = nonempty_shard(len(image))
-        texts,images = (x[part] for x in pair_positions(draw))
-        with autocast: of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
-        masks = [on_device(x, device) for x in quintuplet_masks(self.miner.mined, draw)]
-        product = _gathered_products(len(image))
-        return {k:dict(quintuplet=quintuplet_similarities(v, t, of_texts[k], of_images[k], masks, product))
-                for k,(v,t) in levels.items()}
-    return self._queued(model, tokenizer, image, caption, levels=levels, step=step)
+    draw = self.miner.draw_quintuplets_for(image, caption, step)
+    part = nonempty_shard(len(image))
+    texts,images = (x[part] for x in pair_positions(draw))
+    with autocast: of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
+    masks = [on_device(x, device) for x in quintuplet_masks(self.miner.mined, draw)]
+    product = _gathered_products(len(image))
+    return {k:dict(quintuplet=quintuplet_similarities(v, t, of_texts[k], of_images[k], masks, product))
+            for k,(v,t) in levels.items()}
 
 # %% ../nbs/method/18_training.ipynb #b0b3da7c
 @patch_to(MiningCallback)
@@ -547,6 +555,7 @@ class RetrievalTrainer(Trainer):
         self.cache = GradientCache(chunk_size) if chunk_size else None
         self._words = text_groups(self.train_dataset.captions)
         self._accepted = self._with_same_words(self.train_dataset.accepted)
+        self._copies = {} # Level -> epoch, and the loss with a state of its own
         self._terms = [] # Of each step since the last log
         self._unchecked = None # Terms of the last step, its number and learning rate
 
@@ -594,7 +603,7 @@ def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=N
     levels = out.levels()
     sims = {k:levels[k][0]@levels[k][1].T for k in weighted_levels(self.model.consensus)}
     learnt = self.model.learnt(getattr(self.retrieval_loss, 'learns', ()))
-    losses = {k:self.retrieval_loss(s, image, known, **learnt, **extras.get(k, {})) for k,s in sims.items()}
+    losses = {k:self._loss_of(k)(s, image, known, **learnt, **extras.get(k, {})) for k,s in sims.items()}
     terms = level_objective(losses, out, self.model.consensus)
     self._unchecked = HostCopy(terms),self.state.global_step+1,self._get_learning_rate()
     if model.training: self._note(terms, sims['fused'].detach(), image)
@@ -609,6 +618,17 @@ def _extras(self, image, caption, output):
     batch = dict(image=image, caption=caption, output=output)
     context = dict(step=self.state.global_step, autocast=self.accelerator.autocast())
     return self.mining.extras(self.model, self.processing_class, **batch, needs=loss.needs, **context)
+
+@patch_to(RetrievalTrainer)
+def _loss_of(self, level):
+    "The loss of a level: where it has a state, which each epoch begins anew, a level beside the fused one has a copy"
+    if level=='fused' or not hasattr(self.retrieval_loss, 'begin_epoch'): return self.retrieval_loss
+    epoch = int(self.state.epoch or 0)
+    if self._copies.get(level, (None, None))[0]!=epoch:
+        own = deepcopy(self.retrieval_loss)
+        own.begin_epoch()
+        self._copies[level] = epoch,own
+    return self._copies[level][1]
 
 @patch_to(RetrievalTrainer)
 def _note(self, terms, sims, image):
@@ -966,6 +986,10 @@ def place_features(
         args.accelerator_config.non_blocking = True
 
 # %% ../nbs/method/18_training.ipynb #31d5b1c4
+def is_slow_bfloat16()->bool:
+    "Whether training runs on an x86 processor without AVX512, which multiplies bfloat16 more slowly than float32"
+    return not torch.cuda.is_available() and torch.backends.cpu.get_cpu_capability()=='AVX2'
+
 def _check_settings(schedule, batches, precision):
     check_choice(SCHEDULES, schedule=schedule)
     check_choice(BATCHES, batches=batches)
