@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'BATCHES', 'PRECISIONS', 'SEAL', 'embed_images', 'embed_captions', 'embed', 'spread', 'evaluate_split',
-           'LearningModes', 'TrainingCollapse', 'check_finite', 'HostCopy', 'CollapseGuard', 'MiningStore',
-           'append_line', 'log_objects', 'MiningCallback', 'RetrievalTrainer', 'LengthBatches', 'ImageBatches',
-           'RankNoise', 'EpochLog', 'write_atomically', 'describe_loss', 'note', 'file_digests', 'seal', 'is_sealed',
-           'CheckpointSeal', 'checkpoints_of', 'hold_features', 'place_features', 'is_slow_bfloat16', 'epoch_history',
-           'fit']
+           'epoch_begun', 'epochs_ended', 'LearningModes', 'TrainingCollapse', 'check_finite', 'HostCopy',
+           'CollapseGuard', 'MiningStore', 'append_line', 'log_objects', 'MiningCallback', 'RetrievalTrainer',
+           'LengthBatches', 'ImageBatches', 'RankNoise', 'EpochLog', 'write_atomically', 'describe_loss', 'note',
+           'file_digests', 'seal', 'is_sealed', 'CheckpointSeal', 'checkpoints_of', 'hold_features', 'place_features',
+           'is_slow_bfloat16', 'epoch_history', 'fit', 'digest_of']
 
 # %% ../nbs/method/18_training.ipynb #06d3a635
 import hashlib
@@ -20,6 +20,7 @@ import time
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from functools import cached_property, partial
+from math import ceil
 from pathlib import Path
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ from .mining import (
     is_whole_state, known_pairs, mined_similarities, offline_similarities, pair_positions, quintuplet_masks,
     quintuplet_similarities, row_products,
     text_groups, unannotated_scores, with_same_words)
-from .model import AmspsModel, AmspsOutput, level_objective, weighted_levels
+from .model import AmspsModel, AmspsOutput, level_objective, vocabulary_digest, weighted_levels
 from .distributed import encode_all, gather_rows, join_processes, nonempty_shard, rank_and_world, shard
 from .distributed import wait_for_all
 
@@ -116,6 +117,18 @@ def evaluate_split(
     return out if relevance is None else out|relevance_metrics(images, texts, relevance)
 
 # %% ../nbs/method/18_training.ipynb #ab03ce05
+def epoch_begun(
+    x:float, # Epochs, from the state of a trainer, exact but for rounding
+)->int:
+    "The epoch that has begun, from 0"
+    return int(x+1e-6)
+
+def epochs_ended(
+    x:float, # As for `epoch_begun`
+)->int:
+    "Epochs that have ended, of which `max_steps` may have cut off the last one"
+    return ceil(x-1e-6)
+
 class LearningModes(TrainerCallback):
     "Set the mode of a loss at the start of each epoch"
     def __init__(self,
@@ -132,7 +145,7 @@ class LearningModes(TrainerCallback):
         return 'hard' if epoch<self.active_from else 'active'
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        self.loss.mode = self.mode(round(state.epoch))
+        self.loss.mode = self.mode(epoch_begun(state.epoch))
         if hasattr(self.loss, 'begin_epoch'): self.loss.begin_epoch() # a loss with a state, such as FNE
 
 # %% ../nbs/method/18_training.ipynb #f37497eb
@@ -326,7 +339,7 @@ def describe(self)->dict: # Plain values
 # %% ../nbs/method/18_training.ipynb #0ac939cc
 @patch_to(MiningCallback)
 def on_epoch_begin(self, args, state, control, model=None, processing_class=None, **kwargs):
-    epoch = round(state.epoch)
+    epoch = epoch_begun(state.epoch)
     if not self._mines(epoch): return
     due,passes = self._passes(epoch)
     if self.miner.passes!=passes: self._load(passes, not due, model.device)
@@ -349,7 +362,7 @@ def can_begin(self,
     "Whether a run can resume at the start of an epoch"
     if not self._mines(epoch): return True
     due,passes = self._passes(epoch)
-    return self.store.has(passes, memory=self.miner.memory and not due)
+    return self.store.has(passes, memory=self.miner.keeps(self.needs) and not due)
 
 @patch_to(MiningCallback)
 def _load(self, passes, memory, device):
@@ -442,7 +455,7 @@ def extras(self,
     output:AmspsOutput, # Of the model, for this process's shard of the batch
     needs:frozenset, # Of the loss
     step:int, # Global step
-    autocast, # Context to encode in
+    autocast, # Gives a context to encode in
 )->dict[str,dict]: # Weighted level -> arguments for the loss
     "What the active mode adds to a batch"
     device = output.image_embeds.device
@@ -464,7 +477,7 @@ def _drawn(self, model, tokenizer, image, caption, levels, needs, step, autocast
     draw = self.miner.draw_for(image, caption, step)
     part = nonempty_shard(len(image))
     texts,images = (x[part] for x in drawn_positions(draw, needs))
-    with autocast: of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
+    with autocast(): of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
     known = self._of_draw(image, caption, draw, levels['fused'][0].device)
     return {k:_drawn_terms(needs, v, t, of_texts[k], of_images[k], *known) for k,(v,t) in levels.items()}
 
@@ -483,7 +496,7 @@ def _quintuplets(self, model, tokenizer, image, caption, levels, step, autocast)
     draw = self.miner.draw_quintuplets_for(image, caption, step)
     part = nonempty_shard(len(image))
     texts,images = (x[part] for x in pair_positions(draw))
-    with autocast: of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
+    with autocast(): of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
     masks = [on_device(x, device) for x in quintuplet_masks(self.miner.mined, draw)]
     product = _gathered_products(len(image))
     return {k:dict(quintuplet=quintuplet_similarities(v, t, of_texts[k], of_images[k], masks, product))
@@ -616,7 +629,7 @@ def _extras(self, image, caption, output):
     loss = self.retrieval_loss
     if loss.mode!='active' or not loss.needs: return {}
     batch = dict(image=image, caption=caption, output=output)
-    context = dict(step=self.state.global_step, autocast=self.accelerator.autocast())
+    context = dict(step=self.state.global_step, autocast=self.accelerator.autocast)
     return self.mining.extras(self.model, self.processing_class, **batch, needs=loss.needs, **context)
 
 @patch_to(RetrievalTrainer)
@@ -821,7 +834,7 @@ class EpochLog(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         if not state.is_world_process_zero: return
         loss = next((l['loss'] for l in reversed(state.log_history) if 'loss' in l), None)
-        line = dict(epoch=round(state.epoch), epochs=round(args.num_train_epochs), loss=loss)
+        line = dict(epoch=epochs_ended(state.epoch), epochs=round(args.num_train_epochs), loss=loss)
         line |= dict(dev_rsum=metrics['eval_rsum'], seconds=round(time.monotonic()-self.start, 1),
                      cpu_seconds=round(time.process_time()-self.cpu, 1), started=self.started)
         append_line(self.path, json.dumps(line))
@@ -913,7 +926,7 @@ def _resume_fault(checkpoint, mining):
     state = _state_of(checkpoint)
     best = state.best_model_checkpoint
     if best is None or not is_sealed(best): return 'needs the checkpoint of the best epoch, which is damaged'
-    if mining and not mining.can_begin(round(state.epoch)): return 'needs what was mined, which is damaged'
+    if mining and not mining.can_begin(epoch_begun(state.epoch)): return 'needs what was mined, which is damaged'
     return ''
 
 # %% ../nbs/method/18_training.ipynb #b284efe0
@@ -938,21 +951,27 @@ def _claim_folder(output_dir, settings):
     f = output_dir/'settings.json'
     old = _settings_in(f)
     if old==settings: return
-    if old is not None:
+    if old is not None and old!={k:v for k,v in settings.items() if k!='data_and_model'}: # older versions did not keep this one
         changed = ', '.join(f'{k} was {old.get(k)!r} and is {v!r}' for k,v in settings.items() if old.get(k)!=v)
         raise InputError(f"{output_dir} holds a run with other settings ({changed}); name another folder or remove it")
-    if checkpoints_of(output_dir):
+    if old is None and checkpoints_of(output_dir):
         found = f"{output_dir} holds checkpoints, but no settings.json that says what they are of"
         raise InputError(f"{found}; name another folder or remove them")
     write_atomically(f, json.dumps(settings))
 
 def _settings_in(file):
-    "The settings of a run, or None where there are none; damaged ones go, and the checkpoints with them"
+    "The settings of a run, or None where there are none; damaged ones are put aside, and the run's checkpoints go"
     if not file.exists(): return None
     try: return dict(json.loads(file.read_text('utf-8')))
-    except (ValueError, TypeError): note(file.parent, 'settings.json is damaged: the run begins anew')
-    for c in checkpoints_of(file.parent): shutil.rmtree(c)
-    file.unlink()
+    except (ValueError, TypeError): pass
+    found = checkpoints_of(file.parent)
+    foreign = [c for c in found if not (c/SEAL).exists()]
+    if foreign:
+        raise InputError(f"{file} is damaged, and {foreign[0].name} beside it is no checkpoint of amsps; name another "
+                         "folder or remove them")
+    note(file.parent, 'settings.json is damaged: the run begins anew')
+    for c in found: shutil.rmtree(c)
+    os.replace(file, file.with_name('settings.json.damaged'))
     return None
 
 # %% ../nbs/method/18_training.ipynb #9e8c8d7b
@@ -1062,7 +1081,7 @@ def epoch_history(
     epochs = {}
     for entry in log_history:
         if 'train_runtime' in entry: continue
-        number = round(entry['epoch'])
+        number = epochs_ended(entry['epoch'])
         named = {k.replace('eval_', 'dev_'):v for k,v in entry.items() if k not in ('epoch','step','grad_norm')}
         epochs.setdefault(number, {}).update(named)
     return [dict(epoch=number)|{k:e[k] for k in sorted(e)} for number,e in epochs.items()]
@@ -1087,10 +1106,10 @@ def _make_trainer(model, tokenizer, train_set, dev_set, args, loss, mining, sett
     return trainer
 
 # %% ../nbs/method/18_training.ipynb #ad01e72f
-def _claim_for_all(output_dir, loss, mining, settings):
+def _claim_for_all(output_dir, loss, mining, settings, trains):
     "The first process claims the folder and removes damaged checkpoints; the others wait"
     if rank_and_world()[0]==0:
-        what = dict(loss=describe_loss(loss), miner=mining.describe() if mining else None)
+        what = dict(loss=describe_loss(loss), miner=mining.describe() if mining else None, data_and_model=trains)
         _claim_folder(output_dir, what|settings)
         _clear_checkpoints(output_dir, mining)
     wait_for_all()
@@ -1098,7 +1117,8 @@ def _claim_for_all(output_dir, loss, mining, settings):
 def _run(trainer, output_dir, patience):
     "Train or resume; the history of the run"
     last,state = _last_checkpoint(output_dir)
-    if state and _stopped_early(state, patience):
+    at_limit = state and 0<trainer.args.max_steps<=state.global_step
+    if state and (at_limit or _stopped_early(state, patience)):
         trainer.state = state
         trainer._load_best_model()
         return epoch_history(state.log_history)
@@ -1148,11 +1168,22 @@ def fit(
     args = _training_arguments(output_dir, settings, progress)
     _check_processes(args)
     _check_one_process(chunk_size)
-    _claim_for_all(output_dir, loss, mining, settings)
+    _claim_for_all(output_dir, loss, mining, settings, digest_of(model, tokenizer, train_set, dev_set))
     place_features(args, train_set, dev_set)
     parts = dict(args=args, loss=loss, mining=mining, settings=settings)
     trainer = _make_trainer(model, tokenizer, train_set, dev_set, **parts)
     return _run(trainer, output_dir, patience)
+
+def digest_of(
+    model:AmspsModel,
+    tokenizer:PreTrainedTokenizerBase, # The model's
+    *splits:PairDataset,
+)->str: # 16 hex digits
+    "Digest of what is trained on what: names and shapes of weights, vocabulary, images and captions, without features"
+    said = hashlib.sha256(vocabulary_digest(tokenizer).encode())
+    said.update(json.dumps([(k, list(x.shape)) for k,x in sorted(model.state_dict().items())]).encode())
+    for s in splits: said.update(json.dumps([s.image_ids, s.caption_ids, s.captions, s.caption_image.tolist()]).encode())
+    return said.hexdigest()[:16]
 
 def _prepare_mining(loss, mining, active_from):
     "Tell the callback what the loss needs and from when; None for a loss that needs the batch only"

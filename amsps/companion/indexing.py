@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 from PIL import Image
@@ -50,7 +50,7 @@ class Tree:
     "What lies in a folder tree"
     files: list[File] # Sorted by path
     endings: Counter = field(default_factory=Counter) # Of the names of other files -> how many
-    closed: list[str] = field(default_factory=list) # Folders that cannot be read
+    closed: list[str] = field(default_factory=list) # Folders, or files of the topmost one, that cannot be read
     dead: list[str] = field(default_factory=list) # Links that lead nowhere, or to a folder around the tree
     empty: list[str] = field(default_factory=list) # Folders with nothing in them
 
@@ -92,13 +92,20 @@ def _enters(tree, photos, path, seen):
 def _add(tree, photos, path, kinds):
     "Count a file, or add it where it is a picture"
     try: s = os.stat(path)
-    except OSError: # or it was removed just now
+    except OSError as e: # or it was removed just now
         if os.path.islink(path): tree.dead.append(_below(path, photos))
+        elif not isinstance(e, FileNotFoundError): _close(tree, photos, path)
         return
     end = os.path.splitext(path)[1].lower()
     if end in kinds and os.path.isfile(path): # no pipe
         tree.files.append(File(_below(path, photos), s.st_size, s.st_mtime_ns))
     else: tree.endings[end if os.path.isfile(path) and re.fullmatch(r'\.\w{1,8}', end) else 'other'] += 1
+
+def _close(tree, photos, path):
+    "Note the folder of a file that is there and cannot be looked at"
+    folder = _below(os.path.dirname(path), photos)
+    place = _below(path, photos) if folder=='.' else folder
+    if place not in tree.closed[-1:]: tree.closed.append(place)
 
 # %% ../../nbs/companion/52_indexing.ipynb #5521c974
 _CONVERT = set('.heic .heif .avif .jxl .cr2 .cr3 .nef .arw .dng .orf .raf .rw2'.split()) # Of phones and cameras
@@ -119,11 +126,12 @@ _LARGEST = 2**29 # Bytes of a file that is read
 class Read(NamedTuple):
     "A file that was read"
     entry:dict # For the table
-    picture:Image.Image|None # Of a content that is not known
+    picture:Any # Of a content that is not known: an image, or what `look` makes of it; else None
+    failed:str='' # Why the file could not be read, where perhaps it can be read later
 
-def _read(photos, file, known):
-    "Read a file; `known` has the digests of contents that need no decoding"
-    settled = time.time_ns()-file.mtime_ns>2*10**9
+def _read(photos, file, known, look=None):
+    "Read a file; `known` has the digests of contents that need no decoding; `look` takes the decoded picture"
+    settled = abs(time.time_ns()-file.mtime_ns)>2*10**9
     entry = dict(path=file.path, sha256='', size=file.size, mtime_ns=file.mtime_ns if settled else 0)
     try:
         if file.size>_LARGEST:
@@ -131,9 +139,11 @@ def _read(photos, file, known):
         content = (photos/file.path).read_bytes()
         entry['sha256'] = hashlib.sha256(content).hexdigest()
         if entry['sha256'] in known: return Read(entry, None)
-        return Read(entry, load_image(content, file.path))
+        picture = load_image(content, file.path)
     except (OSError, InputError) as e:
-        return Read(entry|dict(reason=_reason(e)), None)
+        unread = isinstance(e, OSError) and not entry['sha256']
+        return Read(entry|dict(reason=_reason(e)), None, failed=_reason(e) if unread else '')
+    return Read(entry, picture if look is None else look(picture))
 
 def _reason(e):
     "Why a file is skipped, without its name"
@@ -146,10 +156,11 @@ def read_ahead(
     files:list[File],
     known, # A container of SHA-256, which may grow
     batch_size:int, # Files together
+    look=None, # Makes of each decoded picture what is kept of it, so that a batch of photographs is small
 ): # Lists of `Read`
     "Files in batches, each read while the one before it is used"
     from amsps.data import batches_ahead
-    return batches_ahead(lambda some: [_read(photos, f, known) for f in some], files, batch_size)
+    return batches_ahead(lambda some: [_read(photos, f, known, look) for f in some], files, batch_size)
 
 # %% ../../nbs/companion/52_indexing.ipynb #85a3485b
 def _packed(x):
@@ -205,6 +216,7 @@ class State:
     reasons: dict = field(default_factory=dict) # SHA-256 -> why the content cannot be decoded
     before: dict = field(default_factory=dict) # Path -> SHA-256 in the generation that the update began with
     captions: dict = field(default_factory=dict) # Path -> captions in that generation
+    unread: dict = field(default_factory=dict) # Path -> why a file whose entry is kept could not be read
 
     def __contains__(self, sha256): return sha256 in self.rows or sha256 in self.fresh or sha256 in self.reasons
 
@@ -213,7 +225,14 @@ class State:
         if e['sha256'] in self.reasons: e = e|dict(reason=self.reasons[e['sha256']])
         if 'reason' in e and e['sha256']: self.reasons[e['sha256']] = e['reason']
         kept = self.captions.get(e['path'])
-        self.entries[e['path']] = e|dict(captions=kept) if kept and 'reason' not in e else e
+        self.entries[e['path']] = e|dict(captions=kept) if kept else e
+
+    def keeps(self, read):
+        "Whether a file could not be read and the index has its picture: the entry stays"
+        e = self.entries.get(read.entry['path'])
+        if not read.failed or e is None or 'reason' in e: return False
+        self.unread[e['path']] = read.failed
+        return True
 
 # %% ../../nbs/companion/52_indexing.ipynb #f5c88d86
 def begin_state(
@@ -284,16 +303,19 @@ def give_captions(
 ):
     "Give the pictures of a state their captions"
     kept = {state.before[p]:texts for p,texts in state.captions.items() if p in state.before}
+    known = set(state.before.values())
     for path,e in state.entries.items():
-        texts = e.get('captions') or kept.get(e['sha256']) if given is None else given.get(path)
+        own = state.before.get(path)==e['sha256'] or e['sha256'] not in known # a changed picture keeps those of its name
+        kept_texts = e.get('captions') or kept.get(e['sha256']) if own else kept.get(e['sha256'])
+        texts = kept_texts if given is None else given.get(path)
         plain = {k:v for k,v in e.items() if k!='captions'}
-        state.entries[path] = plain|dict(captions=texts) if texts and 'reason' not in e else plain
+        state.entries[path] = plain|dict(captions=texts) if texts else plain
 
 # %% ../../nbs/companion/52_indexing.ipynb #5c84d22c
-def _embed(model, pictures):
-    "(k, E) of pictures; NaN where the encoder fails on one"
+def _embed(model, pixels):
+    "(k, E) of the pixels of pictures; NaN where the encoder fails on one"
     import torch
-    with torch.inference_mode(): x = model.get_image_features(model.vision.pixels(pictures))
+    with torch.inference_mode(): x = model.get_image_features(torch.cat(pixels))
     return x.float().cpu().numpy()
 
 def _new_vectors(loaded, batch, state):
@@ -318,14 +340,22 @@ def embed_files(
     if not files: return
     journal,waiting = folder/'journal.jsonl',0
     with tqdm(total=len(files), desc='reading pictures', unit='file', disable=not progress) as bar:
-        for batch in read_ahead(photos, files, state, batch_size):
+        look,place = lambda picture: loaded().vision.pixels([picture]),{f.path:f for f in files}
+        for batch in read_ahead(photos, files, state, batch_size, look):
+            size = len(batch)
+            batch = [_read(photos, place[r.entry['path']], (), look) if _is_lost(r, state) else r for r in batch]
+            batch = [r for r in batch if not state.keeps(r)]
             vectors = _new_vectors(loaded, batch, state)
             state.fresh |= vectors
             for r in batch: state.add(r.entry)
-            append_journal(journal, [state.entries[r.entry['path']] for r in batch], vectors)
-            waiting += len(batch)
-            bar.update(len(batch))
+            if batch: append_journal(journal, [state.entries[r.entry['path']] for r in batch], vectors)
+            waiting += size
+            bar.update(size)
             if waiting>max(4096, len(state.index)//4): waiting = _fold(folder, state)
+
+def _is_lost(read, state):
+    "Whether a content that was known when its file was read has left the index since, with a generation between"
+    return read.picture is None and 'reason' not in read.entry and read.entry['sha256'] not in state
 
 def _fold(folder, state):
     "Turn the journal into a generation in the middle of an update"
@@ -344,11 +374,12 @@ class Changes(NamedTuple):
     unchanged:int
     skipped:dict[str,str] # Path -> why it cannot be decoded
     others:int # Files that are no pictures by their names
-    closed:list[str] # Folders that cannot be read
+    closed:list[str] # Folders, or files of the topmost one, that cannot be read
     captioned:int # Pictures with captions
     lost:list[str] # Names in a table of captions that are of no picture, or of several
     endings:dict[str,int] # Of the others -> how many
     dead:list[str] # Links that lead nowhere, or to a folder around the tree
+    unread:dict[str,str] # Path -> why a file could not be read; what the index has of it stays
 
 def _changes(state, tree, lost, anew):
     "Compare an index before and after an update; all is added where all was embedded anew"
@@ -362,8 +393,8 @@ def _changes(state, tree, lost, anew):
     kinds = (sorted(now), [], {}) if anew else (sorted(set(new)-set(moved)), sorted(changed), moved)
     unchanged = len(now)-sum(map(len, kinds))
     return Changes(*kinds, removed, unchanged, skipped, tree.endings.total(), tree.closed,
-                   captioned=sum('captions' in e for e in state.entries.values()), lost=lost,
-                   endings=dict(tree.endings), dead=tree.dead)
+                   captioned=sum('captions' in e and 'reason' not in e for e in state.entries.values()), lost=lost,
+                   endings=dict(tree.endings), dead=tree.dead, unread=state.unread)
 
 # %% ../../nbs/companion/52_indexing.ipynb #b1bff0c4
 def _digests(entries):
@@ -482,7 +513,8 @@ def _as_made(folder, model, rebuild, vision):
 def _begin_index(folder, photos, home, digest, vision):
     "An empty index; model and tokeniser"
     model,tokenizer = _load(home, vision)
-    size,number = len(_embed(model, [Image.new('RGB', (64, 64))])[0]),_next_number(folder)
+    blank = model.vision.pixels([Image.new('RGB', (64, 64))])
+    size,number = len(_embed(model, [blank])[0]),_next_number(folder)
     (folder/'journal.jsonl').unlink(missing_ok=True) # it may be of another model
     write_text_side(folder, model, tokenizer, digest)
     _keep_random(folder, model, tokenizer)
@@ -624,13 +656,14 @@ def _tree_and_captions(photos, folder, captions, **guard):
     "What lies in the folder of photographs, and its captions; raises `InputError` where little would be left"
     tree = find_pictures(photos, folder)
     _check_tree(tree, photos, folder, **guard)
-    return tree,_captions_of(captions, photos, tree) if captions else (None, [])
+    unseen = [p for p in guard['entries'] if _is_inside(p, tree.unseen)] # they stay, and so do their captions
+    return tree,_captions_of(captions, photos, tree, unseen) if captions else (None, [])
 
-def _captions_of(file, photos, tree):
+def _captions_of(file, photos, tree, unseen):
     "Captions of pictures of a tree, and names that fit none; raises `InputError` where no name fits"
     from amsps.companion.formats import read_captions
     known = read_captions(file, photos)
-    found,lost = match_captions(known, [f.path for f in tree.files])
+    found,lost = match_captions(known, list(dict.fromkeys([*(f.path for f in tree.files), *unseen])))
     if tree.files and not found:
         raise InputError(f"no picture of {photos} is in {file}: it names {', '.join(lost[:3])}, and the folder has "
                          f"{', '.join(f.path for f in tree.files[:3])}; write paths below the folder, or their ends")
@@ -680,4 +713,4 @@ def _say_lost(side, query, why):
 def _is_known(e, file): # one that could not be opened has no digest
     return e is not None and e['sha256'] and (e['size'], e['mtime_ns'])==(file.size, file.mtime_ns)
 
-def _is_inside(path, folders): return any(path.startswith(f'{d}/') for d in folders)
+def _is_inside(path, places): return any(path==d or path.startswith(f'{d}/') for d in places)
