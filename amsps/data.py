@@ -15,6 +15,7 @@ import errno
 import hashlib
 import json
 import math
+import mmap
 import os
 import re
 import time
@@ -136,9 +137,9 @@ def _decode(content, path):
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as e:
-        line = content[:e.start].count(b'\n')+1
+        line = e.object[:e.start].count(b'\n')+1 # without the mark
         name = 'UTF-8' if encoding=='utf-8-sig' else encoding.upper()
-        raise InputError(f"{path}, line {line}: byte 0x{content[e.start]:02x} is not {name}; save the file as "
+        raise InputError(f"{path}, line {line}: byte 0x{e.object[e.start]:02x} is not {name}; save the file as "
                          "UTF-8 (in Excel: CSV UTF-8), or convert it, e.g. `iconv -f WINDOWS-1252 -t UTF-8`") from None
 
 # %% ../nbs/method/04_data.ipynb #1db95afc
@@ -380,7 +381,11 @@ def _read_block(x, i, n): # (n, K*F)
     start = x.offset+i*size*x.dtype.itemsize
     return np.fromfile(x.filename, x.dtype, n*size, offset=start).reshape(n, size)
 
-def _is_plain_map(x): return isinstance(x, np.memmap) and x.flags.c_contiguous
+def _is_plain_map(x):
+    "Whether an array is a whole file: a part of a map has the name and the offset of the whole, a copy has no file"
+    if not isinstance(x, np.memmap) or not x.flags.c_contiguous or x.filename is None or not x.size: return False
+    start = np.frombuffer(x._mmap, np.uint8).__array_interface__['data'][0]
+    return x.__array_interface__['data'][0]==start+x.offset%mmap.ALLOCATIONGRANULARITY
 
 # %% ../nbs/method/04_data.ipynb #009cac6f
 def load_features(

@@ -6,6 +6,7 @@
 __all__ = ['tokenized', 'AmspsProcessor', 'save_tools']
 
 # %% ../nbs/method/20_processor.ipynb #5d1e1202
+import re
 from collections.abc import Iterable
 from pathlib import Path
 import torch
@@ -43,6 +44,8 @@ def _as_list(name, items, kinds=(str,)): # Not empty
     for i,x in enumerate(items):
         if not isinstance(x, kinds):
             raise InputError(f"`{name}` has a {type(x).__name__} at position {i} (from 0); {_GIVE[kinds]}")
+        if kinds==(str,) and re.search('[\ud800-\udfff]', x):
+            raise InputError(f"`{name}` has half a character at position {i} (from 0): {x!a}; read it as UTF-8")
     return items
 
 _PICTURES = (str, Path, Image.Image)

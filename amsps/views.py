@@ -75,6 +75,7 @@ class RandomViews:
         n = len(image)
         area = self.min_area+(1-self.min_area)*torch.rand(n)
         stretch = self.ratio**(torch.rand(n)-.5)
+        stretch = stretch.clamp(area.sqrt(), 1/area.sqrt()) # no side is longer than that of the picture
         size = torch.stack([area.sqrt()*stretch, area.sqrt()/stretch], 1).clamp(max=1)
         centre = (1-size)*(2*torch.rand(n, 2)-1)
         mirrored = (torch.rand(n)<.5) & torch.as_tensor(self.mirror[image])

@@ -593,7 +593,7 @@ def picture_bytes(
     if image_size:
         squares = [np.asarray(im.resize((image_size,)*2, Image.Resampling.BICUBIC)) for im in images]
         return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
-    off = ('do_rescale', 'do_normalize', 'rescale_offset', 'include_top')
+    off = ('do_rescale', 'do_normalize', 'rescale_offset', 'include_top', 'do_flip_channel_order')
     off = {k:False for k in off if hasattr(processor, k)}
     return _stacked(processor(images=images, **off)['pixel_values']).round().clamp(0, 255).byte()
 
@@ -956,13 +956,13 @@ def region_means(
 # %% ../nbs/method/08_vision.ipynb #728026a5
 def _write_means(x, path, block, pool):
     def pooled(i): return pool(as_float(torch.from_numpy(np.array(x[i:i+block])))) # torch warns about read-only maps
-    out = np.lib.format.open_memmap(path, 'w+', np.float32, shape=(len(x), *pooled(0).shape[1:]))
     starts = range(0, len(x), block)
-    for i in tqdm(starts, desc='averaging regions', unit='block', disable=len(x)<20*block):
-        means = pooled(i)
-        finite = means.isfinite().flatten(1).all(1)
-        if not finite.all():
-            raise InputError(f"the features of image {i+int(finite.int().argmin())} (from 0) are NaN or infinite: "
-                             "`amsps data check` names the file; extract or download it again")
-        out[i:i+block] = means
-    out.flush()
+    with open(path, 'wb') as f: # no memory map: a full disk would kill the process
+        _write_header(f, (len(x), *pooled(0).shape[1:]), '<f4')
+        for i in tqdm(starts, desc='averaging regions', unit='block', disable=len(x)<20*block):
+            means = pooled(i)
+            finite = means.isfinite().flatten(1).all(1)
+            if not finite.all():
+                raise InputError(f"the features of image {i+int(finite.int().argmin())} (from 0) are NaN or infinite: "
+                                 "`amsps data check` names the file; extract or download it again")
+            f.write(means.numpy().astype('<f4').tobytes())
