@@ -623,7 +623,12 @@ def list_runs(
 
 # %% ../../nbs/companion/24_cache.ipynb #efd3623a
 def _named_settings(record):
-    return {k:v for k,v in record['config'].items() if k not in UNNAMED}
+    "Settings, and what lies in the places that they name: digests where the record has them, else the names"
+    contents = record.get('key', {}).get('config', {})
+    ignored = {*UNNAMED}-{*_CONTENTS}
+    return {k:contents.get(k, v) if k in _CONTENTS else v for k,v in record['config'].items() if k not in ignored}
+
+_CONTENTS = ('backbone', 'model', 'text_backbone', 'concept_vectors', 'judgements')
 
 def _software(record):
     env = record['environment']

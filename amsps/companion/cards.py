@@ -254,6 +254,8 @@ def publish_folder(
     return to
 
 # %% ../../nbs/companion/55_cards.ipynb #a3fac43c
+_OLD = ['*.json', '*.safetensors', '*.txt', '*.model', 'vision/*'] # Files of a model that was pushed before
+
 def push_model(
     run:Path, # Folder of a finished run
     repo:str, # USER/NAME on the hub
@@ -268,7 +270,7 @@ def push_model(
         folder = publish_folder(run, Path(d)/'model', license, repo)
         try:
             url = api.create_repo(repo, private=not public, exist_ok=True)
-            api.upload_folder(repo_id=repo, folder_path=folder, commit_message='Model and card')
+            api.upload_folder(repo_id=repo, folder_path=folder, commit_message='Model and card', delete_patterns=_OLD)
         except Exception as e: # the hub's client and the network raise errors of many kinds
             raise InputError(f"cannot push to {repo} ({quoted(e)}); check the name and the network, and log in with "
                              "`hf auth login`") from None

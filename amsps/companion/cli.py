@@ -81,13 +81,15 @@ def _group_of(parameter):
     return getattr(parameter, 'rich_help_panel', None) or default
 
 # %% ../../nbs/companion/59_cli.ipynb #52b88e5a
+_PLACES = ('cache_dir', 'to') # Beside those that are paths; an empty `data_root` names none
+
 def refuse_empty_paths(
     given:dict, # Options and arguments of a command
     typed:dict, # The same as text
 ):
     "Raise `InputError` for an empty name of a file or folder, which would be the current folder"
     for name,value in given.items():
-        if isinstance(value, Path) and typed.get(name)=='':
+        if typed.get(name)=='' and (isinstance(value, Path) or name in _PLACES):
             raise InputError(f"`{name}` is empty; name a file or a folder (the current one is .)")
 
 # %% ../../nbs/companion/59_cli.ipynb #2a208be0
@@ -1411,6 +1413,7 @@ def _search_index(folder, text, image, top, json, html, interactive, model, visi
     "Search an index of photographs"
     from amsps.companion.index import hold, open_index
     from amsps.companion.query import Encoder, search_picture, search_text
+    _begin_lightly()
     if html: _check_page(html)
     index = open_index(folder)
     encoder = Encoder(index, model, vision)
@@ -1523,7 +1526,10 @@ def _index_lines(c, folder, most=20):
     if others: yield f'left out     {c.others:,} files that are no pictures by their names: {others}'
     dead = _on_a_line(', '.join(c.dead[:5]))+', ...'*(len(c.dead)>5)
     if dead: yield f'links        {len(c.dead):,} that lead nowhere, or to a folder around this one: {dead}'
-    for d in c.closed: yield f'no access    {_on_a_line(d)}: its pictures in the index are kept'
+    for d in c.closed[:most]: yield f'no access    {_on_a_line(d)}: its pictures in the index are kept'
+    if len(c.closed)>most: yield f'no access    {len(c.closed)-most:,} more places'
+    for path,why in list(c.unread.items())[:1]:
+        yield f'not read     {len(c.unread):,} pictures of the index, which keeps what it has; {_on_a_line(path)}: {why}'
     if c.skipped: yield f'skipped      {len(c.skipped):,} that cannot be decoded:'
     for path,why in list(c.skipped.items())[:most]: yield f'  {_on_a_line(path)}: {why}'
     if len(c.skipped)>most: yield f'  ... and {len(c.skipped)-most:,} more, in the table of the index'
@@ -1956,7 +1962,8 @@ def _image_files(folder):
     known = Image.registered_extensions()
     found = sorted(folder.iterdir())
     paths = [p for p in found if known.get(p.suffix.lower()) in Image.OPEN and p.name[0]!='.' and not p.is_dir()]
-    others = [p.name+'/'*p.is_dir() for p in found if p not in set(paths)]
+    taken = set(paths)
+    others = [p.name+'/'*p.is_dir() for p in found if p not in taken]
     if not paths:
         raise InputError(f"there are no images in {folder} (it holds {_some(others) or 'nothing'}); "
                          "expected files such as .jpg or .png")

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from .gallery import safe_html, small_picture
-from .index import nearest, note_chance, open_index, picture_path, similarities
+from .index import nearest, note_chance, open_index, picture_path, present_first, similarities
 from .paths import terminal_text
 from .query import Encoder, embed_picture, index_vision, load_model, model_folder, search_text
 from .review import review_data
@@ -289,7 +289,7 @@ def described(
         captions = [] if demo.captions is None else _captions_near(demo, vector, int(top))
         if demo.encoder is None: return [],'\n'.join(captions),''
         index = demo.encoder.index
-        found = nearest(index, similarities(index, vector), int(top), without=sha256)
+        found = present_first(index, nearest(index, similarities(index, vector), int(top), without=sha256))
     except InputError as e: return [],'',terminal_text(str(e))
     captions += [f'{r.similarity:.3f}  {terminal_text(c)}' for r in found for c in r.captions]
     shown,gone = _shown_results(index, found)
@@ -359,7 +359,8 @@ def _picture_tab(gr, demo):
                 top = gr.Slider(1, 60, 12, step=1, label='Results')
                 go = gr.Button('Describe', variant='primary')
                 notes = gr.Textbox(label='Notes', interactive=False, lines=1)
-        captions = gr.Textbox(label='Captions', interactive=False, lines=4, visible=demo.captions is not None)
+        has_captions = demo.captions is not None or demo.encoder is not None and b'"captions":' in demo.encoder.index.table
+        captions = gr.Textbox(label='Captions', interactive=False, lines=4, visible=has_captions)
         found = gr.Gallery(label='Similar pictures', **_GALLERY, visible=demo.encoder is not None)
         go.click(lambda *x: described(demo, *x), [picture, top], [found, captions, notes], api_name=False)
 

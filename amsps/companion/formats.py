@@ -1177,11 +1177,12 @@ def _plain_rows(rows, root):
 # %% ../../nbs/companion/23_formats.ipynb #5521f369
 def _store_picture(file, picture):
     "The file of a picture; written where the picture is stored in the dataset"
-    if not file.exists():
+    content = picture['bytes']
+    if not file.is_file() or file.stat().st_size!=len(content) or file.read_bytes()!=content: # or another one
         file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_name(file.name+'.part')
+        part = file.with_name(f'{file.name}.{os.getpid()}.part') # another process may write it, too
         with disk_room(file):
-            part.write_bytes(picture['bytes'])
+            part.write_bytes(content)
             os.replace(part, file)
     return file
 

@@ -452,7 +452,7 @@ def row_colours()->dict[str,int]: # Row -> slot in the palette; rows without a c
 def _identity(config):
     "What must be equal for a record to belong to a row"
     text = config.get('text_backbone', '')
-    ignored = {*UNNAMED, 'seed'}
+    ignored = {*UNNAMED, 'seed'}-{'judgements', 'model'} # people's answers, and weights to start from, decide
     found = {k:config.get(k, f.default) for k,f in RunConfig.model_fields.items() if k not in ignored}
     blocks = min(found['tune_vision_layers'], 1) # their number depends on the architecture
     return found | dict(text='given' if text not in ('','untrained') else text, tune_vision_layers=blocks)

@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['FORMAT', 'VERSION', 'MANIFEST', 'TYPICAL', 'RARE', 'write_manifest', 'is_index', 'read_manifest', 'write_generation',
            'remove_others', 'is_entry', 'Index', 'open_index', 'picture_path', 'similarities', 'hold', 'Found',
-           'nearest', 'row_of', 'best_similarities', 'neighbour_similarities', 'chance_of', 'p_value', 'note_chance']
+           'present_first', 'nearest', 'row_of', 'best_similarities', 'neighbour_similarities', 'chance_of', 'p_value',
+           'note_chance']
 
 # %% ../../nbs/companion/49_index.ipynb #d0fa3994
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -216,6 +218,14 @@ def _first_rows(sims, k):
     least = np.partition(sims, len(sims)-k)[len(sims)-k]
     rows = np.flatnonzero(sims>=least)
     return rows[np.argsort(-sims[rows], kind='stable')]
+
+def present_first(
+    index:Index,
+    found:list[Found], # From `nearest`
+)->list[Found]: # In the same order
+    "Results, each with the paths of files that are there before those of files that are gone"
+    def gone(path): return not os.path.exists(picture_path(index, path))
+    return [r._replace(paths=sorted(r.paths, key=gone)) for r in found]
 
 def nearest(
     index:Index,

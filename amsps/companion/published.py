@@ -174,6 +174,7 @@ def encoder_names(
     both = config.get('model', '') # One model with both encoders
     image,text = both or config['backbone'],both or config.get('text_backbone', '')
     shown = f'{ENCODERS.get(text, text)} ({_trained_texts(config)})' if text else 'BiGRU'
+    if not image: return 'region features',shown
     return f'{ENCODERS.get(image, image)} ({_trained_images(config)})',shown
 
 # %% ../../nbs/companion/36_published.ipynb #dc223e01

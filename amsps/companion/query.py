@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np
 from .index import (
-    Found, Index, nearest, note_chance, p_value, picture_path, row_of, similarities)
+    Found, Index, nearest, note_chance, p_value, picture_path, present_first, row_of, similarities)
 from .paths import REFERENCE
 from ..errors import InputError, InputNote, quoted, replacing
 from ..words import check_query
@@ -505,7 +505,7 @@ def search_text(
     index = encoder.index
     query,unseen = embed_text(encoder, text)
     sims = similarities(index, query)
-    found = nearest(index, sims, top)
+    found = present_first(index, nearest(index, sims, top))
     best = found[0].similarity if found else -1.
     return Answer(text, found, _notes(index, found, unseen, note_chance(index, best)), p_value(index, best))
 
@@ -517,7 +517,7 @@ def search_picture(
     "The pictures of an index that are most similar to a picture, without its copies"
     index = encoder.index
     query,sha256 = embed_picture(encoder, path)
-    found = nearest(index, similarities(index, query), top, without=sha256)
+    found = present_first(index, nearest(index, similarities(index, query), top, without=sha256))
     said = note_chance(index, found[0].similarity, picture=True) if found else ''
     return Answer(str(path), found, _notes(index, found, said), None)
 

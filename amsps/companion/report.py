@@ -396,8 +396,11 @@ def sensitivity_answer(
 # %% ../../nbs/companion/35_report.ipynb #c0828985
 def _verdicts(points, row, reference='InfoNCE'): # from `when_points`
     "Number of settings with several seeds where a row is better than another one, worse, and neither"
-    found = Counter()
+    found,seen = Counter(),set()
     for _,p in points.groupby(['parameter','value']):
+        runs = frozenset(zip(p.row, p.name))
+        if runs in seen: continue # the row's own setting is a point of each curve
+        seen.add(runs)
         of = p.pivot_table(index='seed', columns='row', values='metric')
         if not {row, reference}<=set(of): continue
         both = of[[row, reference]].dropna()
@@ -571,8 +574,10 @@ def output_inputs(
 )->dict: # JSON-able
     "Everything that an output depends on"
     own = sorted(records_for(records, output), key=lambda r: r['name'])
+    published = sorted(asset('data/published').glob('*.csv')) if output=='table_comparison' else []
+    read = dict(published=digest([_file_digest(f) for f in published])) if published else {}
     return dict(code=_code_of(output), grid=digest(read_grid().model_dump()), palette=palette,
-                runs={r['name']:r.get('evaluated', r)['finished'] for r in own})
+                runs={r['name']:r.get('evaluated', r)['finished'] for r in own}, **read)
 
 # %% ../../nbs/companion/35_report.ipynb #5ab0d6e6
 def _file_digest(path): return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -615,6 +620,9 @@ def _changed_file(files, folder): # what happened to the first file that is not 
     return ''
 
 # %% ../../nbs/companion/35_report.ipynb #cd3c043c
+_MADE_FROM = dict(code='its notebook or the code behind it', grid='the grid', palette='the palette',
+                  published='what is known of published numbers')
+
 def explain_output(
     output:str, # Table or figure of the grid
     records:list[dict], # From `read_records`
@@ -625,8 +633,8 @@ def explain_output(
     made = made_of(output, folder)
     if not made: return 'missing','never made here'
     old,now = made['inputs'],output_inputs(output, records, palette)
-    for key,what in (('code','its notebook or the code behind it'), ('grid','the grid'), ('palette','the palette')):
-        if old.get(key)!=now[key]: return 'stale',f'{what} changed'
+    for key,what in _MADE_FROM.items():
+        if old.get(key)!=now.get(key): return 'stale',f'{what} changed'
     if old.get('runs')!=now['runs']: return 'stale',_changed_runs(old.get('runs', {}), now['runs'])
     changed = _changed_file(made['files'], Path(folder))
     if changed: return 'stale',changed

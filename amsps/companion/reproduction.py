@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..patching import patch_to
 from ..training import write_atomically
 from .agreement import agreement_lines, compare_tables, compared_tables
-from .cache import UNNAMED, remove, whole_record
+from .cache import UNNAMED, load_record, remove, whole_record
 from .config import check_palette
 from .datasets import text_digest
 from .grid import Row, grid_rows, read_grid
@@ -178,8 +178,18 @@ def gather_records(
 
 # %% ../../nbs/companion/39_reproduction.ipynb #31d9d1c8
 def _record_file(planned, records):
+    "The record of a run: the committed one where it is of the same run, because it may have metrics that are younger"
     own = planned.folder/'record.json'
-    return own if whole_record(planned.folder) is not None else Path(records)/f'{planned.name}.json'
+    if whole_record(planned.folder) is None: return Path(records)/f'{planned.name}.json'
+    return _kept_record(planned, records) or own
+
+def _kept_record(planned, records):
+    "The file of a committed record of the run that is in the cache, or None"
+    if not records or not (file := Path(records)/f'{planned.name}.json').is_file(): return None
+    try: kept = load_record(file)
+    except InputError: return None
+    own = whole_record(planned.folder)
+    return file if all(kept.get(k)==own.get(k) for k in ('key', 'finished')) else None
 
 def _write_if_new(path, text):
     if not path.exists() or path.read_bytes()!=text.encode():
@@ -195,7 +205,7 @@ def complete_runs(
 def keep_records(self, plan):
     "Copy the records of runs made here to the folder of records"
     for p in plan:
-        if self.records and whole_record(p.folder) is not None:
+        if self.records and whole_record(p.folder) is not None and not _kept_record(p, self.records):
             _write_if_new(Path(self.records)/f'{p.name}.json', (p.folder/'record.json').read_text('utf-8'))
 
 # %% ../../nbs/companion/39_reproduction.ipynb #f5399e15
