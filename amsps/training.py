@@ -951,7 +951,8 @@ def _claim_folder(output_dir, settings):
     f = output_dir/'settings.json'
     old = _settings_in(f)
     if old==settings: return
-    if old is not None and old!={k:v for k,v in settings.items() if k!='data_and_model'}: # older versions did not keep this one
+    known = {k:v for k,v in settings.items() if k!='data_and_model'} # older versions did not keep this one
+    if old is not None and old!=known:
         changed = ', '.join(f'{k} was {old.get(k)!r} and is {v!r}' for k,v in settings.items() if old.get(k)!=v)
         raise InputError(f"{output_dir} holds a run with other settings ({changed}); name another folder or remove it")
     if old is None and checkpoints_of(output_dir):
@@ -1000,7 +1001,7 @@ def place_features(
     for split in splits: hold_features(args.device, split)
     if splits[0].device is None:
         args.dataloader_num_workers = min(4, os.cpu_count())
-        args.dataloader_persistent_workers = True
+        args.dataloader_persistent_workers = splits[0].views is None # new ones draw the views of a resumed run
         args.dataloader_pin_memory = True
         args.accelerator_config.non_blocking = True
 
@@ -1182,7 +1183,8 @@ def digest_of(
     "Digest of what is trained on what: names and shapes of weights, vocabulary, images and captions, without features"
     said = hashlib.sha256(vocabulary_digest(tokenizer).encode())
     said.update(json.dumps([(k, list(x.shape)) for k,x in sorted(model.state_dict().items())]).encode())
-    for s in splits: said.update(json.dumps([s.image_ids, s.caption_ids, s.captions, s.caption_image.tolist()]).encode())
+    for s in splits:
+        said.update(json.dumps([s.image_ids, s.caption_ids, s.captions, s.caption_image.tolist()]).encode())
     return said.hexdigest()[:16]
 
 def _prepare_mining(loss, mining, active_from):

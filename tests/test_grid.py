@@ -66,7 +66,8 @@ def references_by_name(row, rows, models):
     amsps = ['AMSPS'] if 'AMSPS' in rows else same_level
     without = dict.fromkeys([r.name for r in read_grid().rows if r.name.startswith('AMSPS without ')], same_level)
     smoothed = {'InfoNCE + consensus, smoothed': ['InfoNCE + consensus']}
-    more = without|smoothed|{'AMSPS': same_level, 'AMSPS, graded': [*amsps, 'AMSPS, smoothed'], 'AMSPS, smoothed': amsps}
+    graded = {'AMSPS, graded': [*amsps, 'AMSPS, smoothed'], 'AMSPS, smoothed': amsps}
+    more = without|smoothed|graded|{'AMSPS': same_level}
     found = [r for r in ('Hardest triplet', 'InfoNCE', *more.get(row, [])) if r in rows and r!=row]
     return [r for r in found if r!='InfoNCE' or rows.index(r)<rows.index(row)]
 

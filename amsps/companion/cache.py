@@ -157,7 +157,7 @@ USED_WHEN = {
     'companion.formats.read_dataset': _on_photographs,
     'companion.datasets.read_experts': _on_flickr8k,
     'companion.datasets.read_crowd': _on_flickr8k,
-    'vision.extract_features': lambda c: _on_photographs(c) and bool(c.backbone),
+    'vision.extract_features': lambda c: _on_photographs(c) and bool(c.backbone or c.model),
     'vision.region_means': _averages_regions,
     'vision.VisionEncoder': lambda c: _on_photographs(c),
     'dual.DualParts': lambda c: bool(c.model),

@@ -415,8 +415,8 @@ def check_device(precision):
     if precision=='fp16' and not torch.cuda.is_available():
         raise InputError("`precision` fp16 needs a GPU, and PyTorch finds none; choose bf16 or fp32")
     if precision=='bf16' and is_slow_bfloat16():
-        echo("note: this processor has no AVX512, and matrix products in bf16 take six to ten times as long as in fp32; "
-             "--precision fp32 is faster", err=True)
+        echo("note: this processor has no AVX512, and matrix products in bf16 take six to ten times as long as in "
+             "fp32; --precision fp32 is faster", err=True)
 
 # %% ../../nbs/companion/59_cli.ipynb #adbdaf26
 def check_files(config):
@@ -1529,7 +1529,7 @@ def _index_lines(c, folder, most=20):
     for d in c.closed[:most]: yield f'no access    {_on_a_line(d)}: its pictures in the index are kept'
     if len(c.closed)>most: yield f'no access    {len(c.closed)-most:,} more places'
     for path,why in list(c.unread.items())[:1]:
-        yield f'not read     {len(c.unread):,} pictures of the index, which keeps what it has; {_on_a_line(path)}: {why}'
+        yield f'not read     {len(c.unread):,} pictures of the index, which keeps them; {_on_a_line(path)}: {why}'
     if c.skipped: yield f'skipped      {len(c.skipped):,} that cannot be decoded:'
     for path,why in list(c.skipped.items())[:most]: yield f'  {_on_a_line(path)}: {why}'
     if len(c.skipped)>most: yield f'  ... and {len(c.skipped)-most:,} more, in the table of the index'

@@ -359,8 +359,9 @@ def _picture_tab(gr, demo):
                 top = gr.Slider(1, 60, 12, step=1, label='Results')
                 go = gr.Button('Describe', variant='primary')
                 notes = gr.Textbox(label='Notes', interactive=False, lines=1)
-        has_captions = demo.captions is not None or demo.encoder is not None and b'"captions":' in demo.encoder.index.table
-        captions = gr.Textbox(label='Captions', interactive=False, lines=4, visible=has_captions)
+        in_index = demo.encoder is not None and b'"captions":' in demo.encoder.index.table
+        captions = gr.Textbox(label='Captions', interactive=False, lines=4,
+                              visible=in_index or demo.captions is not None)
         found = gr.Gallery(label='Similar pictures', **_GALLERY, visible=demo.encoder is not None)
         go.click(lambda *x: described(demo, *x), [picture, top], [found, captions, notes], api_name=False)
 

@@ -305,7 +305,8 @@ def give_captions(
     kept = {state.before[p]:texts for p,texts in state.captions.items() if p in state.before}
     known = set(state.before.values())
     for path,e in state.entries.items():
-        own = state.before.get(path)==e['sha256'] or e['sha256'] not in known # a changed picture keeps those of its name
+        # a content that is new has the captions of its name, as an edited photograph does
+        own = state.before.get(path)==e['sha256'] or e['sha256'] not in known
         kept_texts = e.get('captions') or kept.get(e['sha256']) if own else kept.get(e['sha256'])
         texts = kept_texts if given is None else given.get(path)
         plain = {k:v for k,v in e.items() if k!='captions'}
