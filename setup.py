@@ -1,5 +1,6 @@
 "Packaging. Everything is read from settings.ini; a wheel also carries the companion's own files"
 import atexit
+import json
 import shutil
 import subprocess
 import tempfile
@@ -61,8 +62,20 @@ class BuildWithAssets(build_py):
             for file in sorted(ROOT.glob(pattern)):
                 copy = target/file.relative_to(ROOT)
                 copy.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, copy)
+                copy_asset(file, copy)
         (target/'COMMIT').write_text(commit()+'\n', 'utf-8')
+
+
+def copy_asset(file, copy):
+    "Copy a file; a notebook of the method goes without its outputs, because only its text is read"
+    if not file.match('nbs/method/*.ipynb'):
+        shutil.copyfile(file, copy)
+        return
+    notebook = json.loads(file.read_text('utf-8'))
+    for cell in notebook['cells']:
+        if cell['cell_type']=='code':
+            cell['outputs'] = []
+    copy.write_text(json.dumps(notebook, ensure_ascii=False), 'utf-8')
 
 
 def build_folder():
