@@ -254,7 +254,10 @@ def publish_folder(
     return to
 
 # %% ../../nbs/companion/55_cards.ipynb #a3fac43c
-_OLD = ['*.json', '*.safetensors', '*.txt', '*.model', 'vision/*'] # Files of a model that was pushed before
+# Files of a model that was pushed before; those that are not uploaded again are removed
+_OLD = ['vision/*', 'vision.json', 'config.json', 'model*.safetensors', 'model.safetensors.index.json', 'tokenizer*',
+        'special_tokens_map.json', 'added_tokens.json', 'vocab.*', 'merges.txt', '*.model', 'preprocessor_config.json',
+        'processor_config.json']
 
 def push_model(
     run:Path, # Folder of a finished run
