@@ -172,7 +172,7 @@ def _read_glove(path, wanted): # Word -> vector
     try:
         with open(path, encoding='utf-8') as f:
             for i,line in enumerate(f, 1):
-                word,*values = _word_and_values(line.rstrip(), size)
+                word,*values = _parts_of(line.rstrip(), size)
                 size = size or len(values)
                 _check_width(values, size, f'{path}, line {i}')
                 if word in wanted:
@@ -185,14 +185,14 @@ def _read_glove(path, wanted): # Word -> vector
     return found
 
 # %% ../nbs/method/11_consensus.ipynb #61ec8edb
-def _word_and_values(line, size):
+def _parts_of(line, size):
     "Word and numbers of a line; some words of GloVe have spaces"
     parts = line.split(' ')
     if not size or len(parts)<=size+1: return parts
     word,*values = line.rsplit(' ', size)
-    return parts if any(map(_is_number, word.split(' ')[1:])) else [word, *values]
+    return parts if any(map(_is_float, word.split(' ')[1:])) else [word, *values]
 
-def _is_number(x):
+def _is_float(x):
     try: float(x)
     except ValueError: return False
     return True

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'BATCHES', 'PRECISIONS', 'SEAL', 'embed_images', 'embed_captions', 'embed', 'spread', 'evaluate_split',
-           'epoch_begun', 'epochs_ended', 'LearningModes', 'TrainingCollapse', 'check_finite', 'HostCopy',
+           'epoch_begun', 'epochs_done', 'LearningModes', 'TrainingCollapse', 'check_finite', 'HostCopy',
            'CollapseGuard', 'MiningStore', 'append_line', 'log_objects', 'MiningCallback', 'RetrievalTrainer',
            'LengthBatches', 'ImageBatches', 'RankNoise', 'EpochLog', 'write_atomically', 'describe_loss', 'note',
            'file_digests', 'seal', 'is_sealed', 'CheckpointSeal', 'checkpoints_of', 'hold_features', 'place_features',
-           'is_slow_bfloat16', 'epoch_history', 'fit', 'digest_of']
+           'slow_bf16', 'epoch_history', 'fit', 'digest_of']
 
 # %% ../nbs/method/18_training.ipynb #06d3a635
 import hashlib
@@ -123,7 +123,7 @@ def epoch_begun(
     "The epoch that has begun, from 0"
     return int(x+1e-6)
 
-def epochs_ended(
+def epochs_done(
     x:float, # As for `epoch_begun`
 )->int:
     "Epochs that have ended, of which `max_steps` may have cut off the last one"
@@ -462,24 +462,18 @@ def extras(self,
     pairs = on_device(self.miner.batch_pairs(needs, image, caption), device)
     levels = output.levels()
     levels = {k:levels[k] for k in weighted_levels(model.consensus)}
-    batch = dict(model=model, tokenizer=tokenizer, image=image, caption=caption, levels=levels, step=step)
     out = dict.fromkeys(levels, pairs)
-    if needs & {'offline','mined'}: out = _merged(out, self._drawn(needs=needs, autocast=autocast, **batch))
-    if 'quintuplet' in needs: out = _merged(out, self._quintuplets(autocast=autocast, **batch))
-    if 'queue' in needs: out = _merged(out, self._queued(**batch))
-    return out
-
-def _merged(a, b): return {k:a[k]|b[k] for k in a} # Level -> arguments
-
-@patch_to(MiningCallback)
-def _drawn(self, model, tokenizer, image, caption, levels, needs, step, autocast):
-    "Arguments `offline` and `mined` of each level"
-    draw = self.miner.draw_for(image, caption, step)
-    part = nonempty_shard(len(image))
-    texts,images = (x[part] for x in drawn_positions(draw, needs))
-    with autocast(): of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
-    known = self._of_draw(image, caption, draw, levels['fused'][0].device)
-    return {k:_drawn_terms(needs, v, t, of_texts[k], of_images[k], *known) for k,(v,t) in levels.items()}
+    if needs & {'offline','mined'}:
+        draw = self.miner.draw_for(image, caption, step)
+        part = nonempty_shard(len(image))
+        texts,images = (x[part] for x in drawn_positions(draw, needs))
+        with autocast(): of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
+        known = self._of_draw(image, caption, draw, device)
+        out = {k:pairs|_drawn_terms(needs, v, t, of_texts[k], of_images[k], *known) for k,(v,t) in levels.items()}
+    if not needs & {'quintuplet','queue'}: return out
+    given = dict(levels=levels, needs=needs, step=step, autocast=autocast)
+    more = self._published(model, tokenizer, image, caption, **given)
+    return {k:out[k]|more[k] for k in out}
 
 @patch_to(MiningCallback)
 def _of_draw(self, image, caption, draw, device):
@@ -490,8 +484,11 @@ def _of_draw(self, image, caption, draw, device):
 
 # %% ../nbs/method/18_training.ipynb #618173b4
 @patch_to(MiningCallback)
-def _quintuplets(self, model, tokenizer, image, caption, levels, step, autocast):
-    "Argument `quintuplet` of each level"
+def _published(self, model, tokenizer, image, caption, levels, needs, step, autocast):
+    "Arguments `quintuplet` and `queue` of each level, those that are needed"
+    queued = dict.fromkeys(levels, {})
+    if 'queue' in needs: queued = self._queued(model, tokenizer, image, caption, levels=levels, step=step)
+    if 'quintuplet' not in needs: return queued
     device = levels['fused'][0].device
     draw = self.miner.draw_quintuplets_for(image, caption, step)
     part = nonempty_shard(len(image))
@@ -499,7 +496,7 @@ def _quintuplets(self, model, tokenizer, image, caption, levels, step, autocast)
     with autocast(): of_texts,of_images = self._encode_drawn(model, tokenizer, texts, images)
     masks = [on_device(x, device) for x in quintuplet_masks(self.miner.mined, draw)]
     product = _gathered_products(len(image))
-    return {k:dict(quintuplet=quintuplet_similarities(v, t, of_texts[k], of_images[k], masks, product))
+    return {k:queued[k]|dict(quintuplet=quintuplet_similarities(v, t, of_texts[k], of_images[k], masks, product))
             for k,(v,t) in levels.items()}
 
 # %% ../nbs/method/18_training.ipynb #b0b3da7c
@@ -616,7 +613,7 @@ def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=N
     levels = out.levels()
     sims = {k:levels[k][0]@levels[k][1].T for k in weighted_levels(self.model.consensus)}
     learnt = self.model.learnt(getattr(self.retrieval_loss, 'learns', ()))
-    losses = {k:self._loss_of(k)(s, image, known, **learnt, **extras.get(k, {})) for k,s in sims.items()}
+    losses = {k:_loss_of(self, k)(s, image, known, **learnt, **extras.get(k, {})) for k,s in sims.items()}
     terms = level_objective(losses, out, self.model.consensus)
     self._unchecked = HostCopy(terms),self.state.global_step+1,self._get_learning_rate()
     if model.training: self._note(terms, sims['fused'].detach(), image)
@@ -632,16 +629,15 @@ def _extras(self, image, caption, output):
     context = dict(step=self.state.global_step, autocast=self.accelerator.autocast)
     return self.mining.extras(self.model, self.processing_class, **batch, needs=loss.needs, **context)
 
-@patch_to(RetrievalTrainer)
-def _loss_of(self, level):
+def _loss_of(trainer, level):
     "The loss of a level: where it has a state, which each epoch begins anew, a level beside the fused one has a copy"
-    if level=='fused' or not hasattr(self.retrieval_loss, 'begin_epoch'): return self.retrieval_loss
-    epoch = int(self.state.epoch or 0)
-    if self._copies.get(level, (None, None))[0]!=epoch:
-        own = deepcopy(self.retrieval_loss)
+    if level=='fused' or not hasattr(trainer.retrieval_loss, 'begin_epoch'): return trainer.retrieval_loss
+    epoch = int(trainer.state.epoch or 0)
+    if trainer._copies.get(level, (None, None))[0]!=epoch:
+        own = deepcopy(trainer.retrieval_loss)
         own.begin_epoch()
-        self._copies[level] = epoch,own
-    return self._copies[level][1]
+        trainer._copies[level] = epoch,own
+    return trainer._copies[level][1]
 
 @patch_to(RetrievalTrainer)
 def _note(self, terms, sims, image):
@@ -834,7 +830,7 @@ class EpochLog(TrainerCallback):
     def on_evaluate(self, args, state, control, metrics, **kwargs):
         if not state.is_world_process_zero: return
         loss = next((l['loss'] for l in reversed(state.log_history) if 'loss' in l), None)
-        line = dict(epoch=epochs_ended(state.epoch), epochs=round(args.num_train_epochs), loss=loss)
+        line = dict(epoch=epochs_done(state.epoch), epochs=round(args.num_train_epochs), loss=loss)
         line |= dict(dev_rsum=metrics['eval_rsum'], seconds=round(time.monotonic()-self.start, 1),
                      cpu_seconds=round(time.process_time()-self.cpu, 1), started=self.started)
         append_line(self.path, json.dumps(line))
@@ -1006,7 +1002,7 @@ def place_features(
         args.accelerator_config.non_blocking = True
 
 # %% ../nbs/method/18_training.ipynb #31d5b1c4
-def is_slow_bfloat16()->bool:
+def slow_bf16()->bool:
     "Whether training runs on an x86 processor without AVX512, which multiplies bfloat16 more slowly than float32"
     return not torch.cuda.is_available() and torch.backends.cpu.get_cpu_capability()=='AVX2'
 
@@ -1082,7 +1078,7 @@ def epoch_history(
     epochs = {}
     for entry in log_history:
         if 'train_runtime' in entry: continue
-        number = epochs_ended(entry['epoch'])
+        number = epochs_done(entry['epoch'])
         named = {k.replace('eval_', 'dev_'):v for k,v in entry.items() if k not in ('epoch','step','grad_norm')}
         epochs.setdefault(number, {}).update(named)
     return [dict(epoch=number)|{k:e[k] for k in sorted(e)} for number,e in epochs.items()]

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['USED_WHEN', 'UNNAMED', 'LOCKS', 'digest', 'bare_code', 'code_behind', 'training_cells', 'used_code', 'settings_of',
            'run_key', 'key_name', 'run_of', 'check_record', 'with_names_of_today', 'overlaps_of', 'overlap_text',
-           'load_record', 'read_json', 'read_record', 'knows_cost', 'whole_record', 'known_records', 'damaged_records',
-           'explain_run', 'find_record', 'list_runs', 'diff_runs', 'stale_runs', 'held_locks', 'foreign_files',
-           'why_kept', 'remove', 'unused_vision', 'why_vision_kept', 'remove_vision', 'partial_features',
-           'why_part_kept', 'remove_part']
+           'load_record', 'read_json', 'read_record', 'knows_cost', 'whole_record', 'is_that_run', 'known_records',
+           'damaged_records', 'explain_run', 'find_record', 'list_runs', 'diff_runs', 'stale_runs', 'held_locks',
+           'foreign_files', 'why_kept', 'remove', 'unused_vision', 'why_vision_kept', 'remove_vision',
+           'partial_features', 'why_part_kept', 'remove_part']
 
 # %% ../../nbs/companion/24_cache.ipynb #ec0187fb
 import ast
@@ -493,6 +493,17 @@ def whole_record(
         return read_record(folder)
     except InputError:
         return None
+
+def is_that_run(
+    file:Path, # Perhaps a record
+    folder:Path, # Of a run
+)->bool:
+    "Whether a file is the record of the run in a folder; metrics may have been added to it since"
+    own = whole_record(folder)
+    if own is None or not Path(file).is_file(): return False
+    try: kept = load_record(file)
+    except InputError: return False
+    return all(kept.get(k)==own.get(k) for k in ('key', 'finished'))
 
 # %% ../../nbs/companion/24_cache.ipynb #1bb5f8cd
 def known_records(

@@ -411,10 +411,10 @@ def check_run(
 def check_device(precision):
     "Raise `InputError` for a precision that this machine does not have; say where one is slow"
     import torch
-    from amsps.training import is_slow_bfloat16
+    from amsps.training import slow_bf16
     if precision=='fp16' and not torch.cuda.is_available():
         raise InputError("`precision` fp16 needs a GPU, and PyTorch finds none; choose bf16 or fp32")
-    if precision=='bf16' and is_slow_bfloat16():
+    if precision=='bf16' and slow_bf16():
         echo("note: this processor has no AVX512, and matrix products in bf16 take six to ten times as long as in "
              "fp32; --precision fp32 is faster", err=True)
 

@@ -227,12 +227,10 @@ class State:
         kept = self.captions.get(e['path'])
         self.entries[e['path']] = e|dict(captions=kept) if kept else e
 
-    def keeps(self, read):
-        "Whether a file could not be read and the index has its picture: the entry stays"
-        e = self.entries.get(read.entry['path'])
-        if not read.failed or e is None or 'reason' in e: return False
-        self.unread[e['path']] = read.failed
-        return True
+def _stays(state, read):
+    "Whether a file could not be read, and the index has its picture"
+    e = state.entries.get(read.entry['path'], dict(reason=''))
+    return bool(read.failed) and 'reason' not in e
 
 # %% ../../nbs/companion/52_indexing.ipynb #f5c88d86
 def begin_state(
@@ -345,7 +343,8 @@ def embed_files(
         for batch in read_ahead(photos, files, state, batch_size, look):
             size = len(batch)
             batch = [_read(photos, place[r.entry['path']], (), look) if _is_lost(r, state) else r for r in batch]
-            batch = [r for r in batch if not state.keeps(r)]
+            state.unread |= {r.entry['path']:r.failed for r in batch if _stays(state, r)}
+            batch = [r for r in batch if not _stays(state, r)]
             vectors = _new_vectors(loaded, batch, state)
             state.fresh |= vectors
             for r in batch: state.add(r.entry)

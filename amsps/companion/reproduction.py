@@ -16,7 +16,7 @@ from ..errors import InputError
 from ..patching import patch_to
 from ..training import write_atomically
 from .agreement import agreement_lines, compare_tables, compared_tables
-from .cache import UNNAMED, load_record, remove, whole_record
+from .cache import UNNAMED, is_that_run, remove, whole_record
 from .config import check_palette
 from .datasets import text_digest
 from .grid import Row, grid_rows, read_grid
@@ -178,18 +178,10 @@ def gather_records(
 
 # %% ../../nbs/companion/39_reproduction.ipynb #31d9d1c8
 def _record_file(planned, records):
-    "The record of a run: the committed one where it is of the same run, because it may have metrics that are younger"
-    own = planned.folder/'record.json'
-    if whole_record(planned.folder) is None: return Path(records)/f'{planned.name}.json'
-    return _kept_record(planned, records) or own
-
-def _kept_record(planned, records):
-    "The file of a committed record of the run that is in the cache, or None"
-    if not records or not (file := Path(records)/f'{planned.name}.json').is_file(): return None
-    try: kept = load_record(file)
-    except InputError: return None
-    own = whole_record(planned.folder)
-    return file if all(kept.get(k)==own.get(k) for k in ('key', 'finished')) else None
+    "The record of a run: a committed one of the same run, which may have more metrics, before that of the cache"
+    kept,own = Path(records or '')/f'{planned.name}.json',planned.folder/'record.json'
+    if whole_record(planned.folder) is None or records and is_that_run(kept, planned.folder): return kept
+    return own
 
 def _write_if_new(path, text):
     if not path.exists() or path.read_bytes()!=text.encode():
@@ -205,8 +197,8 @@ def complete_runs(
 def keep_records(self, plan):
     "Copy the records of runs made here to the folder of records"
     for p in plan:
-        if self.records and whole_record(p.folder) is not None and not _kept_record(p, self.records):
-            _write_if_new(Path(self.records)/f'{p.name}.json', (p.folder/'record.json').read_text('utf-8'))
+        if self.records and whole_record(p.folder) is not None:
+            _write_if_new(Path(self.records)/f'{p.name}.json', _record_file(p, self.records).read_text('utf-8'))
 
 # %% ../../nbs/companion/39_reproduction.ipynb #f5399e15
 SHOWN = ('i2t R@1', 't2i R@1', 'rSum', 'i2t mAP@R', 't2i mAP@R') # Columns of the main table in a terminal
