@@ -142,6 +142,55 @@ def test_trains_on_region_features(source, layout, tmp_path):
     assert written['metrics']['test']==record['metrics']['test']
 
 
+def run_of(printed):
+    return next(l.split()[1] for l in printed.splitlines() if l.startswith('run:'))
+
+
+def test_model_of_region_features(cli, source, tmp_path):
+    "A run that started from a run on region features is evaluated on them, and on other data as a whole"
+    data,cache = write('precomp', source, tmp_path/'data'),['--cache-dir', tmp_path/'cache']
+    own = ['--dataset', 'own', '--data-root', data, *cache]
+    r = cli('train', *own, '--train-images', 5, *TINY_OPTIONS)
+    assert r.returncode==0, r.stderr
+    first = run_of(r.stdout)
+    r = cli('train', *own, '--model', first, '--epochs', 1, '--batch-size', 8)
+    assert r.returncode==0, r.stderr
+    r = cli('evaluate', run_of(r.stdout), '--data-root', data, *cache)
+    assert r.returncode==0 and 'equal to the record' in r.stdout, r.stdout+r.stderr
+    other = write('precomp_float16', source, tmp_path/'other')
+    for f in other.glob('train_*'): f.unlink()
+    r = cli('evaluate', first, '--data-root', other, '--keep-record', tmp_path/'kept', *cache)
+    assert r.returncode==0, r.stderr
+    kept = json.loads(next((tmp_path/'kept').glob('*.json')).read_text('utf-8'))
+    assert kept['transfer']['trained_on']=='5 images / 10 captions' and 'trained_on' not in kept['data']
+
+
+def test_shows_stored_pictures(cli, source, backbone, tmp_path):
+    "Retrieved examples are drawn from pictures inside a dataset, and left out where a folder has only features"
+    data,cache = write('huggingface', source, tmp_path/'data'),['--cache-dir', tmp_path/'cache']
+    own = ['--dataset', 'own', '--grid', 2, '--data-root', data, '--backbone', backbone]
+    r = cli('train', *own, *cache, *TINY_OPTIONS)
+    assert r.returncode==0, r.stderr
+    report = ['report', tmp_path/'cache/runs', '--output', tmp_path/'report', *cache]
+    shutil.rmtree(tmp_path/'cache/pictures')
+    r = cli(*report, '--figure', 'retrieval', '--data-root', data)
+    assert r.returncode==0, r.stderr
+    assert list((tmp_path/'report').glob('figure_retrieval_*.png'))
+    features = write('bottom_up', source, tmp_path/'features')
+    r = cli(*report, '--data-root', features, '--table', 'main', '--figure', 'retrieval')
+    assert r.returncode==2
+    assert f'{features} has no pictures' in r.stderr
+    assert not (tmp_path/'cache/bottom_up').exists()
+    f = next((tmp_path/'cache/runs').glob('*/record.json'))
+    record = json.loads(f.read_text('utf-8'))
+    record['finished'],record['examples']['t2i'][0]['found'][0]['image'] = '2030','elsewhere.jpg'
+    f.write_text(json.dumps(record), 'utf-8')
+    r = cli(*report, '--figure', 'retrieval', '--data-root', data)
+    assert r.returncode==1
+    assert f'{data} has no elsewhere.jpg' in r.stdout+r.stderr
+    assert 'name the folder that the run read' in r.stdout+r.stderr
+
+
 MEMORY = '''
 import resource
 import torch

@@ -33,6 +33,7 @@ def states(rows):
 OF_MODEL = { # rows of a model that are compared with more than its first one, or with another one
     'Attention, AHRL': ['hardest triplet', 'InfoNCE'],
     'Tuned text encoder, AMSPS, batch only': ['InfoNCE', 'InfoNCE + consensus'],
+    'Tuned text encoder, AMSPS, batch only, without adaptive margin': ['AMSPS, batch only'],
     'Tuned text encoder, AMSPS, batch only, without hidden positives': ['AMSPS, batch only'],
     'Tuned text encoder, AMSPS, graded, batch only': ['AMSPS, batch only', 'AMSPS, smoothed, batch only'],
     'Tuned text encoder, AMSPS, smoothed, batch only': ['AMSPS, batch only'],

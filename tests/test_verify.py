@@ -53,3 +53,30 @@ def test_comes_out(cli, tmp_path, name):
     if given is None: pytest.skip('no data, or no encoder')
     r = cli('verify', RESULTS/name, *given)
     assert r.returncode==0, r.stdout+r.stderr
+
+
+@pytest.mark.parametrize('option', ['concept_vectors', 'judgements'])
+def test_files_of_one_record(option, tmp_path):
+    "A single record that is trained again takes the files that it needs; a finished run does not"
+    from amsps.companion.cli import _check_verify
+    from amsps.errors import InputError
+    record = json.loads(next((ROOT/'data/results/scenes').glob('ahrl-*.json')).read_text('utf-8'))
+    record['config'][option] = 'needed.txt'
+    (tmp_path/'needed.txt').write_text('')
+    (tmp_path/'record.json').write_text(json.dumps(record), 'utf-8')
+    given = {option:str(tmp_path/'needed.txt')}
+    _check_verify(tmp_path/'record.json', None, given)
+    (tmp_path/'model').mkdir()
+    with pytest.raises(InputError, match='is for records'):
+        _check_verify(tmp_path, None, given)
+
+
+def test_forced_work_is_not_forced_again(cli, monkeypatch, tmp_path):
+    "After an interruption the same command with --force would remove what it had made"
+    from amsps.companion import reproduction
+    def interrupted(*args, **more):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(reproduction, 'reproduce', interrupted)
+    for more,said in (([], 'same command resumes'), (['--force', 'AHRL'], 'same command without --force resumes')):
+        r = cli('reproduce', '--cache-dir', tmp_path, *more)
+        assert r.returncode==130 and said in r.stderr, r.stderr

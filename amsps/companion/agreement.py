@@ -86,7 +86,7 @@ def noise_tolerance(
     for s in known: _check_spread('deviations', s)
     if known:
         return DEVIATIONS*max(known)
-    return max(SINGLE_SEED*abs(float(committed)), LEAST)
+    return max(LEAST, SINGLE_SEED*abs(float(committed))) # in this order NaN gives `LEAST`
 
 # %% ../../nbs/companion/38_agreement.ipynb #1a103da3
 EQUAL, NOISE, DIFFERENT = 'equal', 'within seed noise', 'different'

@@ -14,6 +14,7 @@ __all__ = ['USED_WHEN', 'UNNAMED', 'LOCKS', 'digest', 'bare_code', 'code_behind'
 import ast
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -609,8 +610,14 @@ def find_record(
     raise InputError(f"{len(found)} runs begin with {name!r}: {names}; give more of the name")
 
 # %% ../../nbs/companion/24_cache.ipynb #134d74c7
+def _size_of_file(path):
+    "Size of a file; 0 where a running training has just removed it"
+    try: return os.stat(path).st_size
+    except FileNotFoundError: return 0
+
 def _mib(folder):
-    return round(sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())/2**20, 1)
+    sizes = (_size_of_file(Path(where)/name) for where,_,names in os.walk(folder) for name in names)
+    return round(sum(sizes)/2**20, 1)
 
 def _complete_row(record, runs):
     config = record['config']

@@ -155,7 +155,7 @@ def main():
         _leave(_no_memory(e) if out_of_memory(e) else _disk_trouble(e))
     except SystemExit as e:
         if e.code==130:
-            print('amsps: interrupted; the same command resumes', file=sys.stderr)
+            print(f'amsps: interrupted; {_how_to_resume_it()}', file=sys.stderr)
         raise
 
 # %% ../../nbs/companion/59_cli.ipynb #f9a703de
@@ -181,6 +181,11 @@ def _missing_module(e):
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EROFS) # Full, or not writable
 _PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP) # No name of a file
 
+def _how_to_resume_it():
+    "What to do after an end before time; with --force the same command would begin anew"
+    forced = any(x=='--force' or x.startswith('--force=') for x in sys.argv)
+    return f"the same command{' without --force' if forced else ''} resumes"
+
 def _disk_trouble(e):
     "What to say if a file cannot be written or read; any other error is raised again"
     if not isinstance(e, OSError):
@@ -188,7 +193,7 @@ def _disk_trouble(e):
     numpy_says_full = 'requested and' in str(e) # NumPy's error has no number
     if not numpy_says_full and e.errno not in _DISK+_PLACE:
         raise e
-    advice = 'make room or change permissions; the same command resumes'
+    advice = f'make room or change permissions; {_how_to_resume_it()}'
     if e.errno in _PLACE: advice = 'check the path'
     return f"cannot write or read {e.filename or 'a file'} ({e.strerror or e}); {advice}"
 
@@ -196,7 +201,7 @@ def _disk_trouble(e):
 def _no_memory(e):
     "What to say if memory cannot be allocated"
     return ("there is too little memory; try a smaller --batch-size, a smaller encoder or fewer --jobs, or a machine "
-            f"with more memory. The same command resumes ({quoted(e)})")
+            f"with more memory; {_how_to_resume_it()} ({quoted(e)})")
 
 # %% ../../nbs/companion/59_cli.ipynb #18e0bfef
 def _begin(computes=False):
@@ -228,7 +233,7 @@ def _fail(failures):
         echo(f'\n{f}', err=True)
     if failures:
         n = '1 notebook' if len(failures)==1 else f'{len(failures)} notebooks'
-        echo(f"\n{n} failed. Everything complete is kept; the same command does only the rest.", err=True)
+        echo(f"\n{n} failed. Everything complete is kept; {_how_to_resume_it()}.", err=True)
         raise typer.Exit(1)
 
 # %% ../../nbs/companion/59_cli.ipynb #95c769fd
@@ -847,7 +852,7 @@ def report(
     existing_asset('nbs/experiments/grid.toml')
     records = _own_or(records)
     out = output or default_output(records.resolve().name)
-    made = dict(outputs=_outputs(table, figure), data_root=data_root, palette=palette)
+    made = dict(outputs=_outputs(table, figure), data_root=data_root, palette=palette, cache_dir=cache_dir)
     check_options(_given(data_root=data_root, palette=palette!='colorblind'), outputs=made['outputs'])
     _report(records, out, cache_root(cache_dir)/'reports/custom', **made)
 
@@ -928,8 +933,8 @@ def verify(
 # %% ../../nbs/companion/59_cli.ipynb #95d1bd02
 def _check_verify(folder, runs, given):
     "Raise `InputError` for options that nothing in a folder needs"
-    from amsps.companion.runs import records_in
-    one = folder.is_file() or (folder/'record.json').is_file()
+    from amsps.companion.runs import is_finished_run, records_in
+    one,saved = folder.is_file() or (folder/'record.json').is_file(),is_finished_run(folder)
     check_options(_given(runs=runs), one_run=one)
     vectors = given.get('concept_vectors')
     if vectors and not os.access(vectors, os.R_OK):
@@ -939,8 +944,8 @@ def _check_verify(folder, runs, given):
     if configs:
         check_options(given, photographs=any(c['dataset']!='scenes' for c in configs),
                       text_encoders=any(c.get('text_backbone', '') not in ('','untrained') for c in configs),
-                      vectors=any(c.get('concept_vectors') for c in configs) and not one,
-                      judged=any(c.get('judgements') for c in configs) and not one,
+                      vectors=any(c.get('concept_vectors') for c in configs) and not saved,
+                      judged=any(c.get('judgements') for c in configs) and not saved,
                       models=any(c.get('model') for c in configs))
 
 # %% ../../nbs/companion/59_cli.ipynb #c850abc5
@@ -961,7 +966,8 @@ MaybeRun = Annotated[Path|None, typer.Argument(help=f"{_RUN} Not with --model.",
 AsItIs = Annotated[str, _opt_plain("CLIP-like model of transformers, folder or hub name, instead of a run.")]
 _ELSEWHERE = "own, flickr8k, flickr30k or mscoco: what lies in the folder, if it is not the run's own dataset."
 EvaluatedOn = Annotated[str, _opt_plain(_ELSEWHERE, DATA)]
-OtherLayout = Annotated[str, _opt_plain("File layout of the folder. [default: that of the run]", DATA)]
+_OTHER_LAYOUT = "File layout of the folder. [default: that of the run; auto with --dataset or a column]"
+OtherLayout = Annotated[str, _opt_plain(_OTHER_LAYOUT, DATA)]
 OtherImages = Annotated[str, _opt_plain("Column with the images, of a table or a Hugging Face dataset.", DATA)]
 OtherCaptions = Annotated[str, _opt_plain("Column with the captions; several with commas.", DATA)]
 
@@ -1010,6 +1016,8 @@ def _run_data(record, config, run, model):
     if unknown and not part_of_run and not compared: _note_backbone(record, config.backbone)
     torch.set_num_threads(config.threads)
     config = config.model_copy(update=dict(freeze_text=False)) # the run has its own text encoder
+    if model.vision is None and not config.backbone: # region features, whatever the run started from
+        config = config.model_copy(update=dict(model=''))
     try: data = load_data(config, model.vision)
     except InputError:
         _check_kind(record, config, model)
@@ -1195,7 +1203,8 @@ def _echo_other(record, data, other, err):
 def _overlap_with(run, record, data):
     from amsps.companion.runs import own_overlap, train_overlap
     own = data.fingerprint==record['data']['fingerprint']
-    return own_overlap(data) if own else train_overlap(run, data)
+    seen = train_overlap(run, data) # also what the model was trained on that the run started from
+    return own_overlap(data) if own and seen is None else seen
 
 # %% ../../nbs/companion/59_cli.ipynb #88445c41
 def _load_run(run, backbone, cache_dir, keep_record=None):
@@ -1223,7 +1232,8 @@ def _grades_in_file(path):
 
 def _keep_transfer(folder, *run, graded, **more):
     from amsps.companion.runs import transfer_record
-    _record_to_file(folder, transfer_record(*run, **more)|graded)
+    record = transfer_record(*run, **more)
+    _record_to_file(folder, record|_grades_in_file(folder/f"{record['name']}.json")|graded)
 
 def _record_to_file(folder, record):
     from amsps.training import write_atomically
@@ -1598,9 +1608,10 @@ def review(
         _serve(server, no_browser)
     if answers.exists():
         echo(f'answers      {made.summary()}')
-        then,option = ('train ...', '--judgements') if split=='train' else (f'evaluate {shlex.quote(str(run))}',
-                                                                            '--relevance')
-        echo(f"now          {then.split()[0]} with them: amsps {then} {option} {shlex.quote(str(answers))}")
+        places = {'--data-root':data_root, '--backbone':backbone, '--cache-dir':cache_dir, '--relevance':answers}
+        told = [x for option,place in places.items() if place for x in (option, str(place))]
+        then = ['train', '...', '--judgements', str(answers)] if split=='train' else ['evaluate', str(run), *told]
+        echo(f"now          {then[0]} with them: amsps {shlex.join(then)}")
 
 # %% ../../nbs/companion/59_cli.ipynb #2fb633a9
 def _check_review(order, split, backbone):
@@ -1956,12 +1967,12 @@ def extract(
 # %% ../../nbs/companion/59_cli.ipynb #b259b9f6
 def _image_files(folder):
     "Pictures of a folder, and names of what else lies in it"
-    from PIL import Image
+    from amsps.pictures import image_kinds
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder of images")
-    known = Image.registered_extensions()
     found = sorted(folder.iterdir())
-    paths = [p for p in found if known.get(p.suffix.lower()) in Image.OPEN and p.name[0]!='.' and not p.is_dir()]
+    known = image_kinds()
+    paths = [p for p in found if p.suffix.lower() in known and p.name[0]!='.' and not p.is_dir()]
     taken = set(paths)
     others = [p.name+'/'*p.is_dir() for p in found if p not in taken]
     if not paths:

@@ -31,7 +31,7 @@ from matplotlib.ticker import MaxNLocator
 from sklearn.manifold import TSNE
 from .config import OMITTED, PALETTES, check_palette
 from .evaluation import read_sample
-from .formats import Columns, read_dataset
+from .formats import read_shown
 from .grid import read_grid, row_colours, row_order
 from .significance import BETTER, NO_DIFFERENCE, UNDECIDED, WORSE, seed_difference
 from .tables import by_label, row_of, write_provenance
@@ -760,9 +760,18 @@ def _scene_caption(caption_id):
     return scene_captions(_scene_number(scene))[2][int(k)]
 
 # %% ../../nbs/companion/34_figures.ipynb #f7b60b37
+def _finder(names, values, data_root):
+    "A function that finds the value of a name, or raises `InputError`"
+    known = dict(zip(names, values))
+    def find(name):
+        if name in known: return known[name]
+        raise InputError(f"{data_root} has no {name}, which the record shows; name the folder that the run read")
+    return find
+
 def example_lookup(
     config:dict, # Of a record
     data_root:str='', # Folder of the dataset (not for scenes)
+    cache_dir:str='', # For pictures that a Hugging Face dataset stores; empty is `default_cache()`
 )->tuple: # picture(image_id), caption(caption_id)
     "Functions that find the picture and the text behind a record's ids"
     if config['dataset']=='scenes':
@@ -770,14 +779,12 @@ def example_lookup(
     if not data_root:
         raise InputError(f"the pictures and captions of {config['dataset']} are needed; name its folder with "
                          "`data_root`")
-    columns = Columns(config.get('image_column', ''), config.get('caption_column', ''))
-    notes = read_dataset(data_root, config.get('layout', 'auto'), columns=columns)
+    notes = read_shown(config, data_root, cache_dir)
     if notes.image_paths is None:
         raise InputError(f"{data_root} has no image files to show; leave out `data_root` and the figure of retrieved "
                          "examples")
-    path = dict(zip(notes.image_ids, notes.image_paths))
-    text = dict(zip(notes.caption_ids, notes.captions))
-    return (lambda i: load_image(path[i])),text.__getitem__
+    path = _finder(notes.image_ids, notes.image_paths, data_root)
+    return (lambda i: load_image(path(i))),_finder(notes.caption_ids, notes.captions, data_root)
 
 # %% ../../nbs/companion/34_figures.ipynb #793f2998
 # Of results: label, marker, place in the palette
@@ -830,10 +837,11 @@ def retrieval_figure(
     record:dict, # One run
     data_root:str='', # Folder of the dataset (not for scenes)
     rows:int=3, # Queries in each direction
+    cache_dir:str='', # See `example_lookup`
 ): # matplotlib figure
     "What the model retrieves, with the kind of each match"
     t2i,i2t = shown_examples(record, rows)
-    picture,caption = example_lookup(record['config'], data_root)
+    picture,caption = example_lookup(record['config'], data_root, cache_dir)
     heights = [2.]*len(t2i)+[1.1]*len(i2t)
     fig = plt.figure(figsize=(WIDTH, sum(heights)+.3), layout='constrained')
     parts = fig.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:,0]

@@ -6,8 +6,8 @@
 __all__ = ['IMAGE_FOLDERS', 'SPLIT_NAMES', 'IMAGE_COLUMNS', 'CAPTION_COLUMNS', 'TABLES', 'LAYOUTS', 'find_path', 'image_folder',
            'draw_sizes', 'draw_splits', 'note_drawn', 'read_flickr8k', 'read_flickr30k', 'read_karpathy', 'find_table',
            'Columns', 'read_table', 'read_captions', 'read_coco', 'read_precomp', 'convert_bottom_up', 'read_bottom_up',
-           'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'known_sets', 'split_size', 'check_pictures',
-           'check_dataset']
+           'read_huggingface', 'Layout', 'find_layout', 'read_dataset', 'read_shown', 'known_sets', 'split_size',
+           'check_pictures', 'check_dataset']
 
 # %% ../../nbs/companion/23_formats.ipynb #9dbc30c8
 import ast
@@ -29,7 +29,7 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 from tqdm.auto import tqdm
-from .paths import existing_asset, path_name
+from .paths import cache_root, existing_asset, path_name
 from ..data import SPLITS, Annotations, Regions, check_features, disk_room, open_features
 from ..data import put_in_place
 from ..data import read_lines, read_rows, read_text
@@ -1326,6 +1326,17 @@ def read_dataset(
         return known.read(Path(root), cache, columns) if known.columns else known.read(Path(root), cache)
     except PermissionError as e:
         raise InputError(f"{e.filename} cannot be read ({e.strerror}); change its permissions") from None
+
+# %% ../../nbs/companion/23_formats.ipynb #c6573ee8
+def read_shown(
+    config:dict, # Of a record: `layout`, `image_column` and `caption_column`, where it has them
+    root:Path, # Folder of the data
+    cache_dir:str|Path='', # For pictures that a dataset stores; empty is `default_cache()`
+)->Annotations: # `image_paths` is None where the folder has no pictures
+    "Annotations to show pictures with"
+    columns = Columns(config.get('image_column', ''), config.get('caption_column', ''))
+    layout = find_layout(root, config.get('layout', 'auto'))
+    return read_dataset(root, layout, cache_root(cache_dir) if layout=='huggingface' else None, columns)
 
 # %% ../../nbs/companion/23_formats.ipynb #df5dcb4b
 @cache

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STARTS', 'MOST_QUESTIONS', 'DECISIVE', 'QUESTIONS', 'read_grid', 'Row', 'grid_rows', 'row_parameters', 'check_needs',
            'start_of', 'start_parameters', 'row_order', 'baseline', 'references', 'Question', 'questions_on',
-           'questions_fixed', 'row_colours', 'rows_of', 'records_for']
+           'questions_fixed', 'row_colours', 'rows_of', 'records_for', 'left_out_runs']
 
 # %% ../../nbs/companion/29_grid.ipynb #f13ab17a
 import datetime
@@ -449,10 +449,13 @@ def row_colours()->dict[str,int]: # Row -> slot in the palette; rows without a c
     return {r.name:r.colour for r in read_grid().rows if r.colour is not None}
 
 # %% ../../nbs/companion/29_grid.ipynb #7a030696
+_COMPUTED = ('precision', 'chunk_size', 'gradient_checkpointing', 'save_vision')
+
 def _identity(config):
     "What must be equal for a record to belong to a row"
     text = config.get('text_backbone', '')
-    ignored = {*UNNAMED, 'seed'}-{'judgements', 'model'} # people's answers, and weights to start from, decide
+    decides = {'judgements', 'model'} # people's answers, and weights to start from
+    ignored = {*UNNAMED, *_COMPUTED, 'seed'}-decides
     found = {k:config.get(k, f.default) for k,f in RunConfig.model_fields.items() if k not in ignored}
     blocks = min(found['tune_vision_layers'], 1) # their number depends on the architecture
     return found | dict(text='given' if text not in ('','untrained') else text, tune_vision_layers=blocks)
@@ -486,16 +489,34 @@ def _placed(record, row):
     return record | dict(row=row.name, model=row.model, sweep=row.sweep, part_of=row.part_of)
 
 def _by_label(record):
-    return record | dict(row=label_of(record['config']), model='', sweep=None, part_of='')
+    return record | dict(row=label_of(record['config']), model='', sweep=None, part_of='', own=True)
+
+def _rows_of_each(records):
+    "(Record, row) for every row that a record belongs to"
+    frozen = any(r['config'].get('freeze_text') for r in records)
+    trained_here = [r for r in records if not r.get('transfer')]
+    return [(record, row) for record in trained_here for row in rows_of(record['config'], frozen)]
+
+def _has_own_name(record): return bool(record.get('transfer') or record['config'].get('label'))
+
+def _without_a_row(records, pairs):
+    "Records without a row"
+    placed = {id(record) for record,_ in pairs}
+    return [r for r in records if id(r) not in placed]
 
 def records_for(
     records:list[dict],
     output:str, # Table or figure
-)->list[dict]: # With `row`, `model`, `sweep` and `part_of`
+)->list[dict]: # With `row`, `model`, `sweep` and `part_of`; `own` where the grid has no such row
     "The records that feed an output; if none belongs to the grid, all of them, by their own names"
-    frozen = any(r['config'].get('freeze_text') for r in records)
-    trained_here = [r for r in records if not r.get('transfer')]
-    pairs = [(record, row) for record in trained_here for row in rows_of(record['config'], frozen)]
-    if not pairs: return [_by_label(r) for r in records]
-    elsewhere = [_by_label(r) for r in records if r.get('transfer') and output=='table_main']
-    return [_placed(record, row) for record,row in pairs if output in row.feeds]+elsewhere
+    pairs = _rows_of_each(records)
+    if not pairs: return [] if output=='table_questions' else [_by_label(r) for r in records]
+    named = [_by_label(r) for r in _without_a_row(records, pairs) if _has_own_name(r)] if output=='table_main' else []
+    return [_placed(record, row) for record,row in pairs if output in row.feeds]+named
+
+def left_out_runs(
+    records:list[dict],
+)->list[dict]:
+    "Records that no output shows: they have no row and no `label`, and other records have rows"
+    pairs = _rows_of_each(records)
+    return [r for r in _without_a_row(records, pairs) if not _has_own_name(r)] if pairs else []

@@ -36,7 +36,7 @@ from .onnx_sides import ONNX_NAME, check_onnx, onnx_files, read_picture_side, wr
 from .query import (
     index_model, index_vision, load_model, model_digest, read_text_side, write_text_onnx, write_text_side)
 from ..errors import InputError, naming, note, replacing
-from ..pictures import load_image
+from ..pictures import load_image, image_kinds
 
 # %% ../../nbs/companion/52_indexing.ipynb #737abaed
 class File(NamedTuple):
@@ -65,8 +65,7 @@ def find_pictures(
     without:Path|None=None, # A folder that is left out: the index
 )->Tree:
     "All files of a folder tree that are pictures by their names"
-    Image.init()
-    kinds = {end for end,kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    kinds = image_kinds()
     tree,seen = Tree([]),{Path(without).resolve()} if without else set()
     def closed(e): tree.closed.append(_below(e.filename, photos))
     for folder,folders,names in os.walk(photos, onerror=closed, followlinks=True):

@@ -19,7 +19,7 @@ from .grid import read_grid, records_for
 from .kernels import NotebookFailure, run_notebook
 from .paths import asset, writable_folder
 from .tables import COLUMNS, by_label, check_comparable, latex_text, readable_table
-from .tables import compare_fault, results_frame, row_of, summary_table, write_table
+from .tables import compare_fault, precisions, results_frame, row_of, summary_table, write_table
 from ..data import read_rows
 from ..errors import InputError
 
@@ -206,8 +206,8 @@ def our_rows(
     names:dict[str,str], # Metric -> column
 )->list[dict]: # One per row: method, ours, encoders, seeds, COLUMN and `COLUMN sd`, `filled by`
     "Our part of a table; where numbers are missing, `filled by` is the command that makes them"
-    _check_records(records, dataset, metrics)
     records = records_for(records, 'table_comparison')
+    _check_records(records, dataset, metrics)
     check_comparable(records)
     encoders = {row_of(r):encoder_names(r) for r in records}
     table = summary_table(results_frame(records, metrics), names) if records else pd.DataFrame()
@@ -396,7 +396,7 @@ def write_comparison(
     sources = [[rows[method]] if is_ours and method in rows else [] for method,is_ours in zip(table.index, table.ours)]
     write_table(shown, table, stem, caption, records=ours, sources=sources)
     label = f'tab:{Path(stem).name}'
-    Path(stem).with_suffix('.tex').write_text(latex_table(shown, caption, label), 'utf-8')
+    Path(stem).with_suffix('.tex').write_text(latex_table(shown, caption+precisions(ours), label), 'utf-8')
     return shown
 
 # %% ../../nbs/companion/36_published.ipynb #9356ee20

@@ -32,7 +32,8 @@ from filelock import FileLock
 from markdown_it import MarkdownIt
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from .cache import code_behind, digest
-from .grid import questions_on, read_grid, records_for, references, row_order
+from .formats import read_shown
+from .grid import left_out_runs, questions_on, read_grid, records_for, references, row_order
 from .kernels import NotebookFailure, notebook_threads, run_notebook
 from .paths import asset, is_plain_name, path_name, writable_folder
 from .significance import seed_difference
@@ -114,7 +115,15 @@ def available_outputs(
     return [o for o in read_grid().outputs if _shows(o, records_for(records, o), pictures)]
 
 # %% ../../nbs/companion/35_report.ipynb #81a9fec6
-def has_pictures(records, data_root): return bool(data_root) or records[0]['config']['dataset']=='scenes'
+def has_pictures(
+    records:list[dict],
+    data_root:str, # Folder of the dataset; empty where it was not named
+    cache_dir:str|Path='', # For pictures that a Hugging Face dataset stores; empty is `default_cache()`
+)->bool:
+    "Whether the pictures of retrieved examples can be shown"
+    config = records[0]['config']
+    if config['dataset']=='scenes': return True
+    return bool(data_root) and read_shown(config, data_root, cache_dir).image_paths is not None
 
 # %% ../../nbs/companion/35_report.ipynb #0a3404ff
 def quoted(row): return f'"{row}"' if ',' in row else row # names with a comma would blur a sentence
@@ -397,7 +406,7 @@ def sensitivity_answer(
 def _verdicts(points, row, reference='InfoNCE'): # from `when_points`
     "Number of settings with several seeds where a row is better than another one, worse, and neither"
     found,seen = Counter(),set()
-    for _,p in points.groupby(['parameter','value']):
+    for _,p in points[points.row.isin((row, reference))].groupby(['parameter','value']):
         runs = frozenset(zip(p.row, p.name))
         if runs in seen: continue # the row's own setting is a point of each curve
         seen.add(runs)
@@ -418,10 +427,12 @@ def _sizes_where(points, row, reference):
     return (f"{quoted(row)} is better at {found['better']} of {found.total()} settings, worse at {found['worse']}, and "
             f"undecided at {found['neither']}")
 
+_MINES = (('AMSPS', 'InfoNCE + consensus'), ('AHRL', '+ smooth selection')) # Rows, and what they have beside mining
+
 def when_answer(
     records:list[dict], # With `row` and `sweep`, from `load_rows`
 )->str:
-    "At how many settings rows are better than InfoNCE, and AMSPS than InfoNCE with its consensus level"
+    "At how many settings rows are better than InfoNCE, and rows that mine than what they have beside the mining"
     from amsps.companion.figures import when_points
     metric = 't2i_map_at_r' if all('t2i_map_at_r' in r['metrics']['test'] for r in records) else 'rsum'
     points = when_points(records, metric)
@@ -431,8 +442,8 @@ def when_answer(
     if not clauses: return 'At no setting does a row share two seeds with InfoNCE, so that there is no interval.'
     name = 't2i mAP@R' if metric=='t2i_map_at_r' else 'rSum'
     text = f"Compared with InfoNCE by test {name} (95 % interval of the difference over seeds), {'; '.join(clauses)}."
-    leveled = _sizes_where(points, 'AMSPS', 'InfoNCE + consensus')
-    return f'{text} Compared with InfoNCE + consensus, {leveled}.' if leveled else text
+    told = [(against, _sizes_where(points, row, against)) for row,against in _MINES]
+    return ' '.join([text, *(f'Compared with {against}, {found}.' for against,found in told if found)])
 
 # %% ../../nbs/companion/35_report.ipynb #47673797
 def _mined_text(passes): # `mining_frame`
@@ -641,10 +652,9 @@ def explain_output(
     return 'made',', '.join(n for n in made['files'] if n.endswith(('.md','.png')))
 
 # %% ../../nbs/companion/35_report.ipynb #40e0497f
-def _parameters(output, records_dir, new, data_root, palette): # of the notebook; the last two only if it has them
+def _parameters(output, records_dir, new, **more): # of the notebook; `more` only where it has them
     import papermill # here, because its import takes seconds
     known = papermill.inspect_notebook(str(_notebook(output)))
-    more = dict(data_root=data_root, palette=palette)
     return dict(records=str(records_dir), output=str(new)) | {k:v for k,v in more.items() if k in known}
 
 # %% ../../nbs/companion/35_report.ipynb #05b4bf62
@@ -665,6 +675,7 @@ def make_output(
     cache:str, # The executed notebook goes here
     data_root:str, # Folder with the pictures, for retrieved examples
     palette:str, # One of `PALETTES`
+    cache_dir:str='', # For pictures that a Hugging Face dataset stores
 )->NotebookFailure|None:
     "Execute the notebook of one table or figure"
     folder,new = Path(folder),Path(cache)/f'{output}.new'
@@ -672,7 +683,7 @@ def make_output(
     new.mkdir(parents=True)
     records = read_records(records_dir)
     inputs = output_inputs(output, records, palette) # before anything can change
-    parameters = _parameters(output, records_dir, new, data_root, palette)
+    parameters = _parameters(output, records_dir, new, data_root=data_root, palette=palette, cache_dir=cache_dir)
     failure = run_notebook(_notebook(output), Path(cache)/f'{output}.ipynb', parameters)
     if failure: return failure
     before = made_of(output, folder).get('files', {})
@@ -1040,12 +1051,14 @@ def write_html(
     return target
 
 # %% ../../nbs/companion/35_report.ipynb #7f0f3c59
-def _check_outputs(wanted, can, records_dir, fault=''): # The last from `compare_fault`
+def _check_outputs(wanted, can, records_dir, fault='', data_root=''): # `fault` from `compare_fault`
     missing = [o for o in wanted if o not in can]
     if not missing: return
     if missing[0] not in read_grid().outputs:
         raise InputError(f"there is no {missing[0]}; choose from {', '.join(read_grid().outputs)}")
-    hint = ': name the pictures with --data-root' if missing[0]=='figure_retrieval' else ''
+    hint = ''
+    if missing[0]=='figure_retrieval':
+        hint = f': {data_root} has no pictures' if data_root else ': name the pictures with --data-root'
     if missing[0]=='table_comparison' and fault: hint = f': a run {fault}'
     raise InputError(f"the records in {records_dir} have nothing for {missing[0]}; they can fill {', '.join(can)}"
                      f"{hint}")
@@ -1098,20 +1111,24 @@ def make_report(
     force:tuple[str,...]=(), # Made even if nothing has changed
     jobs:int=2, # Notebooks at a time
     say=print, # Called with a line for each output
+    cache_dir:str|Path='', # For pictures that a Hugging Face dataset stores; empty is `default_cache()`
 )->list[NotebookFailure]: # Empty if all is well
     "Execute the table and figure notebooks that are out of date, and write the page"
     _check_folders(records_dir, folder)
     records = read_records(records_dir)
     check_one_dataset(records)
     data_root = str(Path(data_root).resolve()) if data_root else ''
-    can = available_outputs(records, has_pictures(records, data_root))
-    name,fault = next(((r['name'], why) for r in records if (why:=compare_fault(r))), ('', ''))
-    _check_outputs(outputs, can, records_dir, fault)
+    can = available_outputs(records, has_pictures(records, data_root, cache_dir))
+    compared = records_for(records, 'table_comparison')
+    name,fault = next(((r['name'], why) for r in compared if (why:=compare_fault(r))), ('', ''))
+    _check_outputs(outputs, can, records_dir, fault, data_root)
     folder,cache = writable_folder(folder).resolve(),Path(cache).resolve()
     cache.mkdir(parents=True, exist_ok=True)
+    if unnamed := left_out_runs(records):
+        say(f"without a row and a label, in no table: {', '.join(r['name'] for r in unnamed)}")
     if fault and not outputs: say(f'no comparison with published results: {name} {fault}')
     arguments = dict(records_dir=str(Path(records_dir).resolve()), folder=str(folder), cache=str(cache),
-                     data_root=data_root, palette=palette)
+                     data_root=data_root, palette=palette, cache_dir=str(cache_dir and Path(cache_dir).resolve()))
     with FileLock(cache/'report.lock'):
         if not outputs:
             for o in set(read_grid().outputs)-set(can): remove_output(o, folder) # of other records in the same folder

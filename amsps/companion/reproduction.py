@@ -195,10 +195,11 @@ def complete_runs(
 # %% ../../nbs/companion/39_reproduction.ipynb #80af3a31
 @patch_to(Reproduction)
 def keep_records(self, plan):
-    "Copy the records of runs made here to the folder of records"
-    for p in plan:
-        if self.records and whole_record(p.folder) is not None:
-            _write_if_new(Path(self.records)/f'{p.name}.json', _record_file(p, self.records).read_text('utf-8'))
+    "Copy the records of runs made here to the folder of records; one process at a time"
+    with FileLock(writable_folder(self.cache())/'gathering.lock'):
+        for p in plan:
+            if self.records and whole_record(p.folder) is not None:
+                _write_if_new(Path(self.records)/f'{p.name}.json', _record_file(p, self.records).read_text('utf-8'))
 
 # %% ../../nbs/companion/39_reproduction.ipynb #f5399e15
 SHOWN = ('i2t R@1', 't2i R@1', 'rSum', 'i2t mAP@R', 't2i mAP@R') # Columns of the main table in a terminal
@@ -228,8 +229,10 @@ class MainTable:
             return
         self.shown = True
         folder = self.job.cache()/'main'
-        gather_records(self.runs, self.job.records, folder)
-        self.say(f'\nThe main table is complete:\n\n{main_table_text(folder)}\n')
+        with FileLock(writable_folder(self.job.cache())/'gathering.lock'): # other processes on the grid wait
+            gather_records(self.runs, self.job.records, folder)
+            table = main_table_text(folder)
+        self.say(f'\nThe main table is complete:\n\n{table}\n')
 
 # %% ../../nbs/companion/39_reproduction.ipynb #2542b668
 @patch_to(Reproduction)
@@ -240,7 +243,8 @@ def render(self, plan, say)->list[NotebookFailure]:
     with FileLock(cache/'lock'):
         gather_records(complete_runs(plan), self.records, cache/'records')
         return make_report(cache/'records', self.folder(), cache, self.given.get('data_root', ''),
-            outputs=self.outputs, palette=self.palette, force=self.force, say=say)
+            outputs=self.outputs, palette=self.palette, force=self.force, say=say,
+            cache_dir=self.given.get('cache_dir', ''))
 
 # %% ../../nbs/companion/39_reproduction.ipynb #8c7f23d1
 @patch_to(Reproduction)
@@ -251,9 +255,10 @@ def explain(self)->list[str]: # Lines
     complete = [p for p in plan if p.state in ('cached', 'committed')]
     if not complete:
         return lines
-    gather_records(complete, self.records, self.cache()/'explained')
-    found = read_records(self.cache()/'explained')
-    pictures = has_pictures(found, self.given.get('data_root', ''))
+    with FileLock(writable_folder(self.cache())/'gathering.lock'):
+        gather_records(complete, self.records, self.cache()/'explained')
+        found = read_records(self.cache()/'explained')
+    pictures = has_pictures(found, *(self.given.get(k, '') for k in ('data_root', 'cache_dir')))
     return lines+[self._explain_output(o, found) for o in self.outputs or available_outputs(found, pictures)]
 
 @patch_to(Reproduction)

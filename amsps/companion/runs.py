@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'RESULTS', 'key_of', 'run_dir', 'processor', 'environment', 'public_name', 'own_overlap', 'train_overlap',
            'train_run', 'finished_record', 'load_run', 'contradiction', 'results_of', 'differing', 'zero_shot',
-           'records_in', 'verify_records', 'add_metrics', 'transfer_record']
+           'is_finished_run', 'records_in', 'verify_records', 'add_metrics', 'transfer_record']
 
 # %% ../../nbs/companion/28_runs.ipynb #269729a1
 import hashlib
@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np
@@ -657,7 +658,9 @@ def zero_shot(
                 zero_shot=True, history=[], mining=[], metrics=metrics, **test, key=key, environment=environment(),
                 **_cost(start, cpu), finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
-def _is_saved(path):
+def is_finished_run(
+    path:Path, # Folder or file
+)->bool:
     "Whether a folder is a finished run with its model"
     return (path/'record.json').is_file() and (path/'model').is_dir()
 
@@ -665,7 +668,8 @@ def _is_saved(path):
 def _evaluated_again(record, path, given, cache):
     "Metrics and what is measured on test of a finished run, whose encoders lie with it"
     model,tokenizer,_ = load_run(path, given.get('backbone', ''))
-    data = load_data(_config_of_saved(record, given, cache), model.vision)
+    config = _config_of_saved(record, given, cache)
+    data = load_data(config if model.vision else config.model_copy(update=dict(model='')), model.vision)
     _check_data(record, data)
     metrics,test = evaluate_run(model, tokenizer, data)
     return dict(metrics=metrics) | test
@@ -712,10 +716,10 @@ def _made_again(record, given, cache):
 def _verify(record, path, given, cache, say):
     "Largest difference of one record, in percent"
     _share_features(cache)
-    again = _evaluated_again(record, path, given, cache) if _is_saved(path) else _made_again(record, given, cache)
+    again = _evaluated_again(record, path, given, cache) if is_finished_run(path) else _made_again(record, given, cache)
     found = differing(record, again)
     differences = _differences(record, again, found)
-    how = 'evaluated' if _is_saved(path) or record.get('zero_shot') else 'trained'
+    how = 'evaluated' if is_finished_run(path) or record.get('zero_shot') else 'trained'
     say(f"{record['name']} {how} again: {_said(found, differences)}{_other_machine(record, found)}")
     return max(differences.values(), default=0.)
 
@@ -766,7 +770,7 @@ def verify_records(
 )->float: # The largest difference, in percent
     "Make records again and compare"
     path = asset('data/results/scenes') if path is None else Path(path)
-    if path.name=='record.json' and _is_saved(path.parent): path = path.parent
+    if path.name=='record.json' and is_finished_run(path.parent): path = path.parent
     if not path.exists():
         raise InputError(f"there is no {path}; expected a folder of run records, of a finished run, or NAME.json")
     every = records_in(path)
@@ -828,7 +832,8 @@ def transfer_record(
     key = f"transfer-s{record['config']['seed']}-{digest(record['name'], data.fingerprint, target)[:10]}"
     own = dict(run=record['name'], dataset=record['config']['dataset'], target=target, **record['data'])
     own['annotations'] = data.annotations.fingerprint
-    return dict(name=key, config=record['config']|chosen|dict(label=label), data=_recorded_data(data),
+    whole = replace(data, train_images=0, captions_per_image=0) # these count in the run's own data
+    return dict(name=key, config=record['config']|chosen|dict(label=label), data=_recorded_data(whole),
                 transfer=own|dict(overlap=overlap), history=[], mining=[], metrics=metrics, **test,
                 environment=environment(), **_cost(*since),
                 finished=datetime.now(timezone.utc).isoformat(timespec='seconds'))

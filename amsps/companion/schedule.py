@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['STATES', 'BUSY', 'ELSEWHERE', 'EXECUTORS', 'DASK_TIMEOUT', 'KILLED', 'ATTEMPTS', 'Planned', 'read_record_file',
-           'plan_runs', 'explain', 'devices_of', 'share_cores', 'make_run', 'config_parameters', 'Progress', 'run_grid']
+           'plan_runs', 'explain', 'devices_of', 'share_cores', 'reopen_run', 'make_run', 'config_parameters',
+           'Progress', 'run_grid']
 
 # %% ../../nbs/companion/31_schedule.ipynb #5ae4a910
 import json
@@ -181,6 +182,17 @@ def share_cores(
     return jobs,max(1, cores//jobs)
 
 # %% ../../nbs/companion/31_schedule.ipynb #dd514273
+def reopen_run(
+    folder:Path, # Of the complete run
+)->str: # What stands in the way, or nothing
+    "Give the folder of a run whose record was removed the name of an interrupted run, so that it can be made again"
+    partial = folder.with_name(f'{folder.name}.partial')
+    if not folder.is_dir() or (folder/'record.json').exists(): return ''
+    if partial.exists(): return f'{folder} has no record, and {partial.name} is there too; remove one of the two'
+    (folder/'log.jsonl').unlink(missing_ok=True)
+    os.replace(folder, partial)
+    return ''
+
 BUSY = 'busy' # Another process is making the run
 ELSEWHERE = 'elsewhere' # Another process has made it meanwhile
 
@@ -196,7 +208,8 @@ def make_run(
     try:
         with FileLock(f'{folder}.job.lock', timeout=0):
             if whole_record(folder) is not None: return ELSEWHERE
-            output = folder.with_suffix('.ipynb')
+            output,fault = folder.with_suffix('.ipynb'),reopen_run(folder)
+            if fault: return NotebookFailure(output, cell=None, source='', error=fault, traceback='')
             return run_notebook(notebook, output, parameters=parameters, threads=threads, device=device)
     except Timeout:
         return BUSY

@@ -8,8 +8,8 @@ __all__ = ['RECORD_KEYS', 'COLUMNS', 'JUDGED', 'HIDDEN', 'MAIN_CELLS', 'HIDDEN_C
            'load_rows', 'by_label', 'row_stem', 'results_frame', 'summary_table', 'readable_table', 'compact_table',
            'cell_note', 'paired_differences', 'interval_text', 'readable_differences', 'question_table', 'older_runs',
            'p_value_text', 'readable_questions', 'provenance', 'write_provenance', 'markdown_text', 'plain_text',
-           'latex_text', 'write_table', 'write_summary', 'write_differences', 'age_note', 'write_questions',
-           'levels_frame', 'levels_table', 'cost_table']
+           'latex_text', 'precisions', 'write_table', 'write_summary', 'write_differences', 'age_note',
+           'write_questions', 'levels_frame', 'levels_table', 'with_costs', 'cost_clock', 'cost_table']
 
 # %% ../../nbs/companion/33_tables.ipynb #80ea0fea
 import json
@@ -39,8 +39,9 @@ def _read_one(file):
     except (ValueError, RecursionError) as e: # also numbers of thousands of digits, and brackets in brackets
         raise InputError(f"{file} is not JSON ({quoted(e)}); remove it or make the run again") from None
     lacks = [k for k in RECORD_KEYS if k not in record] if isinstance(record, dict) else ['everything']
-    if lacks or record['data'] is None:
-        what = ', '.join(lacks) or 'data'
+    empty = [k for k in ('data', 'environment') if not lacks and record[k] is None]
+    if lacks or empty:
+        what = ', '.join(lacks or empty)
         raise InputError(f"{file} is not a run record: it lacks {what}; remove it, or make the run again")
     return check_record(record, file)
 
@@ -159,7 +160,8 @@ def split_fault(
 def _other_setting(a, b):
     "A parameter in which two configurations of one row differ, or None"
     fields = RunConfig.model_fields
-    for name in sorted({*a, *b} & set(fields)-{'seed','threads','label'}):
+    alike = {'seed', 'threads', 'label', 'gradient_checkpointing', 'save_vision'} # the numbers are the same
+    for name in sorted({*a, *b} & set(fields)-alike):
         default = fields[name].default
         if a.get(name, default)!=b.get(name, default): return name
 
@@ -221,8 +223,8 @@ def _line_of(record, split):
     "A record as a line of `results_frame`"
     known = dict(name=record['name'], loss=row_of(record), model=record.get('model', ''), seed=record['config']['seed'])
     ranks = record.get('ranks') if split=='test' else None
-    data = data_name(record),record.get('data', {}).get('summary')
-    return known | record['metrics'][split] | _mined(record) | dict(ranks=ranks, data=data)
+    data,own = (data_name(record), record.get('data', {}).get('summary')),record.get('own', False)
+    return known | record['metrics'][split] | _mined(record) | dict(ranks=ranks, data=data, own=own)
 
 # %% ../../nbs/companion/33_tables.ipynb #4ad0def6
 def results_frame(
@@ -367,9 +369,14 @@ def _questions_of(frame):
     "The questions of the dataset that a frame is of"
     return questions_on(frame['data'].iloc[0][0]) if 'data' in frame and len(frame) else []
 
+def _asked_here(frame):
+    "Those of them that no run outside the grid bears the name of"
+    own = set(frame.loss[frame.own]) if 'own' in frame else set()
+    return [q for q in _questions_of(frame) if not {q.row, q.against}&own]
+
 def _questions_first(table, frame):
     "Lines with `question`, empty where exploratory; questions come first, in the order of the grid"
-    texts = {(q.row, q.against, COLUMNS.get(q.metric, q.metric)):q.text for q in _questions_of(frame)}
+    texts = {(q.row, q.against, COLUMNS.get(q.metric, q.metric)):q.text for q in _asked_here(frame)}
     keys = zip(table.loss, table.against, table.metric)
     marked = table.assign(question=[texts.get(key, '') for key in keys])
     place = {text:i for i,text in enumerate([*texts.values(), ''])}
@@ -439,7 +446,7 @@ _QUESTION = ['question', *_DIFFERENCE[:7], 'sd', *_DIFFERENCE[7:], 'smallest']
 def _question_lines(frame):
     "A line for each question that has runs with a common seed"
     has = set(frame.loss)
-    for q in _questions_of(frame):
+    for q in _asked_here(frame):
         if not {q.row, q.against}<=has or q.metric not in frame: continue
         line = _difference(frame, q.metric, q.row, q.against)
         if line: yield line | dict(question=q.text, smallest=q.smallest)
@@ -580,6 +587,16 @@ def _pipes(shown):
     return cells.to_markdown(index=False, disable_numparse=True)
 
 # %% ../../nbs/companion/33_tables.ipynb #f8726487
+def precisions(
+    records:list[dict], # Of a table
+)->str: # With a space before it
+    "A sentence about rows that were trained in another precision than others; empty if there are none"
+    rows = {}
+    for r in records: rows.setdefault(r['config'].get('precision', 'fp32'), {})[row_of(r)] = None
+    if len(rows)<2: return ''
+    said = ' '.join(f'Trained in {p}: {", ".join(by_label([*rows[p]]))}.' for p in sorted(rows) if p!='fp32')
+    return f' {said} Other rows: fp32.' if 'fp32' in rows else f' {said}'
+
 def write_table(
     shown:pd.DataFrame, # Strings, for Markdown and LaTeX; the index names the rows
     numbers:pd.DataFrame, # For the CSV file
@@ -588,8 +605,8 @@ def write_table(
     records:list[dict]=(), # What it was made from; without them there is no STEM.json
     sources:list[list[str]]|None=None, # Rows that each line comes from; None: the line's own
 ):
-    "Write STEM.md, STEM.tex, STEM.csv and STEM.json"
-    stem = Path(stem)
+    "Write STEM.md, STEM.tex, STEM.csv and STEM.json; the caption names rows of another precision"
+    stem,caption = Path(stem),caption+precisions(records)
     stem.parent.mkdir(parents=True, exist_ok=True)
     stem.with_suffix('.md').write_text(f'{caption}\n\n{_pipes(shown)}\n', 'utf-8')
     stem.with_suffix('.tex').write_text(_latex(shown, caption, label=f'tab:{stem.name}'), 'utf-8')
@@ -686,20 +703,32 @@ def levels_table(
     return pd.concat(tables).rename_axis('row: level')
 
 # %% ../../nbs/companion/33_tables.ipynb #c295799d
-def _cost_of(record):
+def with_costs(
+    records:list[dict],
+)->list[dict]: # Raises `InputError` if there are none
+    "Records that were trained, and that know what the whole run costs"
+    found = [r for r in records if r['history'] and knows_cost(r)]
+    if found: return found
+    raise InputError("no record knows what a whole run costs: all were resumed, by a version that did not add up")
+
+def cost_clock(
+    records:list[dict], # Of one table
+)->str: # cpu_seconds, or wall_seconds if a record does not know its processor time
+    "The seconds that all records have"
+    return 'cpu_seconds' if all('cpu_seconds' in r for r in records) else 'wall_seconds'
+
+def _cost_of(record, clock):
     "What one run costs"
-    seconds = record.get('cpu_seconds', record['wall_seconds'])
     mining = sum(m.get('seconds', np.nan) for m in record.get('mining') or [])
-    return dict(loss=row_of(record), seed=record['config']['seed'], epoch=seconds/len(record['history']), mining=mining,
-                memory=float(record['peak_memory_mib']))
+    return dict(loss=row_of(record), seed=record['config']['seed'], epoch=record[clock]/len(record['history']),
+                mining=mining, memory=float(record['peak_memory_mib']))
 
 def cost_table(
     records:list[dict],
 )->pd.DataFrame: # As `summary_table`
-    "What a row costs"
-    frame = pd.DataFrame([_cost_of(r) for r in records if r['history'] and knows_cost(r)]) # of those that were trained
-    if frame.empty:
-        raise InputError("no record knows what a whole run costs: all were resumed, by a version that did not add up")
+    "What a row costs; seconds of mining are wall-clock time in any case"
+    whole = with_costs(records)
+    frame = pd.DataFrame([_cost_of(r, cost_clock(whole)) for r in whole])
     base = frame[frame.loss==baseline()].epoch.mean()
     if base>0: frame['ratio'] = frame.epoch/base # NaN where the baseline is missing
     names = dict(epoch='seconds an epoch', ratio=f'times {baseline().lower()}', mining='seconds of mining in all',
