@@ -4,6 +4,7 @@ import json
 import os
 import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -206,9 +207,10 @@ def test_answers_that_count(cli, scenes_run, photographs, tmp_path, monkeypatch,
     for run,place in ((scenes_run, ['--cache-dir', scenes_run.parents[1]]), (on_photographs, ['--data-root', root])):
         file = tmp_path/f'{run.name}.csv'
         r = cli('review', run, '--split', split, '--pairs', 15, '--answers', file, *place)
-        assert r.returncode==0 and f'amsps evaluate {run} --relevance {file}' in r.stdout, r.stdout+r.stderr
+        told = shlex.join(map(str, ['amsps', 'evaluate', run, *place, '--relevance', file]))
+        assert r.returncode==0 and told in r.stdout, r.stdout+r.stderr
         assert len(rows(file))==15
-        r = cli('evaluate', run, '--relevance', file, '--json', *place)
+        r = cli(*shlex.split(told)[1:], '--json') # the command that was printed
         graded = json.loads(r.stdout)['relevance']
         assert set(graded)=={split} and graded[split]['i2t_queries']==len({x['image'] for x in rows(file)}), r.stderr
     r = cli('review', scenes_run, '--pairs', 9, '--answers', tmp_path/'mined.csv')
