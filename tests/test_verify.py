@@ -80,3 +80,15 @@ def test_forced_work_is_not_forced_again(cli, monkeypatch, tmp_path):
     for more,said in (([], 'same command resumes'), (['--force', 'AHRL'], 'same command without --force resumes')):
         r = cli('reproduce', '--cache-dir', tmp_path, *more)
         assert r.returncode==130 and said in r.stderr, r.stderr
+
+
+def test_overlap_of_the_model_that_a_run_started_from(monkeypatch):
+    "On a run's own data, what its start was trained on counts too; an older run without the list counts its own images"
+    from types import SimpleNamespace
+    from amsps.companion import runs
+    from amsps.companion.cli import _overlap_with
+    data,record = SimpleNamespace(fingerprint='a'),dict(data=dict(fingerprint='a'))
+    monkeypatch.setattr(runs, 'own_overlap', lambda data: dict(count=1))
+    for seen,count in ((dict(count=3), 3), (None, 1)):
+        monkeypatch.setattr(runs, 'train_overlap', lambda run, data: seen)
+        assert _overlap_with('run', record, data)['count']==count

@@ -449,6 +449,7 @@ def row_colours()->dict[str,int]: # Row -> slot in the palette; rows without a c
     return {r.name:r.colour for r in read_grid().rows if r.colour is not None}
 
 # %% ../../nbs/companion/29_grid.ipynb #7a030696
+# How a run is computed and kept, not what it is
 _COMPUTED = ('precision', 'chunk_size', 'gradient_checkpointing', 'save_vision')
 
 def _identity(config):

@@ -1125,7 +1125,8 @@ def make_report(
     folder,cache = writable_folder(folder).resolve(),Path(cache).resolve()
     cache.mkdir(parents=True, exist_ok=True)
     if unnamed := left_out_runs(records):
-        say(f"without a row and a label, in no table: {', '.join(r['name'] for r in unnamed)}")
+        names = ', '.join(r['name'] for r in unnamed)
+        say(f"in no table, because they are no rows of the grid and have no name (train with --label): {names}")
     if fault and not outputs: say(f'no comparison with published results: {name} {fault}')
     arguments = dict(records_dir=str(Path(records_dir).resolve()), folder=str(folder), cache=str(cache),
                      data_root=data_root, palette=palette, cache_dir=str(cache_dir and Path(cache_dir).resolve()))
