@@ -1010,14 +1010,13 @@ def _run_data(record, config, run, model):
     "Data for a finished run; features of another size are refused"
     import torch
     from amsps.companion.datasets import load_data
+    from amsps.companion.runs import finished_config
     _refuse_encoder(record, config, model)
     part_of_run,compared = config.tune_vision_layers or config.model,config.save_vision=='reference'
     unknown = config.backbone or model.vision is None
     if unknown and not part_of_run and not compared: _note_backbone(record, config.backbone)
     torch.set_num_threads(config.threads)
-    config = config.model_copy(update=dict(freeze_text=False)) # the run has its own text encoder
-    if model.vision is None and not config.backbone: # region features, whatever the run started from
-        config = config.model_copy(update=dict(model=''))
+    config = finished_config(config, model).model_copy(update=dict(freeze_text=False)) # it has its own text encoder
     try: data = load_data(config, model.vision)
     except InputError:
         _check_kind(record, config, model)

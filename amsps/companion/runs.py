@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'RESULTS', 'key_of', 'run_dir', 'processor', 'environment', 'public_name', 'own_overlap', 'train_overlap',
            'train_run', 'finished_record', 'load_run', 'contradiction', 'results_of', 'differing', 'zero_shot',
-           'is_finished_run', 'records_in', 'verify_records', 'add_metrics', 'transfer_record']
+           'is_finished_run', 'finished_config', 'records_in', 'verify_records', 'add_metrics', 'transfer_record']
 
 # %% ../../nbs/companion/28_runs.ipynb #269729a1
 import hashlib
@@ -665,11 +665,17 @@ def is_finished_run(
     return (path/'record.json').is_file() and (path/'model').is_dir()
 
 # %% ../../nbs/companion/28_runs.ipynb #43739d1d
+def finished_config(
+    config:RunConfig, # Of a finished run
+    model:AmspsModel, # Its model
+)->RunConfig: # To load data with
+    "Without the model that the run started from, where its own embeds region features: the name is no encoder"
+    return config if model.vision else config.model_copy(update=dict(model=''))
+
 def _evaluated_again(record, path, given, cache):
     "Metrics and what is measured on test of a finished run, whose encoders lie with it"
     model,tokenizer,_ = load_run(path, given.get('backbone', ''))
-    config = _config_of_saved(record, given, cache)
-    data = load_data(config if model.vision else config.model_copy(update=dict(model='')), model.vision)
+    data = load_data(finished_config(_config_of_saved(record, given, cache), model), model.vision)
     _check_data(record, data)
     metrics,test = evaluate_run(model, tokenizer, data)
     return dict(metrics=metrics) | test
